@@ -1,0 +1,1 @@
+"""FastLedger: an embeddable, permissioned ledger engine for medical transactions."""

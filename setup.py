@@ -1,0 +1,89 @@
+"""Build of the native extensions: a table of C sources with their instruction-set flags, and of Cython modules.
+
+Every C source is compiled once, with its own flags, and the objects are linked into each extension, so that
+one wheel runs on any CPU of its architecture and picks its kernels at run time. Environment switches:
+``FASTLEDGER_DEBUG=1`` (no optimisation, ``FL_VERIFY`` bounds checked) and ``FASTLEDGER_SANITIZE=1``
+(AddressSanitizer and UBSan).
+"""
+
+import os
+import platform
+import sys
+from pathlib import Path
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+X86_64 = platform.machine().lower() in ("x86_64", "amd64")
+
+# C source -> flags it needs beyond the common ones. Kernels for other CPUs are left out of the build, not
+# compiled empty: dispatch.c asks the preprocessor for the architecture.
+NATIVE_SOURCES: dict[str, list[str]] = {
+    "dispatch.c": [],
+    "sha256_portable.c": [],
+    "merkle.c": [],
+    "pow.c": [],
+    "cbor.c": [],
+    "scan.c": [],
+    "ecdsa.c": [],
+}
+if X86_64:
+    NATIVE_SOURCES["sha256_shani.c"] = ["-msha", "-msse4.1", "-mssse3"]
+
+MODULES = ("hashing", "work", "ecdsa", "scan")
+
+DEBUG = os.environ.get("FASTLEDGER_DEBUG") == "1"
+SANITIZE = os.environ.get("FASTLEDGER_SANITIZE") == "1"
+
+COMPILE_ARGS = ["-std=c11", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-unused-parameter", "-pthread"]
+COMPILE_ARGS += ["-O0", "-g", "-DFL_DEBUG=1"] if DEBUG else ["-O3"]
+LINK_ARGS = ["-pthread"]
+if SANITIZE:
+    COMPILE_ARGS += ["-g", "-fno-omit-frame-pointer", "-fsanitize=address,undefined"]
+    LINK_ARGS += ["-fsanitize=address,undefined"]
+
+
+class BuildNative(build_ext):
+    """``build_ext`` that first compiles ``native/`` to objects, each source with its own flags."""
+
+    def build_extensions(self) -> None:
+        objects: list[str] = []
+        for name, flags in NATIVE_SOURCES.items():
+            objects += self.compiler.compile(
+                [str(Path("native") / name)],
+                output_dir=self.build_temp,
+                include_dirs=["native"],
+                extra_postargs=[*COMPILE_ARGS, *flags],
+            )
+        for extension in self.extensions:
+            extension.extra_objects = objects
+        super().build_extensions()
+
+
+def extensions() -> list[Extension]:
+    """The Cython modules, the only border between Python and ``native/``."""
+    return [
+        Extension(
+            f"fastledger._native.{name}",
+            [f"fastledger/_native/{name}.pyx"],
+            include_dirs=["native"],
+            depends=[str(path) for path in Path("native").rglob("*.[ch]")],
+            extra_compile_args=[*COMPILE_ARGS, "-Wno-unused-function"],
+            extra_link_args=LINK_ARGS,
+        )
+        for name in MODULES
+    ]
+
+
+if sys.platform == "win32":
+    raise SystemExit("fastledger builds on Linux and macOS only")
+
+setup(
+    ext_modules=cythonize(
+        extensions(),
+        language_level=3,
+        compiler_directives={"boundscheck": False, "wraparound": False, "embedsignature": True},
+    ),
+    cmdclass={"build_ext": BuildNative},
+)
