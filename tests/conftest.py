@@ -1,0 +1,29 @@
+"""Fixtures shared by every test: where the conformance data lies, and a ledger directory."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+PROJECT_ROOT = Path(__file__).resolve().parent.parent
+DATA_REQUIRED = os.environ.get("FASTLEDGER_REQUIRE_DATA") == "1"
+
+
+def data_folder() -> Path:
+    """``FASTLEDGER_DATA``, or ``../shared/data`` beside the checkout."""
+    return Path(os.environ.get("FASTLEDGER_DATA", PROJECT_ROOT.parent / "shared" / "data"))
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of third-party vectors; a test that asks for it is skipped where it is absent.
+
+    CI sets ``FASTLEDGER_REQUIRE_DATA=1``, which turns the skip into a failure.
+    """
+    folder = data_folder()
+    if not folder.is_dir():
+        message = f"conformance data not found at {folder}: set FASTLEDGER_DATA"
+        if DATA_REQUIRED:
+            pytest.fail(message)
+        pytest.skip(message)
+    return folder
