@@ -84,6 +84,8 @@ class Code(IntEnum):
     CONSENT_REVOKED = 244
     PURPOSE_NOT_ALLOWED = 245
     RIGHT_NOT_GRANTED = 246
+    TOO_MANY_CONSENTS = 247
+    COUNTS_DIFFER = 248
 
     # Around the ledger.
     BAD_RESOURCE = 300

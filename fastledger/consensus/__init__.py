@@ -1,1 +1,1 @@
-
+"""Consensus engines as pure state machines: events in, actions out."""

@@ -1,0 +1,142 @@
+"""The border: from submitted bytes to transactions that may enter a block (SPEC-ADM-1..3).
+
+Runs in the submitter's thread. The checks go from cheap to dear; each transaction has its own verdict and a bad one
+costs the others nothing.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+from fastledger._native.scan import ScanBatch, scan_many
+from fastledger.chain.metrics import StageTimes
+from fastledger.crypto.ecdsa import verify_batch
+from fastledger.errors import Code, InputError
+from fastledger.limits import BATCH_BYTES_MAX, BATCH_TRANSACTIONS_MAX
+from fastledger.model.block import Block
+from fastledger.model.bodies import RecordAmend, RecordPut
+from fastledger.state.transition import parse, validity_code
+
+
+@dataclass(slots=True)
+class Admitted:
+    """A scanned batch: ``codes[i]`` is 0 where transaction i may enter a block, ``bodies[i]`` its typed body."""
+
+    encoded: Sequence[bytes]
+    scan: ScanBatch
+    codes: list[int]
+    bodies: list[Any]
+
+    def txid(self, index: int) -> bytes:
+        """The 32-byte id of a transaction (zeros where its form is broken)."""
+        return self.scan.txids[32 * index : 32 * index + 32]
+
+    def signer(self, index: int) -> bytes:
+        """The 33-byte key of a transaction."""
+        return self.scan.signers[33 * index : 33 * index + 33]
+
+
+def scan_batch(encoded: Sequence[bytes]) -> ScanBatch:
+    """One native pass over a batch: forms, offsets, ids."""
+    buffer = b"".join(encoded)
+    return scan_many(buffer, list(accumulate(map(len, encoded), initial=0)))
+
+
+def admit(
+    encoded: Sequence[bytes],
+    *,
+    chain_id: bytes,
+    now_ms: int,
+    missing_blobs: Callable[[Sequence[bytes]], Sequence[bytes]] | None,
+    times: StageTimes,
+) -> Admitted:
+    """Judges a batch at the border.
+
+    ``missing_blobs`` tells which of the given envelope digests the blob store lacks (None: nobody asks).
+    Raises ``InputError`` with ``OVERSIZED`` for a batch over the limits, as a whole.
+    """
+    if len(encoded) > BATCH_TRANSACTIONS_MAX:
+        raise InputError(
+            f"{len(encoded)} transactions in a batch, at most {BATCH_TRANSACTIONS_MAX}", code=Code.OVERSIZED
+        )
+    total_bytes = sum(map(len, encoded))
+    if total_bytes > BATCH_BYTES_MAX:
+        raise InputError(f"{total_bytes} bytes in a batch, at most {BATCH_BYTES_MAX}", code=Code.OVERSIZED)
+    scan = scan_batch(encoded)
+    admitted = Admitted(encoded, scan, list(scan.statuses), [None] * len(encoded))
+    _check_contents(admitted, chain_id, now_ms)
+    if missing_blobs is not None:
+        _check_blobs(admitted, missing_blobs)
+    with times.stage("verify"):
+        _check_signatures(admitted)
+    return admitted
+
+
+def admit_block(block: Block, *, chain_id: bytes, verify_signatures: bool) -> Admitted:
+    """The transactions of a block, judged by the rules of the border at the block's own time.
+
+    Signatures are left out where the caller trusts the bytes, as on replay of the node's own log.
+    """
+    encoded = [block.transaction_bytes(index) for index in range(block.count)]
+    scan = scan_many(block.transactions, block.offsets)
+    admitted = Admitted(encoded, scan, list(scan.statuses), [None] * block.count)
+    _check_contents(admitted, chain_id, block.body.time_ms)
+    if verify_signatures:
+        _check_signatures(admitted)
+    return admitted
+
+
+def _check_contents(admitted: Admitted, chain_id: bytes, now_ms: int) -> None:
+    """Chain, window, kind and body of everything whose form is right."""
+    scan, codes, bodies = admitted.scan, admitted.codes, admitted.bodies
+    on_chain = scan.matches_chain(chain_id)
+    for index, code in enumerate(codes):
+        if code:
+            continue
+        if not on_chain[index]:
+            codes[index] = Code.WRONG_CHAIN
+            continue
+        codes[index] = validity_code(scan.issued_ms(index), scan.expires_ms(index), now_ms)
+        if codes[index]:
+            continue
+        try:
+            bodies[index] = parse(scan.kind(index), scan.body(index))
+        except InputError as error:
+            codes[index] = error.code
+
+
+def _check_blobs(
+    admitted: Admitted, missing_blobs: Callable[[Sequence[bytes]], Sequence[bytes]]
+) -> None:
+    """A record may enter only after its envelope is stored: else it would be on the chain and nowhere."""
+    named = [
+        (index, body.digest)
+        for index, body in enumerate(admitted.bodies)
+        if isinstance(body, RecordPut | RecordAmend)
+    ]
+    if not named:
+        return
+    missing = set(missing_blobs([digest for _, digest in named]))
+    for index, digest in named:
+        if digest in missing:
+            admitted.codes[index] = Code.BLOB_MISSING
+
+
+def _check_signatures(admitted: Admitted) -> None:
+    """One native batch over everything that is still standing."""
+    scan, codes = admitted.scan, admitted.codes
+    standing = [index for index, code in enumerate(codes) if not code]
+    if not standing:
+        return
+    if len(standing) == len(codes):
+        valid = verify_batch(scan.txids, scan.signatures, scan.signers)
+    else:
+        valid = verify_batch(
+            b"".join(scan.txids[32 * i : 32 * i + 32] for i in standing),
+            b"".join(scan.signatures[64 * i : 64 * i + 64] for i in standing),
+            b"".join(scan.signers[33 * i : 33 * i + 33] for i in standing),
+        )
+    for index, verdict in zip(standing, valid, strict=True):
+        if not verdict:
+            codes[index] = Code.BAD_SIGNATURE

@@ -1,0 +1,103 @@
+"""The façade for asyncio (uvloop or any other loop): no hashing, rule or disk access runs on the loop."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from fastledger.chain.ledger import Ledger, LedgerOptions
+from fastledger.chain.outcome import Outcome
+from fastledger.chain.query import Entry, Page, Query
+from fastledger.chain.replay import Progress, VerifyReport
+from fastledger.crypto.signing import SigningKey
+from fastledger.model.genesis import Authority
+from fastledger.model.transaction import Transaction
+
+T = TypeVar("T")
+
+
+class AsyncLedger:
+    """Coroutines over a :class:`Ledger`; concurrent ``submit`` calls overlap their stages."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        """Wraps an open ledger, which ``ledger`` still reaches."""
+        self.ledger = ledger
+
+    @classmethod
+    async def create(
+        cls,
+        path: str | Path,
+        *,
+        authorities: Sequence[Authority] = (),
+        node_key: SigningKey | None = None,
+        password: str | None = None,
+        options: LedgerOptions | None = None,
+    ) -> Self:
+        """See :meth:`Ledger.create`."""
+        ledger = await asyncio.to_thread(
+            lambda: Ledger.create(
+                path, authorities=authorities, node_key=node_key, password=password, options=options
+            )
+        )
+        return cls(ledger)
+
+    @classmethod
+    async def open(
+        cls,
+        path: str | Path,
+        *,
+        node_key: SigningKey | None = None,
+        password: str | None = None,
+        options: LedgerOptions | None = None,
+    ) -> Self:
+        """See :meth:`Ledger.open`."""
+        ledger = await asyncio.to_thread(
+            lambda: Ledger.open(path, node_key=node_key, password=password, options=options)
+        )
+        return cls(ledger)
+
+    async def submit(
+        self, batch: Sequence[bytes | Transaction], blobs: Sequence[bytes] = ()
+    ) -> list[Outcome]:
+        """See :meth:`Ledger.submit`. Raises ``LedgerBusyError`` where the queue is full."""
+        future = await asyncio.to_thread(self.ledger.submit_nowait, batch, blobs)
+        return await asyncio.wrap_future(future)
+
+    async def read(self, access: bytes | Transaction) -> bytes:
+        """See :meth:`Ledger.read`."""
+        return await self._run(lambda: self.ledger.read(access))
+
+    async def get(self, txid: bytes) -> Entry:
+        """See :meth:`Ledger.get`."""
+        return await self._run(lambda: self.ledger.get(txid))
+
+    async def query(self, query: Query | None = None, **conditions: Any) -> Page:
+        """See :meth:`Ledger.query`."""
+        return await self._run(lambda: self.ledger.query(query, **conditions))
+
+    async def prove(self, txid: bytes) -> bytes:
+        """See :meth:`Ledger.prove`."""
+        return await self._run(lambda: self.ledger.prove(txid))
+
+    async def verify(self, progress: Progress | None = None) -> VerifyReport:
+        """See :meth:`Ledger.verify`; ``progress`` is called from another thread."""
+        return await self._run(lambda: self.ledger.verify(progress))
+
+    async def close(self) -> None:
+        """See :meth:`Ledger.close`."""
+        await self._run(self.ledger.close)
+
+    async def _run(self, work: Callable[[], T]) -> T:
+        return await asyncio.to_thread(work)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()

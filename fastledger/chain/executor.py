@@ -1,0 +1,354 @@
+"""Executes transactions into blocks, and blocks again into state: one code path for both (SPEC-BLK-5..9).
+
+The executor belongs to one thread. It knows the tip, the state root and the history tree; what it appends to the
+log becomes a layer of the :class:`ChainStore` and is acknowledged by others, after the sync.
+"""
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from fastledger.chain.admission import Admitted
+from fastledger.chain.outcome import Outcome
+from fastledger.chain.store import BlockEntry, ChainStore, Layer
+from fastledger.consensus.engine import BlockBuilt, BuildBlock, Engine, SealBlock, Tip, TransactionsPending
+from fastledger.crypto.hashing import sha256
+from fastledger.crypto.merkle import HistoryTree, leaf_hashes, merkle_root
+from fastledger.crypto.signing import SigningKey
+from fastledger.errors import Code, InputError
+from fastledger.limits import BLOCK_BYTES_MAX, BLOCK_TRANSACTIONS_MAX
+from fastledger.model.block import Block, Header, HeaderBody, result_entries
+from fastledger.model.codec import decode, encode
+from fastledger.model.genesis import Genesis
+from fastledger.model.receipt import make_seal
+from fastledger.state.identity import install_authorities
+from fastledger.state.terms import Term
+from fastledger.state.transition import apply
+from fastledger.state.view import View, Writes, next_state_root
+from fastledger.storage.log import FrameRef, SegmentLog
+
+CHECKPOINT_KEY = b"checkpoint"
+
+
+class Position(NamedTuple):
+    """Where the chain stands after a block: all that is needed to go on from it, and what a checkpoint records."""
+
+    tip: Tip
+    ref: FrameRef
+    next_seq: int
+    state_root: bytes
+    history: bytes
+
+    def pack(self) -> bytes:
+        """As kept in the index's ``meta`` database."""
+        tip = self.tip
+        return encode(
+            [
+                tip.height,
+                tip.block_id,
+                tip.time_ms,
+                tip.seal,
+                self.ref.pack(),
+                self.next_seq,
+                self.state_root,
+                self.history,
+            ]
+        )
+
+    @classmethod
+    def unpack(cls, data: bytes) -> "Position":
+        """The inverse of :meth:`pack`."""
+        height, block_id, time_ms, seal, ref, next_seq, state_root, history = decode(data, what="checkpoint")
+        return cls(Tip(height, block_id, time_ms, seal), FrameRef.unpack(ref), next_seq, state_root, history)
+
+
+@dataclass
+class Execution:
+    """What executing a run of transactions came to."""
+
+    view: View
+    first_seq: int
+    txids: dict[bytes, int] = field(default_factory=dict)
+    codes: list[int] = field(default_factory=list)
+    terms: list[tuple[int, list[tuple[Term, bytes]]]] = field(default_factory=list)
+    erased: list[bytes] = field(default_factory=list)
+
+    def run(self, txid: bytes, signer: bytes, body: Any, *, chain_id: bytes, time_ms: int) -> None:
+        """Executes the next transaction of the block."""
+        effect = apply(self.view, chain_id=chain_id, signer=signer, time_ms=time_ms, body=body)
+        seq = self.first_seq + len(self.codes)
+        self.txids[txid] = seq
+        self.codes.append(effect.code)
+        self.terms.append((seq, effect.terms))
+        self.erased += effect.erased
+
+    @property
+    def results(self) -> bytes:
+        """The codes as n × u16 BE."""
+        return struct.pack(f">{len(self.codes)}H", *self.codes)
+
+
+class Appended(NamedTuple):
+    """A block that stands in the log, not yet synced."""
+
+    layer: Layer
+    erased: list[bytes]
+
+
+class Roots(NamedTuple):
+    """The four roots that a header body commits to."""
+
+    transactions: bytes
+    results: bytes
+    state: bytes
+    history: bytes
+
+
+def genesis_writes(genesis: Genesis) -> Writes:
+    """The state that the genesis document itself installs."""
+    view = View(lambda _key: None)
+    install_authorities(view, genesis)
+    return view.writes
+
+
+class Executor:
+    """One chain's tip and everything that the next block depends on."""
+
+    def __init__(
+        self, *, genesis: Genesis, store: ChainStore, log: SegmentLog, engine: Engine, key: SigningKey | None
+    ) -> None:
+        self.genesis = genesis
+        self.chain_id = genesis.chain_id
+        self.store = store
+        self._log = log
+        self._engine = engine
+        self._key = key
+        self._history = HistoryTree()
+        self.position: Position | None = None
+
+    # Starting.
+
+    def resume(self, position: Position) -> None:
+        """Goes on from a checkpoint."""
+        self.position = position
+        self._history = HistoryTree.from_bytes(position.history)
+
+    def start(self) -> Appended:
+        """Writes block 0 of a new chain."""
+        writes = genesis_writes(self.genesis)
+        block = self.genesis.block(next_state_root(bytes(32), writes))
+        return self._append(block, Execution(_finished_view(writes), 0))
+
+    def start_from(self, block: Block, ref: FrameRef) -> Appended:
+        """Takes block 0 from the log, where it is the one that the genesis document gives."""
+        writes = genesis_writes(self.genesis)
+        expected = self.genesis.block(next_state_root(bytes(32), writes))
+        if block.encode() != expected.encode():
+            raise InputError("block 0 is not that of the genesis document", code=Code.BAD_BLOCK)
+        return self._settle_position(block, ref, Execution(_finished_view(writes), 0))
+
+    @property
+    def tip_position(self) -> Position:
+        """The position after the last block."""
+        if self.position is None:
+            raise RuntimeError("the executor has not been started")
+        return self.position
+
+    # Building.
+
+    def build(
+        self, batches: Sequence[Admitted], outcomes: Sequence[list[Outcome | None]], now_ms: int
+    ) -> Appended | None:
+        """Executes what may enter of ``batches`` into one block and appends it; None where nothing may.
+
+        ``outcomes[b][i]`` receives the verdict on transaction i of batch b, to be told once the block is durable.
+        """
+        position = self.tip_position
+        plan = self._plan(now_ms)
+        view = View(self.store.get_state)
+        execution = Execution(view, position.next_seq)
+        chosen = self._execute_batches(batches, outcomes, execution, plan.time_ms)
+        if not chosen:
+            return None
+        txids = b"".join(execution.txids)
+        roots = self._roots(txids, execution)
+        tip = position.tip
+        body = HeaderBody(
+            height=tip.height + 1,
+            time_ms=plan.time_ms,
+            tx_root=roots.transactions,
+            result_root=roots.results,
+            state_root=roots.state,
+            history_root=roots.history,
+            proposer=self._signing_key().public_key,
+            seal_ref=sha256(tip.seal),
+        )
+        header = Header(tip.block_id, body.commitment, plan.time_ms // 1000, plan.bits)
+        block = Block(
+            header,
+            body,
+            self._seal(header, body),
+            b"".join(chosen),
+            struct.pack(f"<{len(chosen)}I", *map(len, chosen)),
+            execution.results,
+        )
+        return self._append(block, execution)
+
+    def _plan(self, now_ms: int) -> BuildBlock:
+        actions = self._engine.handle(TransactionsPending(self.tip_position.tip, now_ms))
+        plan = next((action for action in actions if isinstance(action, BuildBlock)), None)
+        if plan is None:
+            raise RuntimeError(f"engine {self._engine.name} does not build here")
+        return plan
+
+    def _signing_key(self) -> SigningKey:
+        if self._key is None:
+            raise RuntimeError("a ledger without a node key builds no blocks")
+        return self._key
+
+    def _seal(self, header: Header, body: HeaderBody) -> bytes:
+        actions = self._engine.handle(BlockBuilt(header, body))
+        if SealBlock(body.height) not in actions:
+            raise RuntimeError(f"engine {self._engine.name} does not seal here")
+        return make_seal(self._signing_key(), self.chain_id, header, body)
+
+    def _execute_batches(
+        self,
+        batches: Sequence[Admitted],
+        outcomes: Sequence[list[Outcome | None]],
+        execution: Execution,
+        time_ms: int,
+    ) -> list[bytes]:
+        """Runs every transaction that may enter; returns the encodings of those that did, in order."""
+        chosen: list[bytes] = []
+        height = self.tip_position.tip.height + 1
+        known = self.store.seqs_of_txids([b.txid(i) for b in batches for i in range(len(b.codes))])
+        for batch, verdicts in zip(batches, outcomes, strict=True):
+            for index, code in enumerate(batch.codes):
+                txid = batch.txid(index)
+                if not code and batch.scan.expires_ms(index) < time_ms:
+                    code = Code.EXPIRED
+                if code:
+                    verdicts[index] = Outcome(txid, Code(code))
+                elif txid in known:
+                    verdicts[index] = self._known_outcome(txid, known[txid])
+                elif txid in execution.txids:
+                    place = execution.txids[txid] - execution.first_seq
+                    verdicts[index] = Outcome(txid, Code(execution.codes[place]), height, place, True)
+                else:
+                    execution.run(
+                        txid,
+                        batch.signer(index),
+                        batch.bodies[index],
+                        chain_id=self.chain_id,
+                        time_ms=time_ms,
+                    )
+                    verdicts[index] = Outcome(txid, Code(execution.codes[-1]), height, len(chosen))
+                    chosen.append(batch.encoded[index])
+        return chosen
+
+    def _known_outcome(self, txid: bytes, seq: int) -> Outcome:
+        """The verdict that a transaction got when it entered the chain."""
+        height, entry = self.store.entry_of_seq(seq)
+        block = Block.decode(self._log.read(entry.ref))
+        index = seq - entry.first_seq
+        return Outcome(txid, Code(block.result(index)), height, index, duplicate=True)
+
+    def _roots(self, txids: bytes, execution: Execution) -> Roots:
+        entries, offsets = result_entries(txids, execution.results)
+        return Roots(
+            merkle_root(txids),
+            merkle_root(leaf_hashes(entries, offsets), hashed=True),
+            next_state_root(self.tip_position.state_root, execution.view.writes),
+            self._history.root(),
+        )
+
+    def _append(self, block: Block, execution: Execution) -> Appended:
+        ref = self._log.append(block.height, block.encode(), block.block_id)
+        return self._settle_position(block, ref, execution)
+
+    def _settle_position(self, block: Block, ref: FrameRef, execution: Execution) -> Appended:
+        """Moves the tip onto ``block`` and pushes its layer."""
+        self._history.append(block.block_id)
+        tip = Tip(block.height, block.block_id, block.body.time_ms, block.seal)
+        self.position = Position(
+            tip,
+            ref,
+            execution.first_seq + block.count,
+            block.body.state_root,
+            self._history.to_bytes(),
+        )
+        entry = BlockEntry(ref, block.block_id, tip.time_ms, execution.first_seq, block.count)
+        layer = Layer(
+            block.height,
+            entry,
+            execution.view.writes,
+            execution.txids,
+            execution.terms,
+            {CHECKPOINT_KEY: self.position.pack()},
+        )
+        self.store.push(layer)
+        return Appended(layer, execution.erased)
+
+    # Replaying.
+
+    def replay(self, block: Block, ref: FrameRef, batch: Admitted) -> Appended:
+        """Executes a block from the log and compares everything that its header commits to.
+
+        ``batch`` are its transactions, scanned and parsed (and verified, where the caller wants that).
+        Raises ``InputError`` with ``BAD_BLOCK`` naming what differs.
+        """
+        position = self.tip_position
+        self._check_links(block, position)
+        self._engine.check(block, position.tip)
+        execution = self._execute_block(block, batch)
+        txids = b"".join(execution.txids)
+        roots = self._roots(txids, execution)
+        body = block.body
+        if execution.results != block.results:
+            raise _differs(block, "results")
+        found = Roots(body.tx_root, body.result_root, body.state_root, body.history_root)
+        for name, ours, theirs in zip(Roots._fields, roots, found, strict=True):
+            if ours != theirs:
+                raise _differs(block, f"{name} root")
+        return self._settle_position(block, ref, execution)
+
+    def _check_links(self, block: Block, position: Position) -> None:
+        tip = position.tip
+        if block.height != tip.height + 1:
+            raise _differs(block, f"height after {tip.height}")
+        if block.header.previous_id != tip.block_id:
+            raise _differs(block, "previous id")
+        if block.body.seal_ref != sha256(tip.seal):
+            raise _differs(block, "seal reference")
+        if not 0 < block.count <= BLOCK_TRANSACTIONS_MAX or len(block.transactions) > BLOCK_BYTES_MAX:
+            raise _differs(block, "number of transactions")
+
+    def _execute_block(self, block: Block, batch: Admitted) -> Execution:
+        execution = Execution(View(self.store.get_state), self.tip_position.next_seq)
+        known = self.store.seqs_of_txids([batch.txid(index) for index in range(block.count)])
+        for index, code in enumerate(batch.codes):
+            txid = batch.txid(index)
+            if code:
+                raise _differs(block, f"transaction {index} ({Code(code).slug})")
+            if txid in known or txid in execution.txids:
+                raise _differs(block, f"transaction {index} ({Code.DUPLICATE.slug})")
+            execution.run(
+                txid,
+                batch.signer(index),
+                batch.bodies[index],
+                chain_id=self.chain_id,
+                time_ms=block.body.time_ms,
+            )
+        return execution
+
+
+def _finished_view(writes: Writes) -> View:
+    view = View(lambda _key: None)
+    view.writes = writes
+    return view
+
+
+def _differs(block: Block, what: str) -> InputError:
+    return InputError(f"the block at height {block.height} has a wrong {what}", code=Code.BAD_BLOCK)

@@ -1,0 +1,433 @@
+"""The façade for embedding: one object over one ledger directory.
+
+    >>> with Ledger.create("clinic.ledger") as ledger:          # doctest: +SKIP
+    ...     outcome = ledger.submit([transaction])[0]
+
+Every method may be called from any thread. ``submit`` returns when the verdicts are durable; to overlap batches,
+call it from several threads or use ``submit_nowait``. :class:`fastledger.AsyncLedger` is the same for asyncio.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from fastledger.chain.admission import admit, scan_batch
+from fastledger.chain.executor import Executor, Position
+from fastledger.chain.metrics import StageTimes
+from fastledger.chain.node_key import load_node_key, save_node_key
+from fastledger.chain.outcome import Outcome
+from fastledger.chain.pipeline import Pipeline
+from fastledger.chain.query import Entry, Page, Query, load_entry, run_query
+from fastledger.chain.replay import Progress, VerifyReport, checkpoint_position, replay_log, verify_all
+from fastledger.chain.store import ChainStore
+from fastledger.consensus.engine import Engine
+from fastledger.consensus.solo import SoloEngine
+from fastledger.crypto.signing import SigningKey
+from fastledger.errors import AccessRefused, Code, CorruptionError, InputError, NotFoundError, TransactionError
+from fastledger.limits import CHECKPOINT_BYTES, CHECKPOINT_TRANSACTIONS
+from fastledger.model.block import Block
+from fastledger.model.bodies import AccessRead
+from fastledger.model.genesis import Authority, Genesis
+from fastledger.model.receipt import make_receipt, make_statement
+from fastledger.model.transaction import Transaction
+from fastledger.state.entities import (
+    CONSENTS,
+    FOLDERS,
+    IDENTITIES,
+    KEM_KEYS,
+    KEYS,
+    RECORDS,
+    VERSIONS,
+    Consent,
+    Folder,
+    Identity,
+    Record,
+    RecordVersion,
+    version_key,
+)
+from fastledger.state.view import Entity, Table
+from fastledger.storage.blobs import BlobStore
+from fastledger.storage.directory import LedgerDirectory
+from fastledger.storage.index import Index
+from fastledger.storage.log import FrameRef, SegmentLog
+
+EntityT = TypeVar("EntityT", bound=Entity)
+_BLOCK_CACHE = 32
+
+
+def system_clock_ms() -> int:
+    """UTC milliseconds of the machine."""
+    return time.time_ns() // 1_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LedgerOptions:
+    """Settings of an open ledger; none of them changes what the chain accepts.
+
+    ``require_blobs``: a record enters only when its envelope is in this node's blob store; a node that keeps
+    envelopes elsewhere turns it off. Checkpoints are begun at so many transactions or bytes of memory.
+    """
+
+    require_blobs: bool = True
+    checkpoint_transactions: int = CHECKPOINT_TRANSACTIONS
+    checkpoint_bytes: int = CHECKPOINT_BYTES
+    clock_ms: Callable[[], int] = system_clock_ms
+
+
+class Ledger:
+    """An open ledger; make one with :meth:`create` or :meth:`open`."""
+
+    def __init__(
+        self, directory: LedgerDirectory, genesis: Genesis, key: SigningKey, options: LedgerOptions
+    ) -> None:
+        """Takes over an open directory; use :meth:`create` or :meth:`open`."""
+        self.genesis = genesis
+        self.options = options
+        self.times = StageTimes()
+        self._directory = directory
+        self._closed = False
+        self._engine: Engine = SoloEngine(genesis.proposers)
+        self._read_block = lru_cache(maxsize=_BLOCK_CACHE)(self._load_block)
+        with ExitStack() as undo:
+            undo.callback(directory.close)
+            self._index = Index.open(directory.index_path, genesis.chain_id)
+            undo.callback(self._index.close)
+            checkpoint = checkpoint_position(self._index)
+            scan_from = None if checkpoint is None else checkpoint.ref
+            self._log = SegmentLog.open(directory.root, genesis.chain_id, scan_from=scan_from)
+            undo.callback(self._log.close)
+            self._blobs = BlobStore.open(directory.blobs_path)
+            undo.callback(self._blobs.close)
+            self._store = ChainStore(self._index)
+            undo.callback(self._store.close)
+            self._executor = Executor(
+                genesis=genesis, store=self._store, log=self._log, engine=self._engine, key=key
+            )
+            self._catch_up(checkpoint)
+            self._pipeline = Pipeline(
+                executor=self._executor,
+                store=self._store,
+                log=self._log,
+                blobs=self._blobs,
+                clock_ms=options.clock_ms,
+                times=self.times,
+                checkpoint_transactions=options.checkpoint_transactions,
+                checkpoint_bytes=options.checkpoint_bytes,
+            )
+            # What closes the parts, in reverse order, whether opening fails or the user closes.
+            self._parts = undo.pop_all()
+
+    def _catch_up(self, checkpoint: Position | None) -> None:
+        """From the checkpoint to the end of the log."""
+        if checkpoint is not None:
+            if self._log.end.height < checkpoint.tip.height:
+                raise CorruptionError(
+                    f"ends at height {self._log.end.height}, the index at {checkpoint.tip.height}", path="log"
+                )
+            if self._load_block(checkpoint.ref).block_id != checkpoint.tip.block_id:
+                raise CorruptionError("holds another chain's checkpoint: reindex", path="index")
+            self._executor.resume(checkpoint)
+            self._store.durable_seq = checkpoint.next_seq
+        elif self._log.end.height < 0:
+            self._executor.start()
+            self._log.sync()
+            self._store.settle(1)
+        self.replayed_blocks = replay_log(
+            self._executor, self._store, self._log, settled=lambda appended: self._erase(appended.erased)
+        )
+
+    def _erase(self, digests: Sequence[bytes]) -> None:
+        for digest in digests:
+            self._blobs.erase(digest)
+
+    # Making, opening, closing.
+
+    @classmethod
+    def create(
+        cls,
+        path: str | Path,
+        *,
+        authorities: Sequence[Authority] = (),
+        node_key: SigningKey | None = None,
+        password: str | None = None,
+        options: LedgerOptions | None = None,
+    ) -> Self:
+        """Makes a new solo ledger in the directory ``path`` and opens it.
+
+        ``authorities`` are regulators from the start. The node's signing key is generated and kept in the directory,
+        sealed under ``password`` where one is given; with ``node_key`` the caller keeps it and nothing is stored.
+        """
+        options = options or LedgerOptions()
+        key = node_key or SigningKey.generate()
+        genesis = Genesis.create(
+            created_ms=options.clock_ms(), proposers=(key.public_key,), authorities=tuple(authorities)
+        )
+        directory = LedgerDirectory.create(Path(path), genesis.encoded)
+        try:
+            if node_key is None:
+                save_node_key(directory.node_key_path, key, password)
+        except BaseException:
+            directory.close()
+            raise
+        return cls(directory, genesis, key, options)
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        *,
+        node_key: SigningKey | None = None,
+        password: str | None = None,
+        options: LedgerOptions | None = None,
+    ) -> Self:
+        """Opens the ledger in ``path``: takes its lock, replays the log from the last checkpoint.
+
+        Raises ``LedgerLockedError`` where it is open already, ``CorruptionError`` where bytes are not what was
+        written, ``KeystoreError`` for a wrong ``password``, ``NotFoundError`` where there is no ledger.
+        """
+        directory = LedgerDirectory.open(Path(path))
+        try:
+            genesis = Genesis.decode(directory.read_genesis())
+            key = node_key or load_node_key(directory.node_key_path, password)
+            if key.public_key not in genesis.proposers:
+                raise InputError("the node's key is not a proposer of this chain", code=Code.NOT_AUTHORISED)
+        except BaseException:
+            directory.close()
+            raise
+        return cls(directory, genesis, key, options or LedgerOptions())
+
+    @classmethod
+    def reindex(
+        cls, path: str | Path, *, node_key: SigningKey | None = None, password: str | None = None
+    ) -> Self:
+        """Throws the index away, rebuilds it from the log and returns the open ledger."""
+        directory = LedgerDirectory.open(Path(path))
+        try:
+            Index.destroy(directory.index_path)
+        finally:
+            directory.close()
+        ledger = cls.open(path, node_key=node_key, password=password)
+        ledger.checkpoint()
+        return ledger
+
+    def close(self) -> None:
+        """Answers everything submitted, writes a checkpoint and lets go of the directory. May be called twice."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            self._pipeline.close()
+        finally:
+            self._parts.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # Submitting.
+
+    def submit(
+        self, batch: Sequence[bytes | Transaction], blobs: Sequence[bytes] = ()
+    ) -> list[Outcome]:
+        """Returns the verdicts on a batch, in its order, once they are durable.
+
+        ``blobs`` are the envelopes that its records name; they are stored, and synced, first. A bad transaction gets
+        its own outcome and the rest goes through. Raises ``StorageFullError`` or ``LedgerHaltedError`` where nothing
+        can be promised: what was not acknowledged may be sent again, the same transaction enters once.
+        """
+        return self._enqueue(batch, blobs, wait=True).result()
+
+    def submit_nowait(
+        self, batch: Sequence[bytes | Transaction], blobs: Sequence[bytes] = ()
+    ) -> "Future[list[Outcome]]":
+        """Like :meth:`submit`, returning a future once the batch passed the border.
+
+        Raises ``LedgerBusyError`` with ``retry_after_ms`` where the queue is full.
+        """
+        return self._enqueue(batch, blobs, wait=False)
+
+    def _enqueue(
+        self, batch: Sequence[bytes | Transaction], blobs: Sequence[bytes], *, wait: bool
+    ) -> "Future[list[Outcome]]":
+        self._pipeline.check_running()
+        if blobs:
+            with self.times.stage("blobs"):
+                self._blobs.put_many(blobs)
+        encoded = [item.encoded if isinstance(item, Transaction) else bytes(item) for item in batch]
+        if not encoded:
+            done: Future[list[Outcome]] = Future()
+            done.set_result([])
+            return done
+        with self.times.stage("admit"):
+            admitted = admit(
+                encoded,
+                chain_id=self.chain_id,
+                now_ms=self.options.clock_ms(),
+                missing_blobs=self._blobs.missing if self.options.require_blobs else None,
+                times=self.times,
+            )
+        return self._pipeline.submit(admitted, sum(map(len, encoded)), wait=wait)
+
+    def read(self, access: bytes | Transaction) -> bytes:
+        """Submits a signed ``access.read`` and returns the envelope, once the read stands in the audit.
+
+        Raises ``AccessRefused`` where the rules refuse (the refusal is audited too), ``TransactionError`` where the
+        transaction is rejected or was used before: each read is an audit entry of its own.
+        """
+        transaction = access if isinstance(access, Transaction) else Transaction.decode(bytes(access))
+        body = transaction.body
+        if not isinstance(body, AccessRead):
+            raise InputError(f"a read is asked for by access.read, not {transaction.kind}", code=Code.BAD_BODY)
+        outcome = self.submit([transaction])[0]
+        txid = transaction.txid
+        if outcome.status == "refused":
+            raise AccessRefused(f"read {txid.hex()} was refused", code=outcome.code, txid=txid)
+        outcome.raise_for_status()
+        if outcome.duplicate:
+            raise TransactionError(f"read {txid.hex()} was used before", code=Code.DUPLICATE, txid=txid)
+        version = self.record_version(body.record, body.version)
+        return self._blobs.get(version.digest)
+
+    # Reading.
+
+    @property
+    def chain_id(self) -> bytes:
+        """8 bytes that stand in every transaction of this chain."""
+        return self.genesis.chain_id
+
+    @property
+    def height(self) -> int:
+        """The height of the newest durable block."""
+        return self._log.durable.height
+
+    @property
+    def head(self) -> bytes:
+        """The 32-byte id of the newest durable block."""
+        return self._log.durable.block_id
+
+    @property
+    def transaction_count(self) -> int:
+        """How many transactions are durable."""
+        return self._store.durable_seq
+
+    def block(self, height: int) -> Block:
+        """The durable block at ``height``; raises ``NotFoundError``."""
+        with self._store.snapshot() as snapshot:
+            entry = snapshot.block_entry(height)
+        if entry is None:
+            raise NotFoundError(f"there is no block at height {height}")
+        return self._read_block(entry.ref)
+
+    def get(self, txid: bytes) -> Entry:
+        """The transaction ``txid``; raises ``NotFoundError``."""
+        with self._store.snapshot() as snapshot:
+            seq = snapshot.seq_of_txid(txid)
+            if seq is None or seq >= snapshot.end_seq:
+                raise NotFoundError(f"there is no transaction {txid.hex()}")
+            return load_entry(snapshot, self._read_block, seq)
+
+    def query(self, query: Query | None = None, **conditions: Any) -> Page:
+        """A page of the transactions that meet ``query`` (or the conditions of one, as keywords)."""
+        query = query or Query(**conditions)
+        with self._store.snapshot() as snapshot:
+            return run_query(query, snapshot, self._read_block)
+
+    def prove(self, txid: bytes) -> bytes:
+        """The transparent statement of ``txid``: transaction and receipt in one, verifiable offline.
+
+        See :func:`fastledger.verify_statement`. Raises ``NotFoundError``.
+        """
+        entry = self.get(txid)
+        block = self.block(entry.height)
+        txids = scan_batch([block.transaction_bytes(index) for index in range(block.count)]).txids
+        return make_statement(entry.encoded, make_receipt(block, txids, entry.index))
+
+    def _load_block(self, ref: FrameRef) -> Block:
+        return Block.decode(self._log.read(ref))
+
+    # The present state.
+
+    def _entity(self, table: Table[EntityT], key: bytes) -> EntityT:
+        with self._store.snapshot() as snapshot:
+            raw = snapshot.get_state(table.prefix + key)
+        if raw is None:
+            raise NotFoundError(f"nothing stands under {key.hex()}")
+        return table.decode(raw)
+
+    def identity_of(self, key: bytes) -> bytes:
+        """The identity id that a 33-byte key signs for; raises ``NotFoundError``, as all below do."""
+        return self._entity(KEYS, key).identity
+
+    def identity(self, identity: bytes) -> Identity:
+        """Role, endorsement and key of an identity."""
+        return self._entity(IDENTITIES, identity)
+
+    def kem_key(self, identity: bytes) -> bytes:
+        """The public key under which keys are wrapped to an identity."""
+        return self._entity(KEM_KEYS, identity).kem
+
+    def folder(self, folder: bytes) -> Folder:
+        """Owner and key epoch of a folder."""
+        return self._entity(FOLDERS, folder)
+
+    def record(self, record: bytes) -> Record:
+        """Folder and version of a record, and whether it was erased."""
+        return self._entity(RECORDS, record)
+
+    def record_version(self, record: bytes, version: int = 0) -> RecordVersion:
+        """Digest, size and author of one version's envelope; 0 is the present version."""
+        number = version or self.record(record).version
+        return self._entity(VERSIONS, version_key(record, number))
+
+    def consent(self, consent: bytes) -> Consent:
+        """A consent and whether it was revoked."""
+        return self._entity(CONSENTS, consent)
+
+    # Keeping.
+
+    def checkpoint(self) -> None:
+        """Writes everything durable to the index, so that the next opening replays nothing."""
+        self._pipeline.checkpoint()
+
+    def verify(self, progress: Progress | None = None) -> VerifyReport:
+        """Re-checks every byte, signature and root from disk while submissions wait.
+
+        ``progress`` is called with (stage, done, total).
+        """
+        with self._pipeline.paused():
+            self._pipeline.checkpoint_paused()
+            return verify_all(
+                genesis=self.genesis,
+                engine=self._engine,
+                log=self._log,
+                index=self._index,
+                blobs=self._blobs,
+                progress=progress,
+            )
+
+    def status(self) -> dict[str, Any]:
+        """Figures for people and metrics."""
+        return {
+            "chain_id": self.chain_id.hex(),
+            "engine": self.genesis.engine,
+            "height": self.height,
+            "head": self.head.hex(),
+            "transactions": self.transaction_count,
+            "queue_depth": self._pipeline.queue_depth,
+            "replayed_blocks": self.replayed_blocks,
+            "index": self._index.stats(),
+            "blobs": asdict(self._blobs.stats()),
+        }

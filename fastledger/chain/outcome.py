@@ -1,0 +1,41 @@
+"""What became of a submitted transaction."""
+
+from dataclasses import dataclass
+
+from fastledger.errors import Code, TransactionError
+from fastledger.model.transaction import DESCRIPTIONS
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One transaction's verdict, in one of three words.
+
+    *durable*: executed and synced at ``height``. *refused*: the rules said no; the refusal is synced at ``height``
+    under ``code``. *rejected*: the border said no; it stands nowhere (``height`` is None). ``duplicate`` tells that
+    the transaction was in the chain before: the verdict is the first one's.
+    """
+
+    txid: bytes
+    code: Code
+    height: int | None = None
+    index: int | None = None
+    duplicate: bool = False
+
+    @property
+    def status(self) -> str:
+        """``durable``, ``refused`` or ``rejected``."""
+        if self.height is None:
+            return "rejected"
+        return "durable" if self.code == Code.OK else "refused"
+
+    @property
+    def ok(self) -> bool:
+        """Whether it was executed and is durable."""
+        return self.height is not None and self.code == Code.OK
+
+    def raise_for_status(self) -> "Outcome":
+        """Itself where it is durable; raises ``TransactionError`` with the code otherwise."""
+        if self.ok:
+            return self
+        text = DESCRIPTIONS.get(self.code, f"{self.status} by the rules")
+        raise TransactionError(f"transaction {self.txid.hex()}: {text}", code=self.code, txid=self.txid)

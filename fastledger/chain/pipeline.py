@@ -1,0 +1,303 @@
+"""Batches in, durable outcomes out: admission, execution, sync and checkpoint of consecutive batches overlap.
+
+::
+
+    submitter threads   admit: scan, contents, signatures (GIL released)        │ bounded queue
+    executor thread     one block of all that waits; rules, roots, log append   │ bounded queue
+    syncer thread       one fdatasync for all that was appended; acknowledge    │
+    checkpointer thread overlay to LMDB, now and then
+
+A failure to write or sync halts the pipeline: everything not yet acknowledged fails, nothing is retried, and the
+ledger has to be opened again (SPEC-PIPE-1..4).
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from fastledger.chain.admission import Admitted
+from fastledger.chain.executor import Appended, Executor
+from fastledger.chain.metrics import StageTimes
+from fastledger.chain.outcome import Outcome
+from fastledger.chain.store import ChainStore, Overlay
+from fastledger.errors import LedgerBusyError, LedgerClosedError, LedgerHaltedError
+from fastledger.limits import BLOCK_BYTES_MAX, BLOCK_TRANSACTIONS_MAX, PENDING_BATCHES_MAX
+from fastledger.storage.blobs import BlobStore
+from fastledger.storage.log import SegmentLog
+
+Outcomes: TypeAlias = list[Outcome]
+BUSY_RETRY_MS = 50
+
+
+@dataclass(slots=True)
+class Ticket:
+    """A batch on its way; ``future`` resolves once every verdict in it is durable."""
+
+    admitted: Admitted
+    byte_count: int
+    future: "Future[Outcomes]" = field(default_factory=Future)
+    verdicts: list[Outcome | None] = field(default_factory=list)
+
+    @property
+    def count(self) -> int:
+        """How many transactions it brings."""
+        return len(self.admitted.codes)
+
+
+@dataclass(slots=True)
+class Group:
+    """What the executor hands to the syncer: a block (None where all were known) and whom it answers."""
+
+    appended: Appended | None
+    tickets: Sequence[Ticket]
+
+
+class Pipeline:
+    """The threads behind one open ledger."""
+
+    def __init__(
+        self,
+        *,
+        executor: Executor,
+        store: ChainStore,
+        log: SegmentLog,
+        blobs: BlobStore,
+        clock_ms: Callable[[], int],
+        times: StageTimes,
+        checkpoint_transactions: int,
+        checkpoint_bytes: int,
+    ) -> None:
+        self._executor = executor
+        self._store = store
+        self._log = log
+        self._blobs = blobs
+        self._clock_ms = clock_ms
+        self._times = times
+        self._checkpoint_transactions = checkpoint_transactions
+        self._checkpoint_bytes = checkpoint_bytes
+        # One condition for all hand-overs: they happen once a batch, not once a transaction.
+        self._changed = threading.Condition()
+        self._waiting: deque[Ticket] = deque()
+        self._executing: list[Ticket] = []
+        self._groups: deque[Group] = deque()
+        self._frozen: Overlay | None = None
+        self._in_flight = 0
+        self._paused = 0
+        self._closing = False
+        self._failure: BaseException | None = None
+        self._threads = [
+            threading.Thread(target=self._guard, args=(work,), name=f"fastledger-{name}", daemon=True)
+            for name, work in (
+                ("executor", self._execute_forever),
+                ("syncer", self._sync_forever),
+                ("checkpointer", self._checkpoint_forever),
+            )
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    # The submitters' side.
+
+    def submit(self, admitted: Admitted, byte_count: int, *, wait: bool) -> "Future[Outcomes]":
+        """Queues an admitted batch. A full queue blocks, or raises ``LedgerBusyError`` where ``wait`` is false."""
+        ticket = Ticket(admitted, byte_count)
+        ticket.verdicts = [None] * ticket.count
+        with self._changed:
+            while self._in_flight >= PENDING_BATCHES_MAX and not self._ended():
+                if not wait:
+                    raise LedgerBusyError(
+                        f"{self._in_flight} batches are waiting", retry_after_ms=BUSY_RETRY_MS
+                    )
+                self._changed.wait()
+            self._raise_if_ended()
+            self._in_flight += 1
+            self._waiting.append(ticket)
+            self._changed.notify_all()
+        return ticket.future
+
+    def _ended(self) -> bool:
+        return self._closing or self._failure is not None
+
+    def _raise_if_ended(self) -> None:
+        if self._failure is not None:
+            raise LedgerHaltedError("the ledger has halted; reopen it to go on") from self._failure
+        if self._closing:
+            raise LedgerClosedError("the ledger is closed")
+
+    def check_running(self) -> None:
+        """Raises ``LedgerHaltedError`` or ``LedgerClosedError`` where nothing more can be submitted."""
+        with self._changed:
+            self._raise_if_ended()
+
+    @property
+    def queue_depth(self) -> int:
+        """Batches submitted and not yet answered."""
+        return self._in_flight
+
+    # The executor's thread.
+
+    def _execute_forever(self) -> None:
+        while True:
+            with self._changed:
+                while not (self._waiting and not self._paused) and not self._ended():
+                    self._changed.wait()
+                if self._failure is not None or (self._closing and not self._waiting):
+                    return
+                tickets = self._executing = self._take_waiting()
+            with self._times.stage("execute"):
+                self._store.renew()
+                appended = self._executor.build(
+                    [ticket.admitted for ticket in tickets],
+                    [ticket.verdicts for ticket in tickets],
+                    self._clock_ms(),
+                )
+            with self._changed:
+                self._groups.append(Group(appended, tickets))
+                self._executing = []
+                self._changed.notify_all()
+
+    def _take_waiting(self) -> list[Ticket]:
+        """As many waiting batches as one block may hold, at least one."""
+        tickets = [self._waiting.popleft()]
+        count, byte_count = tickets[0].count, tickets[0].byte_count
+        while self._waiting:
+            following = self._waiting[0]
+            count += following.count
+            byte_count += following.byte_count
+            if count > BLOCK_TRANSACTIONS_MAX or byte_count > BLOCK_BYTES_MAX:
+                break
+            tickets.append(self._waiting.popleft())
+        return tickets
+
+    # The syncer's thread.
+
+    def _sync_forever(self) -> None:
+        while True:
+            with self._changed:
+                while not self._groups and self._failure is None and not (self._closing and self._idle()):
+                    self._changed.wait()
+                if self._failure is not None or not self._groups:
+                    return
+                groups = tuple(self._groups)
+            blocks = [group.appended for group in groups if group.appended is not None]
+            if blocks:
+                with self._times.stage("sync"):
+                    self._log.sync()
+            with self._times.stage("settle"):
+                self._settle(blocks)
+            self._answer(groups)
+
+    def _idle(self) -> bool:
+        return self._in_flight == 0
+
+    def _settle(self, blocks: Sequence[Appended]) -> None:
+        """Envelopes erased by a durable block go before anyone hears of it; then the block becomes visible."""
+        for appended in blocks:
+            for digest in appended.erased:
+                self._blobs.erase(digest)
+        self._store.settle(len(blocks))
+        self._begin_checkpoint(self._checkpoint_transactions, self._checkpoint_bytes)
+
+    def _begin_checkpoint(self, transactions_min: int, bytes_min: int) -> bool:
+        frozen = self._store.freeze(transactions_min=transactions_min, bytes_min=bytes_min)
+        if frozen is None:
+            return False
+        with self._changed:
+            self._frozen = frozen
+            self._changed.notify_all()
+        return True
+
+    def _answer(self, groups: Sequence[Group]) -> None:
+        answered = [ticket for group in groups for ticket in group.tickets]
+        with self._changed:
+            for _ in groups:
+                self._groups.popleft()
+            self._in_flight -= len(answered)
+            self._changed.notify_all()
+        for ticket in answered:
+            ticket.future.set_result([verdict for verdict in ticket.verdicts if verdict is not None])
+
+    # The checkpointer's thread.
+
+    def _checkpoint_forever(self) -> None:
+        while True:
+            with self._changed:
+                while self._frozen is None and not self._ended():
+                    self._changed.wait()
+                if self._frozen is None:
+                    return
+                frozen = self._frozen
+            with self._times.stage("checkpoint"):
+                self._store.write_frozen(frozen)
+            with self._changed:
+                self._frozen = None
+                self._changed.notify_all()
+
+    # Pausing and ending.
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Holds execution while everything before is durable; submitted batches wait."""
+        with self._changed:
+            self._raise_if_ended()
+            self._paused += 1
+            while self._building() and not self._ended():
+                self._changed.wait()
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._paused -= 1
+                self._changed.notify_all()
+
+    def _building(self) -> bool:
+        """Whether a batch is between the waiting queue and its answer, or a checkpoint is being written."""
+        return self._in_flight > len(self._waiting) or self._frozen is not None
+
+    def checkpoint(self) -> None:
+        """Writes everything durable to the index, now."""
+        with self.paused():
+            self.checkpoint_paused()
+
+    def checkpoint_paused(self) -> None:
+        """The same, for a caller that holds :meth:`paused`."""
+        self._store.renew()
+        frozen = self._store.freeze(transactions_min=0, bytes_min=0)
+        if frozen is not None:
+            with self._times.stage("checkpoint"):
+                self._store.write_frozen(frozen)
+            self._store.renew()
+
+    def close(self) -> None:
+        """Answers everything submitted, writes a last checkpoint and ends the threads."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
+        if self._failure is None:
+            if self._frozen is not None:
+                # Begun after the checkpointer had seen the end.
+                self._store.write_frozen(self._frozen)
+            self.checkpoint_paused()
+
+    def _guard(self, work: Callable[[], None]) -> None:
+        """Runs a thread's work; whatever ends it halts the whole pipeline and fails all who wait."""
+        try:
+            work()
+        except BaseException as error:
+            with self._changed:
+                if self._failure is None:
+                    self._failure = error
+                unanswered = [ticket for group in self._groups for ticket in group.tickets]
+                unanswered += [*self._executing, *self._waiting]
+                self._groups.clear()
+                self._executing = []
+                self._waiting.clear()
+                self._changed.notify_all()
+            for ticket in unanswered:
+                ticket.future.set_exception(error)

@@ -1,0 +1,183 @@
+"""Finding transactions: by who signed, whom they concern, what they are, and blind tokens (SPEC-QRY-1..3)."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+from fastledger.chain.store import Snapshot
+from fastledger.errors import Code, InputError
+from fastledger.limits import QUERY_PAGE_DEFAULT, QUERY_PAGE_MAX
+from fastledger.model.block import Block
+from fastledger.model.transaction import Transaction
+from fastledger.state.terms import KIND_TERMS, Term, code_term
+from fastledger.storage.log import FrameRef
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Query:
+    """All conditions must hold. Ids are 16 bytes; heights and block times bound a range, both ends included.
+
+    ``signer`` and ``subject`` are identity ids: who signed, and whom it concerns. ``code`` finds refusals.
+    ``cursor`` is the ``next_cursor`` of the page before.
+    """
+
+    kind: str | None = None
+    signer: bytes | None = None
+    subject: bytes | None = None
+    record: bytes | None = None
+    folder: bytes | None = None
+    consent: bytes | None = None
+    token: bytes | None = None
+    code: Code | None = None
+    from_height: int | None = None
+    to_height: int | None = None
+    from_time_ms: int | None = None
+    to_time_ms: int | None = None
+    newest_first: bool = False
+    cursor: int | None = None
+    limit: int = QUERY_PAGE_DEFAULT
+
+    def terms(self) -> list[tuple[Term, bytes]]:
+        """The indexed conditions, those that usually hold for fewest first."""
+        found: list[tuple[Term, bytes]] = []
+        ids = (
+            (Term.TOKEN, self.token),
+            (Term.RECORD, self.record),
+            (Term.CONSENT, self.consent),
+            (Term.FOLDER, self.folder),
+            (Term.SUBJECT, self.subject),
+            (Term.SIGNER, self.signer),
+        )
+        for table, term in ids:
+            if term is not None:
+                if len(term) != 16:
+                    raise InputError(f"{table.name.lower()} has 16 bytes, not {len(term)}", code=Code.BAD_QUERY)
+                found.append((table, term))
+        if self.code is not None and self.code != Code.OK:
+            found.append((Term.CODE, code_term(self.code)))
+        if self.kind is not None:
+            if self.kind not in KIND_TERMS:
+                raise InputError("no such kind of transaction", code=Code.BAD_QUERY)
+            found.append((Term.KIND, KIND_TERMS[self.kind]))
+        return found
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One transaction in the chain, as a query finds it."""
+
+    seq: int
+    height: int
+    index: int
+    time_ms: int
+    code: Code
+    encoded: bytes
+
+    @cached_property
+    def transaction(self) -> Transaction:
+        """The decoded transaction."""
+        return Transaction.decode(self.encoded)
+
+    @property
+    def txid(self) -> bytes:
+        """Its 32-byte id."""
+        return self.transaction.txid
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some of the answers; ``next_cursor`` is None on the last page."""
+
+    entries: list[Entry]
+    next_cursor: int | None
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(self.entries)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+
+def run_query(query: Query, snapshot: Snapshot, read_block: Callable[[FrameRef], Block]) -> Page:
+    """Evaluates ``query``; raises ``InputError`` with ``BAD_QUERY`` where it makes no sense."""
+    if not 1 <= query.limit <= QUERY_PAGE_MAX:
+        raise InputError(f"limit is 1 to {QUERY_PAGE_MAX}", code=Code.BAD_QUERY)
+    start_seq, end_seq = _range(query, snapshot)
+    entries: list[Entry] = []
+    for seq in _matching(query, snapshot, start_seq, end_seq):
+        if len(entries) == query.limit:
+            return Page(entries, seq)
+        entry = load_entry(snapshot, read_block, seq)
+        if query.code is not Code.OK or entry.code == Code.OK:
+            entries.append(entry)
+    return Page(entries, None)
+
+
+def load_entry(snapshot: Snapshot, read_block: Callable[[FrameRef], Block], seq: int) -> Entry:
+    """The transaction number ``seq``."""
+    found = snapshot.block_of_seq(seq)
+    if found is None:
+        raise InputError(f"there is no transaction number {seq}", code=Code.NOT_FOUND)
+    height, block_entry = found
+    block = read_block(block_entry.ref)
+    index = seq - block_entry.first_seq
+    return Entry(
+        seq,
+        height,
+        index,
+        block_entry.time_ms,
+        Code(block.result(index)),
+        block.transaction_bytes(index),
+    )
+
+
+def _matching(query: Query, snapshot: Snapshot, start_seq: int, end_seq: int) -> Iterator[int]:
+    """Numbers of the transactions under all terms, in order."""
+    terms = query.terms()
+    if not terms:
+        numbers = range(start_seq, end_seq)
+        yield from reversed(numbers) if query.newest_first else numbers
+        return
+    (table, term), *others = terms
+    for seq in snapshot.postings(table, term, start_seq, end_seq, reverse=query.newest_first):
+        if all(snapshot.has_posting(other, value, seq) for other, value in others):
+            yield seq
+
+
+def _range(query: Query, snapshot: Snapshot) -> tuple[int, int]:
+    """The half-open range of transaction numbers that heights, times and cursor leave."""
+    start_seq, end_seq = 0, snapshot.end_seq
+    if query.from_height is not None:
+        start_seq = max(start_seq, _first_seq(snapshot, query.from_height))
+    if query.to_height is not None:
+        end_seq = min(end_seq, _first_seq(snapshot, query.to_height + 1))
+    if query.from_time_ms is not None:
+        start_seq = max(start_seq, _first_seq(snapshot, _height_at(snapshot, query.from_time_ms)))
+    if query.to_time_ms is not None:
+        end_seq = min(end_seq, _first_seq(snapshot, _height_at(snapshot, query.to_time_ms + 1)))
+    if query.cursor is not None:
+        if query.newest_first:
+            end_seq = min(end_seq, query.cursor + 1)
+        else:
+            start_seq = max(start_seq, query.cursor)
+    return start_seq, max(start_seq, end_seq)
+
+
+def _first_seq(snapshot: Snapshot, height: int) -> int:
+    """The number of the first transaction at or after ``height``."""
+    entry = snapshot.block_entry(max(height, 0))
+    return snapshot.end_seq if entry is None else min(entry.first_seq, snapshot.end_seq)
+
+
+def _height_at(snapshot: Snapshot, time_ms: int) -> int:
+    """The first height whose block time is at or after ``time_ms``, by bisection: block times only grow."""
+    newest = snapshot.block_of_seq(snapshot.end_seq - 1)
+    low, high = 0, 0 if newest is None else newest[0] + 1
+    while low < high:
+        middle = (low + high) // 2
+        entry = snapshot.block_entry(middle)
+        if entry is not None and entry.time_ms < time_ms:
+            low = middle + 1
+        else:
+            high = middle
+    return low

@@ -1,0 +1,311 @@
+"""The chain's state as a stack: blocks not yet durable, durable blocks not yet checkpointed, the LMDB index.
+
+::
+
+    layers      one per block appended to the log, not yet synced      seen by the executor alone
+    active      durable blocks since the last checkpoint began          seen by everyone
+    frozen      the blocks that the checkpoint in progress is writing    seen by everyone
+    index       everything before, in LMDB
+
+Three threads meet here. The executor pushes layers and reads through all of them; the syncer turns layers into
+overlay; the checkpointer writes the frozen overlay. Each structure has one writer, what readers see is replaced in
+one assignment, and an entry always stands in the next structure before it leaves the one above (SPEC-STO-3).
+"""
+
+import threading
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from fastledger.state.terms import Term
+from fastledger.state.view import Writes
+from fastledger.storage.index import CheckpointBatch, Index, IndexView
+from fastledger.storage.keys import posting_key
+from fastledger.storage.log import FrameRef
+
+_POSTING_BYTES = 120
+_WRITE_BYTES = 220
+
+
+class BlockEntry(NamedTuple):
+    """What the index keeps of a block: where it lies, its id, its time, and its transactions' numbers."""
+
+    ref: FrameRef
+    block_id: bytes
+    time_ms: int
+    first_seq: int
+    count: int
+
+    def pack(self) -> bytes:
+        """The value in the ``blocks`` database."""
+        return b"".join(
+            (
+                self.ref.pack(),
+                self.block_id,
+                self.time_ms.to_bytes(8, "big"),
+                self.first_seq.to_bytes(8, "big"),
+                self.count.to_bytes(4, "big"),
+            )
+        )
+
+    @classmethod
+    def unpack(cls, data: bytes) -> "BlockEntry":
+        """The inverse of :meth:`pack`."""
+        tail = data[-52:]
+        return cls(
+            FrameRef.unpack(data[:-52]),
+            tail[:32],
+            int.from_bytes(tail[32:40], "big"),
+            int.from_bytes(tail[40:48], "big"),
+            int.from_bytes(tail[48:52], "big"),
+        )
+
+
+class Layer(NamedTuple):
+    """Everything that one block adds: all that the index will hold of it."""
+
+    height: int
+    entry: BlockEntry
+    writes: Writes
+    txids: dict[bytes, int]
+    terms: list[tuple[int, list[tuple[Term, bytes]]]]
+    meta: dict[bytes, bytes]
+
+
+@dataclass
+class Overlay:
+    """Durable blocks that the index does not hold yet."""
+
+    state: Writes = field(default_factory=dict)
+    txids: dict[bytes, int] = field(default_factory=dict)
+    postings: dict[tuple[Term, bytes], list[int]] = field(default_factory=dict)
+    heights: list[int] = field(default_factory=list)
+    first_seqs: list[int] = field(default_factory=list)
+    entries: list[BlockEntry] = field(default_factory=list)
+    meta: dict[bytes, bytes] = field(default_factory=dict)
+    posting_count: int = 0
+
+    def add(self, layer: Layer) -> None:
+        """Takes a block in; sequence numbers only grow, so every posting list stays sorted."""
+        self.state.update(layer.writes)
+        postings = self.postings
+        for seq, terms in layer.terms:
+            for term in dict.fromkeys(terms):
+                if term in postings:
+                    postings[term].append(seq)
+                else:
+                    postings[term] = [seq]
+            self.posting_count += len(terms)
+        self.entries.append(layer.entry)
+        self.first_seqs.append(layer.entry.first_seq)
+        self.heights.append(layer.height)
+        self.meta = layer.meta
+        self.txids.update(layer.txids)
+
+    @property
+    def transaction_count(self) -> int:
+        """How many transactions it holds."""
+        return len(self.txids)
+
+    @property
+    def bytes_estimate(self) -> int:
+        """About how much memory it takes, for the checkpoint bound."""
+        return len(self.state) * _WRITE_BYTES + self.posting_count * _POSTING_BYTES
+
+    def batch(self) -> CheckpointBatch:
+        """The overlay as one index transaction."""
+        postings = [
+            posting_key(int(table), term, seq)
+            for (table, term), seqs in self.postings.items()
+            for seq in seqs
+        ]
+        blocks = [
+            (height, entry.first_seq, entry.pack())
+            for height, entry in zip(self.heights, self.entries, strict=True)
+        ]
+        return CheckpointBatch(
+            state=self.state, txids=self.txids, blocks=blocks, postings=postings, meta=self.meta
+        )
+
+
+class Snapshot:
+    """A consistent read view of everything durable, for one thread and a short time."""
+
+    def __init__(self, overlays: Sequence[Overlay], index: IndexView, end_seq: int) -> None:
+        self._overlays = overlays
+        self._index = index
+        self.end_seq = end_seq
+
+    def get_state(self, key: bytes) -> bytes | None:
+        """The state value of ``key``."""
+        for overlay in self._overlays:
+            if key in overlay.state:
+                return overlay.state[key]
+        return self._index.get_state(key)
+
+    def seq_of_txid(self, txid: bytes) -> int | None:
+        """The transaction's number in the chain, counted from 0."""
+        for overlay in self._overlays:
+            seq = overlay.txids.get(txid)
+            if seq is not None:
+                return seq
+        return self._index.seq_of_txid(txid)
+
+    def block_entry(self, height: int) -> BlockEntry | None:
+        """The entry of the block at ``height``."""
+        for overlay in self._overlays:
+            if overlay.heights and height >= overlay.heights[0]:
+                position = height - overlay.heights[0]
+                if position < len(overlay.entries):
+                    return overlay.entries[position]
+        value = self._index.block_entry(height)
+        return None if value is None else BlockEntry.unpack(value)
+
+    def block_of_seq(self, seq: int) -> tuple[int, BlockEntry] | None:
+        """The height and entry of the block that holds transaction number ``seq``."""
+        for overlay in self._overlays:
+            if overlay.first_seqs and seq >= overlay.first_seqs[0]:
+                position = bisect_right(overlay.first_seqs, seq) - 1
+                return overlay.heights[position], overlay.entries[position]
+        found = self._index.block_of_seq(seq)
+        return None if found is None else (found[0], BlockEntry.unpack(found[2]))
+
+    def postings(
+        self, table: Term, term: bytes, start_seq: int, end_seq: int, *, reverse: bool = False
+    ) -> Iterator[int]:
+        """Numbers of the transactions under a term in [start_seq, end_seq), ascending or descending."""
+        recent = self._recent_postings(table, term, start_seq, end_seq)
+        if reverse:
+            yield from reversed(recent)
+            first = recent[0] if recent else end_seq
+            indexed = self._index.iter_postings(int(table), term, start_seq=first - 1, reverse=True)
+            if first > 0:
+                for seq in indexed:
+                    if seq < start_seq:
+                        return
+                    yield seq
+            return
+        last = -1
+        for seq in self._index.iter_postings(int(table), term, start_seq=start_seq):
+            if seq >= end_seq:
+                return
+            yield seq
+            last = seq
+        yield from (seq for seq in recent if seq > last)
+
+    def _recent_postings(self, table: Term, term: bytes, start_seq: int, end_seq: int) -> list[int]:
+        found: list[int] = []
+        for overlay in reversed(self._overlays):
+            seqs = overlay.postings.get((table, term))
+            if seqs:
+                found += [seq for seq in tuple(seqs) if start_seq <= seq < end_seq]
+        return found
+
+    def has_posting(self, table: Term, term: bytes, seq: int) -> bool:
+        """Whether transaction ``seq`` stands under a term."""
+        return next(self.postings(table, term, seq, seq + 1), None) == seq
+
+
+class ChainStore:
+    """Owns the stack; see the module's docstring for who calls what."""
+
+    def __init__(self, index: Index) -> None:
+        self.index = index
+        self._lock = threading.Lock()
+        self._layers: tuple[Layer, ...] = ()
+        # active first, then frozen where a checkpoint is in progress
+        self._overlays: tuple[Overlay, ...] = (Overlay(),)
+        self._frozen_written = False
+        self._reader = index.reader()
+        self.durable_seq = 0
+
+    # The executor's side.
+
+    def get_state(self, key: bytes) -> bytes | None:
+        """The state value of ``key`` with all layers, durable or not; for the executor's thread."""
+        for layer in reversed(self._layers):
+            if key in layer.writes:
+                return layer.writes[key]
+        for overlay in self._overlays:
+            if key in overlay.state:
+                return overlay.state[key]
+        return self._reader.get_state(key)
+
+    def seqs_of_txids(self, txids: Sequence[bytes]) -> dict[bytes, int]:
+        """Those of ``txids`` that the chain holds, durable or not; for the executor's thread."""
+        known = [layer.txids for layer in self._layers]
+        known += [overlay.txids for overlay in self._overlays]
+        found = self._reader.seqs_of_txids(txids)
+        for seqs in known:
+            for txid in seqs.keys() & txids:
+                found[txid] = seqs[txid]
+        return found
+
+    def entry_of_seq(self, seq: int) -> tuple[int, BlockEntry]:
+        """Height and entry of the block that holds ``seq``, durable or not; for the executor's thread."""
+        for layer in reversed(self._layers):
+            if seq >= layer.entry.first_seq:
+                return layer.height, layer.entry
+        found = Snapshot(self._overlays, self._reader, seq).block_of_seq(seq)
+        if found is None:
+            raise LookupError(f"no block holds transaction number {seq}")
+        return found
+
+    def push(self, layer: Layer) -> None:
+        """Adds an appended block on top; for the executor's thread."""
+        with self._lock:
+            self._layers = (*self._layers, layer)
+
+    def renew(self) -> None:
+        """Lets go of a frozen overlay that the index holds by now; for the executor's thread, between blocks."""
+        with self._lock:
+            if self._frozen_written:
+                self._reader.renew()
+                self._overlays = self._overlays[:1]
+                self._frozen_written = False
+
+    # The syncer's side.
+
+    def settle(self, count: int) -> None:
+        """The lowest ``count`` layers became durable."""
+        active = self._overlays[0]
+        for layer in self._layers[:count]:
+            active.add(layer)
+            self.durable_seq = layer.entry.first_seq + layer.entry.count
+        with self._lock:
+            self._layers = self._layers[count:]
+
+    def freeze(self, *, transactions_min: int, bytes_min: int) -> Overlay | None:
+        """Begins a checkpoint where there is enough to write and none in progress; returns what to write."""
+        with self._lock:
+            active = self._overlays[0]
+            enough = active.transaction_count >= transactions_min or active.bytes_estimate >= bytes_min
+            if len(self._overlays) > 1 or not active.entries or not enough:
+                return None
+            self._overlays = (Overlay(), active)
+            return active
+
+    # The checkpointer's side.
+
+    def write_frozen(self, frozen: Overlay) -> None:
+        """Writes the frozen overlay to the index; the executor lets go of it later (:meth:`renew`)."""
+        self.index.write_checkpoint(frozen.batch())
+        with self._lock:
+            self._frozen_written = True
+
+    # Everyone's side.
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Snapshot]:
+        """Everything durable now."""
+        # Overlays first: what leaves them later is in the index that is opened after.
+        end_seq = self.durable_seq
+        overlays = self._overlays
+        with self.index.snapshot() as view:
+            yield Snapshot(overlays, view, end_seq)
+
+    def close(self) -> None:
+        """Frees the executor's reader; the index is closed by its owner."""
+        self._reader.close()

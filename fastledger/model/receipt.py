@@ -1,0 +1,220 @@
+"""Seals and receipts: COSE_Sign1 objects that bind a block, and every transaction in it, to its proposer.
+
+The *seal* of a block is a COSE_Sign1 (ES256K) with the block's ``tx_root`` as detached payload and protected header
+``{1: -47, 4: proposer, 395: 1, -65537: [chain_id, height, block_id]}``. One signature a block thus serves as the seal
+and as the signature of every COSE Receipt (RFC 9942, RFC9162_SHA256) for that block: a receipt is the seal with the
+inclusion proof in its unprotected header. Under the private label -65538 it also carries the header and the
+result's proof, so that a reader learns offline *what became* of the transaction, not just that it is there
+(SPEC-RCP-1..5). A *transparent statement* is the transaction with its receipt under label 394 (RFC 9943).
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+import cbor2
+
+from fastledger.crypto.hashing import sha256
+from fastledger.crypto.merkle import inclusion_proof, leaf_hashes, verify_inclusion
+from fastledger.crypto.signing import SigningKey, verify_one
+from fastledger.errors import Code, FastLedgerError, ReceiptError
+from fastledger.model.block import Block, Header, HeaderBody, result_entries
+from fastledger.model.codec import encode
+from fastledger.model.transaction import Transaction
+
+ALGORITHM_LABEL = 1
+KEY_LABEL = 4
+RECEIPTS_LABEL = 394
+TREE_LABEL = 395
+PROOFS_LABEL = 396
+BLOCK_LABEL = -65537
+OUTCOME_LABEL = -65538
+INCLUSION_PROOFS = -1
+ES256K = -47
+RFC9162_SHA256 = 1
+COSE_SIGN1_TAG = 18
+STATEMENT_BYTES_MAX = 256 * 1024
+
+
+@dataclass(frozen=True)
+class SealHeader:
+    """The protected header of a seal: who sealed which block of which chain."""
+
+    proposer: bytes
+    chain_id: bytes
+    height: int
+    block_id: bytes
+
+    def encode(self) -> bytes:
+        """The protected header map as deterministic CBOR."""
+        return encode(
+            {
+                ALGORITHM_LABEL: ES256K,
+                KEY_LABEL: self.proposer,
+                TREE_LABEL: RFC9162_SHA256,
+                BLOCK_LABEL: [self.chain_id, self.height, self.block_id],
+            }
+        )
+
+    @classmethod
+    def decode(cls, data: bytes) -> "SealHeader":
+        """Exactly the header that :meth:`encode` writes; raises ``ReceiptError`` for any other."""
+        try:
+            fields = cbor2.loads(data)
+            header = cls(fields[KEY_LABEL], *fields[BLOCK_LABEL])
+            same = header.encode() == data
+        except Exception:
+            raise ReceiptError("protected header is not that of a seal") from None
+        if not same or [len(header.proposer), len(header.chain_id), len(header.block_id)] != [33, 8, 32]:
+            raise ReceiptError("protected header is not that of a seal")
+        return header
+
+
+def _seal_digest(protected: bytes, tx_root: bytes) -> bytes:
+    """SHA-256 of the Sig_structure with ``tx_root`` as payload (RFC 9052 §4.4)."""
+    return sha256(encode(["Signature1", protected, b"", tx_root]))
+
+
+def _cose_sign1(protected: bytes, unprotected: dict[Any, Any], payload: bytes | None, signature: bytes) -> bytes:
+    return cbor2.dumps(
+        cbor2.CBORTag(COSE_SIGN1_TAG, [protected, unprotected, payload, signature]), canonical=True
+    )
+
+
+def _parse_cose_sign1(data: bytes, what: str) -> tuple[bytes, dict[Any, Any], bytes | None, bytes]:
+    if len(data) > STATEMENT_BYTES_MAX:
+        raise ReceiptError(f"{what} is longer than {STATEMENT_BYTES_MAX} bytes")
+    try:
+        item = cbor2.loads(data)
+        protected, unprotected, payload, signature = item.value
+        well_formed = item.tag == COSE_SIGN1_TAG
+    except Exception:
+        raise ReceiptError(f"{what} is not a tagged COSE_Sign1") from None
+    types = (isinstance(protected, bytes), isinstance(unprotected, dict), isinstance(signature, bytes))
+    if not well_formed or not all(types) or not (payload is None or isinstance(payload, bytes)):
+        raise ReceiptError(f"{what} is not a tagged COSE_Sign1")
+    return protected, unprotected, payload, signature
+
+
+def make_seal(key: SigningKey, chain_id: bytes, header: Header, body: HeaderBody) -> bytes:
+    """The proposer's seal of a block, as COSE_Sign1 with detached payload."""
+    protected = SealHeader(key.public_key, chain_id, body.height, header.block_id).encode()
+    return _cose_sign1(protected, {}, None, key.sign(_seal_digest(protected, body.tx_root)))
+
+
+def check_seal(block: Block, chain_id: bytes) -> None:
+    """Raises ``ReceiptError`` unless the block's seal is its own proposer's over this very block."""
+    protected, unprotected, payload, signature = _parse_cose_sign1(block.seal, "seal")
+    expected = SealHeader(block.body.proposer, chain_id, block.height, block.block_id)
+    if SealHeader.decode(protected) != expected or unprotected or payload is not None:
+        raise ReceiptError(f"the seal of height {block.height} is for another block")
+    _check_signature(protected, block.body, signature)
+
+
+def _check_signature(protected: bytes, body: HeaderBody, signature: bytes) -> None:
+    if len(signature) != 64:
+        raise ReceiptError("a seal's signature has 64 bytes")
+    try:
+        verify_one(_seal_digest(protected, body.tx_root), signature, body.proposer)
+    except FastLedgerError:
+        raise ReceiptError("the seal's signature does not verify") from None
+
+
+def make_receipt(block: Block, txids: bytes, index: int) -> bytes:
+    """The COSE Receipt of transaction ``index``; ``txids`` are the block's n × 32 bytes."""
+    entries, offsets = result_entries(txids, block.results)
+    tx_path = inclusion_proof(txids, index)
+    result_path = inclusion_proof(leaf_hashes(entries, offsets), index, hashed=True)
+    proof = encode([block.count, index, tx_path])
+    outcome = encode([block.header.encode(), block.body.encode(), block.result(index), result_path])
+    protected, _, _, signature = _parse_cose_sign1(block.seal, "seal")
+    unprotected = {PROOFS_LABEL: {INCLUSION_PROOFS: [proof]}, OUTCOME_LABEL: outcome}
+    return _cose_sign1(protected, unprotected, None, signature)
+
+
+def make_statement(transaction: bytes, receipt: bytes) -> bytes:
+    """The transparent statement: the transaction with ``receipt`` in its unprotected header."""
+    protected, _, payload, signature = _parse_cose_sign1(transaction, "transaction")
+    return _cose_sign1(protected, {RECEIPTS_LABEL: [receipt]}, payload, signature)
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What a verified statement proves: this transaction stands at this place with this result."""
+
+    transaction: Transaction
+    code: Code
+    height: int
+    index: int
+    block_id: bytes
+    time_ms: int
+    proposer: bytes
+
+
+def verify_statement(statement: bytes, *, chain_id: bytes, proposers: Collection[bytes]) -> Verified:
+    """Checks a transparent statement offline against a chain's id and its proposers' 33-byte keys.
+
+    Raises ``ReceiptError`` (or ``TransactionError`` for the transaction inside) at the first thing that is wrong.
+    """
+    protected, unprotected, payload, signature = _parse_cose_sign1(statement, "statement")
+    receipts = unprotected.get(RECEIPTS_LABEL)
+    if set(unprotected) != {RECEIPTS_LABEL} or not isinstance(receipts, list) or len(receipts) != 1:
+        raise ReceiptError("a statement carries one receipt")
+    if not isinstance(receipts[0], bytes):
+        raise ReceiptError("a receipt is a byte string")
+    transaction = Transaction.decode(_cose_sign1(protected, {}, payload, signature))
+    verify_one(transaction.txid, transaction.encoded[-64:], transaction.signer)
+    if transaction.chain_id != chain_id:
+        raise ReceiptError("the transaction is for another chain")
+    return _verify_receipt(receipts[0], transaction, chain_id, proposers)
+
+
+def _verify_receipt(
+    receipt: bytes, transaction: Transaction, chain_id: bytes, proposers: Collection[bytes]
+) -> Verified:
+    protected, unprotected, payload, signature = _parse_cose_sign1(receipt, "receipt")
+    seal = SealHeader.decode(protected)
+    if payload is not None or set(unprotected) != {PROOFS_LABEL, OUTCOME_LABEL}:
+        raise ReceiptError("a receipt has a detached payload, one proof and one outcome")
+    if seal.chain_id != chain_id or seal.proposer not in proposers:
+        raise ReceiptError("the receipt is not signed by a proposer of this chain")
+    tree_size, index, tx_path = _parse_proof(unprotected[PROOFS_LABEL])
+    header, body, code, result_path = _parse_outcome(unprotected[OUTCOME_LABEL])
+    if header.block_id != seal.block_id or header.commitment != body.commitment:
+        raise ReceiptError("header and seal name different blocks")
+    if body.height != seal.height or body.proposer != seal.proposer:
+        raise ReceiptError("header and seal name different blocks")
+    _check_signature(protected, body, signature)
+    if not verify_inclusion(transaction.txid, index, tree_size, tx_path, body.tx_root):
+        raise ReceiptError("the inclusion proof of the transaction does not verify")
+    result_entry = transaction.txid + code.to_bytes(2, "big")
+    if not verify_inclusion(result_entry, index, tree_size, result_path, body.result_root):
+        raise ReceiptError("the inclusion proof of the result does not verify")
+    return Verified(transaction, Code(code), body.height, index, seal.block_id, body.time_ms, body.proposer)
+
+
+def _is_path(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(node, bytes) and len(node) == 32 for node in value)
+
+
+def _parse_proof(proofs: Any) -> tuple[int, int, list[bytes]]:
+    try:
+        (encoded,) = proofs[INCLUSION_PROOFS]
+        tree_size, index, path = cbor2.loads(encoded)
+    except Exception:
+        raise ReceiptError("the inclusion proof is malformed") from None
+    if type(tree_size) is not int or type(index) is not int or not _is_path(path):
+        raise ReceiptError("the inclusion proof is malformed")
+    return tree_size, index, path
+
+
+def _parse_outcome(encoded: Any) -> tuple[Header, HeaderBody, int, list[bytes]]:
+    try:
+        header80, body, code, path = cbor2.loads(encoded)
+        header, parsed_body = Header.decode(header80), HeaderBody.decode(body)
+        known_code = Code(code)
+    except Exception:
+        raise ReceiptError("the outcome is malformed") from None
+    if not _is_path(path):
+        raise ReceiptError("the outcome is malformed")
+    return header, parsed_body, int(known_code), path

@@ -1,0 +1,153 @@
+"""The transaction: a COSE_Sign1 with one algorithm, one header layout and one encoding.
+
+::
+
+    COSE_Sign1 = 18([ protected, {}, payload, signature ])          RFC 9052 §4.2
+    protected  = {1: -47, 4: signer}                                ES256K (RFC 8812), 33-byte compressed key
+    payload    = [chain_id, kind, issued_ms, expires_ms, nonce, body]
+    txid       = SHA-256(["Signature1", protected, h'', payload])   the digest that is signed
+
+Nothing outside the signed bytes can change the id (SPEC-TX-3). The fixed prefix lets the native scanner compare
+instead of parse.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from fastledger._native.scan import ScanBatch, scan_many
+from fastledger.crypto.signing import SigningKey
+from fastledger.errors import Code, TransactionError
+from fastledger.model.bodies import KINDS, Body, body_map, parse_body
+from fastledger.model.codec import decode, encode
+
+PROTECTED_PREFIX = bytes.fromhex("a201382e045821")
+SIG_STRUCTURE_PREFIX = b"\x84\x6aSignature1\x58\x28"
+ENVELOPE_PREFIX = bytes.fromhex("d2845828")
+SIGNATURE_HEAD = b"\x58\x40"
+
+DESCRIPTIONS: dict[Code, str] = {
+    Code.MALFORMED: "not a COSE_Sign1 of the transaction profile",
+    Code.OVERSIZED: "longer than a transaction may be",
+    Code.NON_CANONICAL: "payload is not deterministic CBOR",
+    Code.BAD_HEADER: "protected header is not {1: -47, 4: key}",
+    Code.BAD_SIGNATURE: "signature does not verify",
+    Code.WRONG_CHAIN: "made for another chain",
+    Code.EXPIRED: "its validity has ended",
+    Code.NOT_YET_VALID: "issued in the future",
+    Code.WINDOW_TOO_LONG: "validity window is empty or too long",
+    Code.UNKNOWN_KIND: "no such kind of transaction",
+    Code.BAD_BODY: "the body does not fit its kind",
+    Code.BLOB_MISSING: "the envelope that it names is not in the blob store",
+}
+
+
+def _bstr_head(length: int) -> bytes:
+    """The shortest CBOR head of a byte string of ``length`` bytes (RFC 8949 §3.1)."""
+    if length < 24:
+        return bytes([0x40 | length])
+    if length < 0x100:
+        return bytes([0x58, length])
+    if length < 0x10000:
+        return b"\x59" + length.to_bytes(2, "big")
+    return b"\x5a" + length.to_bytes(4, "big")
+
+
+def signing_input(signer: bytes, payload: bytes) -> bytes:
+    """The Sig_structure (RFC 9052 §4.4) of ``payload`` under the 33-byte key ``signer``."""
+    return b"".join(
+        (SIG_STRUCTURE_PREFIX, PROTECTED_PREFIX, signer, b"\x40", _bstr_head(len(payload)), payload)
+    )
+
+
+@dataclass(frozen=True)
+class Transaction:
+    """A signed transaction; ``encoded`` is its one and only wire form."""
+
+    encoded: bytes
+    txid: bytes
+    signer: bytes
+    chain_id: bytes
+    kind: str
+    issued_ms: int
+    expires_ms: int
+    nonce: int
+    body_bytes: bytes
+
+    @cached_property
+    def body_map(self) -> dict[str, Any]:
+        """The body as decoded CBOR."""
+        value: dict[str, Any] = decode(self.body_bytes, what="body")
+        return value
+
+    @cached_property
+    def body(self) -> Body:
+        """The typed body; raises ``InputError`` for an unknown kind or a body that does not fit."""
+        return parse_body(self.kind, self.body_map)
+
+    @classmethod
+    def sign(
+        cls,
+        key: SigningKey,
+        *,
+        chain_id: bytes,
+        body: Body,
+        issued_ms: int,
+        expires_ms: int,
+        nonce: int,
+    ) -> "Transaction":
+        """Encodes ``body`` under its kind and signs it (RFC 6979, low S).
+
+        ``chain_id`` is 8 bytes; times are UTC milliseconds; ``nonce`` is any uint64 that makes the transaction
+        differ from the signer's others of the same content and time.
+        """
+        kind = KINDS[type(body)]
+        body_bytes = encode(body_map(body))
+        head = encode([chain_id, kind, issued_ms, expires_ms, nonce])
+        payload = b"\x86" + head[1:] + body_bytes
+        signer = key.public_key
+        txid = hashlib.sha256(signing_input(signer, payload)).digest()
+        encoded = b"".join(
+            (
+                ENVELOPE_PREFIX,
+                PROTECTED_PREFIX,
+                signer,
+                b"\xa0",
+                _bstr_head(len(payload)),
+                payload,
+                SIGNATURE_HEAD,
+                key.sign(txid),
+            )
+        )
+        return cls(encoded, txid, signer, chain_id, kind, issued_ms, expires_ms, nonce, body_bytes)
+
+    @classmethod
+    def decode(cls, data: bytes) -> "Transaction":
+        """The transaction of ``data``, its form checked but not its signature.
+
+        Raises ``TransactionError`` with ``MALFORMED``, ``OVERSIZED``, ``NON_CANONICAL`` or ``BAD_HEADER``.
+        """
+        scan = scan_many(data, [0, len(data)])
+        status = int(scan.statuses[0])
+        if status != Code.OK:
+            code = Code(status)
+            raise TransactionError(
+                f"{DESCRIPTIONS[code]} (byte {scan.error_offset(0)} of {len(data)})", code=code, index=0
+            )
+        return cls.from_scan(scan, 0, data)
+
+    @classmethod
+    def from_scan(cls, scan: ScanBatch, index: int, encoded: bytes) -> "Transaction":
+        """The transaction at ``index`` of a scanned batch; ``encoded`` are its own bytes."""
+        return cls(
+            encoded=encoded,
+            txid=scan.txids[32 * index : 32 * index + 32],
+            signer=scan.signers[33 * index : 33 * index + 33],
+            chain_id=bytes(scan.chain_id(index)),
+            kind=scan.kind(index),
+            issued_ms=scan.issued_ms(index),
+            expires_ms=scan.expires_ms(index),
+            nonce=scan.nonce(index),
+            body_bytes=bytes(scan.body(index)),
+        )

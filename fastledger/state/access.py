@@ -1,0 +1,28 @@
+"""Access: every read of a record is a transaction, granted or refused, and its result the audit (SPEC-ACC-1..3)."""
+
+from fastledger.errors import Code
+from fastledger.model.bodies import AccessRead, Right
+from fastledger.state.consent import permit
+from fastledger.state.context import Context
+from fastledger.state.entities import FOLDERS, RECORDS
+from fastledger.state.terms import Term
+from fastledger.state.view import Refusal
+
+
+def read(ctx: Context, body: AccessRead) -> None:
+    """Grants the read to the owner, and to whom a consent gives it for the purpose; version 0 is the present one."""
+    ctx.find_by(Term.RECORD, body.record)
+    record = ctx.view.load(RECORDS, body.record)
+    folder = ctx.view.load(FOLDERS, record.folder) if record is not None else None
+    if folder is not None:
+        # Before anything is refused: a patient's audit shows the strangers too.
+        ctx.find_by(Term.SUBJECT, folder.owner)
+    actor_id, actor = ctx.actor()
+    if record is None or folder is None:
+        raise Refusal(Code.UNKNOWN_RECORD)
+    if folder.owner != actor_id:
+        permit(ctx, actor_id, actor, record.folder, Right.READ, body.purpose)
+    if record.erased:
+        raise Refusal(Code.RECORD_ERASED)
+    if body.version > record.version:
+        raise Refusal(Code.WRONG_VERSION)

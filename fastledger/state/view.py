@@ -1,0 +1,109 @@
+"""What a rule sees of the state, and what it leaves behind.
+
+State is a map from short byte keys to MessagePack-encoded structs. A :class:`View` stacks the writes of the running
+transaction over those of the running block over everything before, so that a refused transaction leaves nothing
+and a dropped block is a dropped dict. No rule can learn the wall clock: time is the block's (SPEC-STATE-1).
+"""
+
+import hashlib
+import struct
+from collections.abc import Callable, Mapping
+from typing import Generic, TypeAlias, TypeVar
+
+import msgspec
+
+from fastledger.errors import Code
+
+Writes: TypeAlias = dict[bytes, bytes | None]
+Lookup: TypeAlias = Callable[[bytes], bytes | None]
+
+_U32 = struct.Struct(">I")
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class Entity(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """Base of all state values: a MessagePack array of the fields in order, integers in shortest form."""
+
+
+EntityT = TypeVar("EntityT", bound=Entity)
+
+
+class Refusal(Exception):  # noqa: N818 - a verdict of the rules, not a fault
+    """Raised by a rule; its code becomes the transaction's result."""
+
+    def __init__(self, code: Code) -> None:
+        super().__init__(code.slug)
+        self.code = code
+
+
+class Table(Generic[EntityT]):
+    """A family of state keys ``prefix || id`` whose values are one entity type."""
+
+    __slots__ = ("decode", "prefix")
+
+    def __init__(self, prefix: bytes, entity: type[EntityT]) -> None:
+        self.prefix = prefix
+        self.decode: Callable[[bytes], EntityT] = msgspec.msgpack.Decoder(entity).decode
+
+
+class View:
+    """Reads through to ``base`` and collects the block's writes in ``writes``."""
+
+    __slots__ = ("_base", "_journal", "writes")
+
+    def __init__(self, base: Lookup) -> None:
+        self._base = base
+        self.writes: Writes = {}
+        self._journal: Writes = {}
+
+    def get(self, key: bytes) -> bytes | None:
+        """The value of ``key`` as the running transaction sees it."""
+        if key in self._journal:
+            return self._journal[key]
+        if key in self.writes:
+            return self.writes[key]
+        return self._base(key)
+
+    def remove(self, table: Table[EntityT], key: bytes) -> None:
+        """Removes the entry ``key`` of ``table``."""
+        self._journal[table.prefix + key] = None
+
+    def commit(self) -> None:
+        """Keeps what the running transaction wrote."""
+        if self._journal:
+            self.writes.update(self._journal)
+            self._journal = {}
+
+    def rollback(self) -> None:
+        """Forgets what the running transaction wrote."""
+        if self._journal:
+            self._journal = {}
+
+    def load(self, table: Table[EntityT], key: bytes) -> EntityT | None:
+        """The entry ``key`` of ``table``."""
+        raw = self.get(table.prefix + key)
+        return None if raw is None else table.decode(raw)
+
+    def store(self, table: Table[EntityT], key: bytes, value: EntityT) -> None:
+        """Sets the entry ``key`` of ``table``."""
+        self._journal[table.prefix + key] = _encode(value)
+
+
+def write_set_digest(writes: Mapping[bytes, bytes | None]) -> bytes:
+    """SHA-256 over the writes in key order: u32 key length, key, u32 value length + 1 (0: deleted), value (BE)."""
+    parts: list[bytes] = []
+    for key in sorted(writes):
+        value = writes[key]
+        parts.append(_U32.pack(len(key)))
+        parts.append(key)
+        if value is None:
+            parts.append(b"\0\0\0\0")
+        else:
+            parts.append(_U32.pack(len(value) + 1))
+            parts.append(value)
+    return hashlib.sha256(b"".join(parts)).digest()
+
+
+def next_state_root(previous: bytes, writes: Mapping[bytes, bytes | None]) -> bytes:
+    """The state root after a block: SHA-256(previous root || digest of its write set) (SPEC-STATE-2)."""
+    return hashlib.sha256(previous + write_set_digest(writes)).digest()
