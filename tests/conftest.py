@@ -1,9 +1,12 @@
 """Fixtures shared by every test: where the conformance data lies, and a ledger directory."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from world import World, make_world
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 DATA_REQUIRED = os.environ.get("FASTLEDGER_REQUIRE_DATA") == "1"
@@ -27,3 +30,11 @@ def shared_data() -> Path:
             pytest.fail(message)
         pytest.skip(message)
     return folder
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    """A settled world on a ledger of its own, closed at the end."""
+    made = make_world(tmp_path / "ledger")
+    yield made
+    made.close()

@@ -7,7 +7,6 @@ Every method may be called from any thread. ``submit`` returns when the verdicts
 call it from several threads or use ``submit_nowait``. :class:`fastledger.AsyncLedger` is the same for asyncio.
 """
 
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
@@ -26,6 +25,7 @@ from fastledger.chain.pipeline import Pipeline
 from fastledger.chain.query import Entry, Page, Query, load_entry, run_query
 from fastledger.chain.replay import Progress, VerifyReport, checkpoint_position, replay_log, verify_all
 from fastledger.chain.store import ChainStore
+from fastledger.clock import system_clock_ms
 from fastledger.consensus.engine import Engine
 from fastledger.consensus.solo import SoloEngine
 from fastledger.crypto.signing import SigningKey
@@ -59,11 +59,6 @@ from fastledger.storage.log import FrameRef, SegmentLog
 
 EntityT = TypeVar("EntityT", bound=Entity)
 _BLOCK_CACHE = 32
-
-
-def system_clock_ms() -> int:
-    """UTC milliseconds of the machine."""
-    return time.time_ns() // 1_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

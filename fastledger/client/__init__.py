@@ -1,1 +1,1 @@
-
+"""What people and their software hold: wallets."""

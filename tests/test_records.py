@@ -1,0 +1,294 @@
+"""Folders, records, consent and access, end to end through a ledger (SPEC-REC, SPEC-CONS, SPEC-ACC)."""
+
+import hashlib
+
+import pytest
+from world import TERM, VITALS, World
+
+from fastledger import Code, Purpose, Right, SealedRecord, Transaction
+from fastledger.errors import AccessRefused, EnvelopeError, NotFoundError, TransactionError
+from fastledger.limits import CONSENTS_PER_FOLDER_GRANTEE_MAX
+from fastledger.model.bodies import AccessRead, ConsentGrant, FolderOpen, FolderRotate, RecordAmend, RecordPut
+
+
+def code_of(world: World, transaction: Transaction) -> Code:
+    return world.ledger.submit([transaction])[0].code
+
+
+def put_code(world: World, sealed: SealedRecord) -> Code:
+    return world.ledger.submit([sealed.transaction], [sealed.blob])[0].code
+
+
+# Folders and records.
+
+
+def test_a_record_is_put_found_and_read_by_its_owner(world: World) -> None:  # SPEC-REC-1, SPEC-REC-3
+    sealed = world.put()
+    version = world.ledger.record_version(sealed.record)
+    assert version.digest == hashlib.sha256(sealed.blob).digest()
+    assert (version.size, version.author) == (len(sealed.blob), world.patient.identity)
+    (token,) = world.patient.tokens("vitals", TERM)
+    assert [entry.txid for entry in world.ledger.query(token=token)] == [sealed.transaction.txid]
+    blob = world.ledger.read(world.patient.access(sealed.record, Purpose.PATIENT_REQUEST))
+    assert world.patient.open_record(blob, folder="vitals", record=sealed.record) == VITALS
+
+
+def test_a_folder_belongs_to_who_opened_it(world: World) -> None:  # SPEC-REC-1
+    folder = world.patient.labels["vitals"]
+    assert world.ledger.folder(folder).owner == world.patient.identity
+    again = world.doctor.sign(FolderOpen(folders=[folder], keys=[bytes(40)], wrap=bytes(80)))
+    assert code_of(world, again) == Code.FOLDER_EXISTS
+    twice = world.doctor.sign(FolderOpen(folders=[bytes(16)] * 2, keys=[bytes(40)] * 2, wrap=bytes(80)))
+    assert code_of(world, twice) == Code.COUNTS_DIFFER
+    short = world.doctor.sign(FolderOpen(folders=[bytes(16)], keys=[bytes(40)] * 2, wrap=bytes(80)))
+    assert code_of(world, short) == Code.COUNTS_DIFFER
+    with pytest.raises(NotFoundError):
+        world.ledger.folder(bytes(16))
+
+
+def test_a_new_epoch_shuts_out_old_keys(world: World) -> None:  # SPEC-REC-2
+    world.grant(world.hospital, rights=Right.READ | Right.WRITE)
+    stale = world.hospital.put_record("vitals" if False else world.patient.labels["vitals"], VITALS)
+    world.submit(world.patient.rotate_folder("vitals"))
+    assert put_code(world, stale) == Code.WRONG_EPOCH
+    fresh = world.put()
+    blob = world.ledger.read(world.hospital.access(fresh.record, Purpose.TREATMENT))
+    with pytest.raises(EnvelopeError) as error:
+        world.hospital.open_record(blob, folder=fresh.folder, record=fresh.record)
+    assert error.value.code == Code.UNKNOWN_FOLDER_KEY
+    # Old and new tokens of the owner find records of either epoch.
+    assert len(world.patient.tokens("vitals", TERM)) == 2
+    skipped = FolderRotate(epoch=9, folder=fresh.folder, keys=[bytes(40)], wrap=bytes(80))
+    assert code_of(world, world.patient.sign(skipped)) == Code.WRONG_EPOCH
+    foreign = FolderRotate(epoch=3, folder=fresh.folder, keys=[bytes(40)], wrap=bytes(80))
+    assert code_of(world, world.doctor.sign(foreign)) == Code.NOT_OWNER
+
+
+def test_record_ids_and_envelopes_serve_once(world: World) -> None:  # SPEC-REC-3, SPEC-REC-4
+    sealed = world.put()
+    same_id = world.patient.put_record("vitals", b"other", record=sealed.record)
+    assert put_code(world, same_id) == Code.RECORD_EXISTS
+    body = sealed.transaction.body
+    assert isinstance(body, RecordPut)
+    thief = RecordPut(
+        digest=body.digest, epoch=1, folder=body.folder, record=bytes(16), size=body.size, tokens=[]
+    )
+    assert code_of(world, world.patient.sign(thief)) == Code.BLOB_IN_USE
+    unknown = RecordPut(digest=body.digest, epoch=1, folder=bytes(16), record=bytes(16), size=1)
+    assert code_of(world, world.patient.sign(unknown)) == Code.UNKNOWN_FOLDER
+
+
+def test_an_envelope_must_be_stored_before_it_is_named(world: World) -> None:  # SPEC-ADM-2
+    sealed = world.patient.put_record("vitals", VITALS)
+    outcome = world.ledger.submit([sealed.transaction])[0]
+    assert (outcome.status, outcome.code) == ("rejected", Code.BLOB_MISSING)
+    with pytest.raises(NotFoundError):
+        world.ledger.get(outcome.txid)
+    assert put_code(world, sealed) == Code.OK
+
+
+def test_writing_needs_the_right(world: World) -> None:  # SPEC-REC-3, SPEC-CONS-2
+    folder = world.patient.labels["vitals"]
+    world.hospital.add_folder_key(world.patient.folder_key("vitals"))
+    world.doctor.add_folder_key(world.patient.folder_key("vitals"))
+    assert put_code(world, world.hospital.put_record(folder, b"1")) == Code.CONSENT_MISSING
+    world.grant(world.hospital)
+    assert put_code(world, world.hospital.put_record(folder, b"2")) == Code.RIGHT_NOT_GRANTED
+    world.grant(world.hospital, rights=Right.WRITE)
+    assert put_code(world, world.hospital.put_record(folder, b"3")) == Code.OK
+    # A practitioner acts under its organisation's consent.
+    assert put_code(world, world.doctor.put_record(folder, b"4")) == Code.OK
+
+
+def test_amending_supersedes_and_keeps(world: World) -> None:  # SPEC-REC-5
+    sealed = world.put()
+    amended = world.patient.amend_record("vitals", sealed.record, 2, b"corrected")
+    assert put_code(world, amended) == Code.OK
+    newest = world.ledger.read(world.patient.access(sealed.record, Purpose.PATIENT_REQUEST))
+    first = world.ledger.read(world.patient.access(sealed.record, Purpose.PATIENT_REQUEST, version=1))
+    opened = world.patient.open_record(newest, folder="vitals", record=sealed.record, version=2)
+    assert opened == b"corrected"
+    assert world.patient.open_record(first, folder="vitals", record=sealed.record, version=1) == VITALS
+    assert put_code(world, world.patient.amend_record("vitals", sealed.record, 2, b"x")) == Code.WRONG_VERSION
+    assert put_code(world, world.patient.amend_record("vitals", sealed.record, 4, b"y")) == Code.WRONG_VERSION
+    unknown = RecordAmend(digest=bytes(32), epoch=1, record=bytes(16), size=1, version=2)
+    blob_digest = hashlib.sha256(amended.blob).digest()
+    unknown = RecordAmend(digest=blob_digest, epoch=1, record=bytes(16), size=1, version=2)
+    assert code_of(world, world.patient.sign(unknown)) == Code.UNKNOWN_RECORD
+
+
+def test_erasing_destroys_every_version(world: World) -> None:  # SPEC-REC-6, SPEC-REC-7
+    sealed = world.put()
+    amended = world.patient.amend_record("vitals", sealed.record, 2, b"corrected")
+    assert put_code(world, amended) == Code.OK
+    assert code_of(world, world.doctor.erase_record(sealed.record)) == Code.NOT_OWNER
+    erasure = world.patient.erase_record(sealed.record)
+    world.submit(erasure)
+    assert world.ledger.record(sealed.record).erased
+    for path in world.path.rglob("*"):
+        if path.is_file():
+            content = path.read_bytes()
+            assert sealed.blob[-64:] not in content
+            assert amended.blob[-32:] not in content
+    with pytest.raises(AccessRefused) as error:
+        world.ledger.read(world.patient.access(sealed.record, Purpose.PATIENT_REQUEST))
+    assert error.value.code == Code.RECORD_ERASED
+    assert code_of(world, world.patient.erase_record(sealed.record)) == Code.RECORD_ERASED
+    again = world.patient.amend_record("vitals", sealed.record, 3, b"z")
+    assert put_code(world, again) == Code.RECORD_ERASED
+    assert world.ledger.prove(erasure.txid)
+    assert world.ledger.verify().problems == []
+
+
+# Consent and access.
+
+
+def test_consent_lets_a_grantee_find_read_and_open(world: World) -> None:  # SPEC-CONS-1, SPEC-ACC-1
+    sealed = world.put()
+    world.grant(world.clinic)
+    (token,) = world.clinic.tokens(sealed.folder, TERM)
+    (entry,) = world.ledger.query(token=token)
+    body = entry.transaction.body
+    assert isinstance(body, RecordPut)
+    blob = world.ledger.read(world.clinic.access(body.record, Purpose.TREATMENT))
+    assert world.clinic.open_record(blob, folder=body.folder, record=body.record) == VITALS
+    reads = world.ledger.query(kind="access.read", record=sealed.record)
+    assert [read.transaction.signer for read in reads] == [world.clinic.public_key]
+
+
+def refusal(world: World, access: Transaction) -> Code:
+    with pytest.raises(AccessRefused) as error:
+        world.ledger.read(access)
+    audited = world.ledger.get(error.value.txid)
+    assert audited.code == error.value.code
+    found = world.ledger.query(subject=world.patient.identity, code=error.value.code)
+    assert error.value.txid in [entry.txid for entry in found]
+    return error.value.code
+
+
+def test_every_refusal_has_its_reason_and_its_audit(world: World) -> None:  # SPEC-CONS-3, SPEC-ACC-2
+    sealed = world.put()
+    record = sealed.record
+    assert refusal(world, world.clinic.access(record, Purpose.TREATMENT)) == Code.CONSENT_MISSING
+    world.grant(world.clinic, "laboratory")
+    assert refusal(world, world.clinic.access(record, Purpose.TREATMENT)) == Code.CONSENT_MISSING
+    grant = world.grant(world.clinic, until_ms=world.clock() + 1000)
+    assert refusal(world, world.clinic.access(record, Purpose.RESEARCH)) == Code.PURPOSE_NOT_ALLOWED
+    assert world.ledger.read(world.clinic.access(record, Purpose.TREATMENT)) == sealed.blob
+    world.clock.advance(1000)
+    assert refusal(world, world.clinic.access(record, Purpose.TREATMENT)) == Code.CONSENT_EXPIRED
+    body = grant.body
+    assert isinstance(body, ConsentGrant)
+    world.submit(world.patient.revoke_consent(body.consent))
+    assert refusal(world, world.clinic.access(record, Purpose.TREATMENT)) == Code.CONSENT_REVOKED
+
+
+def test_revoking_ends_access_at_once(world: World) -> None:  # SPEC-CONS-4
+    sealed = world.put()
+    grant = world.grant(world.clinic, "vitals", "laboratory")
+    body = grant.body
+    assert isinstance(body, ConsentGrant)
+    assert world.ledger.read(world.clinic.access(sealed.record, Purpose.TREATMENT))
+    assert code_of(world, world.clinic.revoke_consent(body.consent)) == Code.NOT_OWNER
+    world.submit(world.patient.revoke_consent(body.consent))
+    assert refusal(world, world.clinic.access(sealed.record, Purpose.TREATMENT)) == Code.CONSENT_REVOKED
+    assert world.ledger.consent(body.consent).revoked
+    assert code_of(world, world.patient.revoke_consent(body.consent)) == Code.CONSENT_REVOKED
+    assert code_of(world, world.patient.revoke_consent(bytes(16))) == Code.UNKNOWN_CONSENT
+
+
+def test_rekeying_carries_new_keys_to_standing_grantees(world: World) -> None:  # SPEC-CONS-5
+    grant = world.grant(world.clinic)
+    body = grant.body
+    assert isinstance(body, ConsentGrant)
+    world.submit(world.patient.rotate_folder("vitals"))
+    sealed = world.put()
+    rekey = world.patient.rekey(body.consent, world.clinic.identity, world.clinic.kem_public, ["vitals"])
+    world.submit(rekey)
+    world.clinic.accept(rekey)
+    blob = world.ledger.read(world.clinic.access(sealed.record, Purpose.TREATMENT))
+    assert world.clinic.open_record(blob, folder=sealed.folder, record=sealed.record) == VITALS
+    elsewhere = world.patient.rekey(
+        body.consent, world.clinic.identity, world.clinic.kem_public, ["laboratory"]
+    )
+    assert code_of(world, elsewhere) == Code.UNKNOWN_FOLDER
+
+
+def test_only_owners_grant_and_only_what_is_theirs(world: World) -> None:  # SPEC-CONS-1
+    world.doctor.add_folder_key(world.patient.folder_key("vitals"))
+    folder = world.patient.labels["vitals"]
+    stolen = world.doctor.grant(
+        world.clinic.identity, world.clinic.kem_public, [folder], purposes=[Purpose.TREATMENT]
+    )
+    assert code_of(world, stolen) == Code.NOT_OWNER
+    nobody = world.patient.grant(bytes(16), world.clinic.kem_public, ["vitals"], purposes=[Purpose.TREATMENT])
+    assert code_of(world, nobody) == Code.UNKNOWN_SUBJECT
+    granted = world.grant(world.clinic)
+    assert isinstance(granted.body, ConsentGrant)
+    twice = world.patient.grant(
+        world.clinic.identity,
+        world.clinic.kem_public,
+        ["vitals"],
+        purposes=[Purpose.TREATMENT],
+        consent=granted.body.consent,
+    )
+    assert code_of(world, twice) == Code.CONSENT_EXISTS
+    ended = world.patient.grant(
+        world.clinic.identity,
+        world.clinic.kem_public,
+        ["vitals"],
+        purposes=[Purpose.TREATMENT],
+        until_ms=world.clock(),
+    )
+    assert code_of(world, ended) == Code.CONSENT_EXPIRED
+
+
+def test_consents_of_one_grantee_are_bounded(world: World) -> None:  # SPEC-CONS-6
+    first = world.grant(world.clinic)
+    for _ in range(CONSENTS_PER_FOLDER_GRANTEE_MAX - 1):
+        world.grant(world.clinic)
+    more = world.patient.grant(
+        world.clinic.identity, world.clinic.kem_public, ["vitals"], purposes=[Purpose.TREATMENT]
+    )
+    assert code_of(world, more) == Code.TOO_MANY_CONSENTS
+    assert isinstance(first.body, ConsentGrant)
+    world.submit(world.patient.revoke_consent(first.body.consent))
+    world.grant(world.clinic)
+
+
+def test_a_used_access_opens_nothing_again(world: World) -> None:  # SPEC-ACC-3
+    sealed = world.put()
+    grant = world.grant(world.clinic)
+    access = world.clinic.access(sealed.record, Purpose.TREATMENT)
+    assert world.ledger.read(access) == sealed.blob
+    assert isinstance(grant.body, ConsentGrant)
+    world.submit(world.patient.revoke_consent(grant.body.consent))
+    with pytest.raises(TransactionError) as error:
+        world.ledger.read(access)
+    assert error.value.code == Code.DUPLICATE
+
+
+def test_unknown_records_and_versions(world: World) -> None:  # SPEC-ACC-1
+    sealed = world.put()
+    unknown = world.patient.sign(AccessRead(purpose=Purpose.TREATMENT, record=bytes(16)))
+    assert code_of(world, unknown) == Code.UNKNOWN_RECORD
+    later = world.patient.access(sealed.record, Purpose.TREATMENT, version=2)
+    assert code_of(world, later) == Code.WRONG_VERSION
+
+
+def test_keys_for_another_do_not_open(world: World) -> None:  # SPEC-CONS-1
+    kem = world.ledger.kem_key(world.clinic.identity)
+    grant = world.patient.grant(world.clinic.identity, kem, ["vitals"], purposes=[Purpose.TREATMENT])
+    with pytest.raises(EnvelopeError):
+        world.hospital.accept(grant)
+    with pytest.raises(EnvelopeError):
+        world.hospital.accept(world.patient.access(bytes(16), Purpose.TREATMENT))
+
+
+def test_an_owner_recovers_folder_keys_from_the_chain(world: World) -> None:  # SPEC-REC-8
+    sealed = world.put()
+    world.patient._folder_keys.clear()
+    for kind in ("folder.open", "folder.rotate"):
+        for entry in world.ledger.query(kind=kind, signer=world.patient.identity):
+            world.patient.accept(entry.transaction)
+    assert world.patient.open_record(sealed.blob, folder=sealed.folder, record=sealed.record) == VITALS
