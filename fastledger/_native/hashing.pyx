@@ -174,13 +174,13 @@ def merkle_levels(leaves, bint hashed):
         result = PyBytes_FromStringAndSize(NULL, HASH_BYTES * fl_merkle_node_count(count))
         out = <uint8_t *>PyBytes_AS_STRING(result)
         if count == 0:
-            return result
+            return 0, result
         if view.len < GIL_RELEASE_BYTES_MIN:
             fl_merkle_levels(out, scheme, <const uint8_t *>view.buf, count)
         else:
             with nogil:
                 fl_merkle_levels(out, scheme, <const uint8_t *>view.buf, count)
-        return result
+        return count, result
     finally:
         PyBuffer_Release(&view)
 
