@@ -21,6 +21,7 @@ X86_64 = platform.machine().lower() in ("x86_64", "amd64")
 # compiled empty: dispatch.c asks the preprocessor for the architecture.
 NATIVE_SOURCES: dict[str, list[str]] = {
     "dispatch.c": [],
+    "sha256.c": [],
     "sha256_portable.c": [],
     "merkle.c": [],
     "pow.c": [],
@@ -30,8 +31,10 @@ NATIVE_SOURCES: dict[str, list[str]] = {
 }
 if X86_64:
     NATIVE_SOURCES["sha256_shani.c"] = ["-msha", "-msse4.1", "-mssse3"]
+NATIVE_SOURCES = {name: flags for name, flags in NATIVE_SOURCES.items() if Path("native", name).exists()}
 
 MODULES = ("hashing", "work", "ecdsa", "scan")
+MODULES = tuple(name for name in MODULES if Path(f"fastledger/_native/{name}.pyx").exists())
 
 DEBUG = os.environ.get("FASTLEDGER_DEBUG") == "1"
 SANITIZE = os.environ.get("FASTLEDGER_SANITIZE") == "1"
@@ -43,22 +46,51 @@ if SANITIZE:
     COMPILE_ARGS += ["-g", "-fno-omit-frame-pointer", "-fsanitize=address,undefined"]
     LINK_ARGS += ["-fsanitize=address,undefined"]
 
+# What every object depends on besides its own source.
+SHARED_INPUTS = ["setup.py", *(str(path) for path in sorted(Path("native").rglob("*.h")))]
+ALL_NATIVE_INPUTS = [*SHARED_INPUTS, *(str(path) for path in sorted(Path("native").rglob("*.c")))]
+
+
+def is_older(product: Path, inputs: list[str]) -> bool:
+    """Whether a product is missing, or older than something that it is made of."""
+    return not product.exists() or any(Path(path).stat().st_mtime > product.stat().st_mtime for path in inputs)
+
 
 class BuildNative(build_ext):
-    """``build_ext`` that first compiles ``native/`` to objects, each source with its own flags."""
+    """``build_ext`` that first compiles ``native/`` to objects, each source with its own flags.
+
+    Objects and modules are rebuilt when a source, a header, this file or an environment switch has changed.
+    """
 
     def build_extensions(self) -> None:
-        objects: list[str] = []
-        for name, flags in NATIVE_SOURCES.items():
-            objects += self.compiler.compile(
-                [str(Path("native") / name)],
+        self.force = self.force or self.switches_changed()
+        objects = [self.compile_native(name, flags) for name, flags in NATIVE_SOURCES.items()]
+        for extension in self.extensions:
+            extension.extra_objects = objects
+        super().build_extensions()
+
+    def switches_changed(self) -> bool:
+        """Compares the flags with those of the last build in this directory, and notes them."""
+        noted = Path(self.build_temp, "flags")
+        flags = repr((COMPILE_ARGS, LINK_ARGS, NATIVE_SOURCES))
+        if noted.exists() and noted.read_text() == flags:
+            return False
+        noted.parent.mkdir(parents=True, exist_ok=True)
+        noted.write_text(flags)
+        return True
+
+    def compile_native(self, name: str, flags: list[str]) -> str:
+        """Compiles one source, if its object is out of date; returns the object's path."""
+        source = str(Path("native", name))
+        (target,) = self.compiler.object_filenames([source], output_dir=self.build_temp)
+        if self.force or is_older(Path(target), [source, *SHARED_INPUTS]):
+            self.compiler.compile(
+                [source],
                 output_dir=self.build_temp,
                 include_dirs=["native"],
                 extra_postargs=[*COMPILE_ARGS, *flags],
             )
-        for extension in self.extensions:
-            extension.extra_objects = objects
-        super().build_extensions()
+        return target
 
 
 def extensions() -> list[Extension]:
@@ -68,7 +100,7 @@ def extensions() -> list[Extension]:
             f"fastledger._native.{name}",
             [f"fastledger/_native/{name}.pyx"],
             include_dirs=["native"],
-            depends=[str(path) for path in Path("native").rglob("*.[ch]")],
+            depends=ALL_NATIVE_INPUTS,
             extra_compile_args=[*COMPILE_ARGS, "-Wno-unused-function"],
             extra_link_args=LINK_ARGS,
         )

@@ -51,8 +51,9 @@ static size_t chunk_count(size_t leaf_count) {
     return leaf_count / CHUNK_LEAVES + (leaf_count % CHUNK_LEAVES != 0);
 }
 
+/* Scratch holds the roots of all chunks, and then the nodes of the chunk at hand. */
 size_t fl_merkle_scratch_size(size_t count) {
-    return 32 * (chunk_count(count) + CHUNK_LEAVES);
+    return 32 * (chunk_count(count) + (count < CHUNK_LEAVES ? count : CHUNK_LEAVES));
 }
 
 int fl_merkle_root(uint8_t out32[32], fl_merkle_scheme scheme, const uint8_t *leaf32s, size_t count,
@@ -64,9 +65,9 @@ int fl_merkle_root(uint8_t out32[32], fl_merkle_scheme scheme, const uint8_t *le
         fl_sha256(out32, leaf32s, 0);
         return 1;
     }
-    uint8_t *chunk = scratch;
-    uint8_t *roots = scratch + 32 * CHUNK_LEAVES;
     size_t chunks = chunk_count(count);
+    uint8_t *roots = scratch;
+    uint8_t *chunk = scratch + 32 * chunks;
     for (size_t i = 0; i < chunks; i++) {
         size_t first = i * CHUNK_LEAVES;
         size_t nodes = count - first < CHUNK_LEAVES ? count - first : CHUNK_LEAVES;

@@ -1,0 +1,43 @@
+from collections.abc import Iterable
+from typing import Final
+
+from typing_extensions import Buffer
+
+RFC9162: Final[int]
+RFC9162_HASHED: Final[int]
+BITCOIN: Final[int]
+
+def sha256_many(buffer: Buffer, offsets: Iterable[int] | Buffer) -> bytes:
+    """SHA-256 of n messages of one buffer; see `fastledger.crypto.hashing.sha256_many`."""
+
+def leaf_hashes(buffer: Buffer, offsets: Iterable[int] | Buffer) -> bytes:
+    """RFC 9162 leaf hashes of n entries of one buffer; see `fastledger.crypto.merkle.leaf_hashes`."""
+
+def merkle_root(leaves: Buffer | Iterable[bytes], scheme: int) -> bytes:
+    """Root over n x 32 bytes; ``scheme`` is one of the three constants above.
+
+    Raises:
+        ValueError: another shape, or no leaves under `BITCOIN`.
+    """
+
+def merkle_levels(leaves: Buffer | Iterable[bytes], hashed: bool) -> bytes:
+    """All nodes of the RFC 9162 tree, level by level from the leaf hashes to the root, 32 bytes each.
+
+    Level k + 1 has half as many nodes as level k, rounded up: an unpaired last node moves up unchanged.
+    """
+
+def backend() -> str:
+    """Name of the SHA-256 backend that this module uses."""
+
+def backends() -> list[str]:
+    """Names of the backends that work on this CPU, fastest first."""
+
+def cpu_features() -> list[str]:
+    """What the CPU offers and the operating system enables, of what the native layer can use."""
+
+def force_backend(name: str | None) -> None:
+    """For tests: use the named backend, or the best (None). No other thread may be inside this module.
+
+    Raises:
+        ValueError: the backend is unknown, or not usable on this CPU.
+    """
