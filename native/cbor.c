@@ -1,9 +1,9 @@
 /* Checker of deterministic CBOR: RFC 8949 section 4.2.1 (core deterministic encoding), narrowed to a profile.
  *
- * Allowed: integers of the int64/uint64 range, byte strings, UTF-8 text, arrays, maps, false, true, null; all
- * of definite length, with shortest heads, map keys strictly ascending in bytewise order of their encodings.
- * Refused as malformed: what no decoder may accept (RFC 8949 section 5.3.1: truncated, reserved; and text that
- * is not UTF-8). Refused as non-canonical: sound CBOR that the profile has a different form for, or none.
+ * Allowed: integers of the int64/uint64 range, byte strings, UTF-8 text, arrays, maps, false, true, null, all
+ * of definite length, with shortest heads; map keys strictly ascending in bytewise order of their encodings.
+ * Refused as malformed: what no decoder may accept (truncated or reserved, RFC 8949 appendix F; text that is
+ * not UTF-8, section 5.3.1). Refused as non-canonical: the profile has another form for it, or none.
  *
  * Time is linear: every byte is read once as content and, inside keys, compared at most twice per open map.
  */
@@ -115,7 +115,7 @@ static int check_simple(const fl_cbor_head *head)
 }
 
 /* Check what a head alone decides, and the content of strings. An array or map is refused at its head when
- * its items, of a byte each at least, cannot all be there: a count never promises more than the input holds. */
+ * its items, of a byte each at least, cannot all be there: no count promises more than the input holds. */
 static int check_item(const fl_cbor_head *head, const uint8_t *data, size_t len)
 {
     size_t left = len - head->next;
@@ -157,7 +157,8 @@ static int key_ascends(open_container *map, const uint8_t *data, size_t end)
 
 /* An item has ended at `at`: close every container that it completes. On an unordered key *error_offset is
  * that key's beginning. */
-static int close_items(open_container *open, unsigned *depth, size_t *error_offset, const uint8_t *data, size_t at)
+static int close_items(open_container *open, unsigned *depth, size_t *error_offset, const uint8_t *data,
+                       size_t at)
 {
     while (*depth > 0) {
         open_container *top = &open[*depth - 1];

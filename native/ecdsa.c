@@ -153,11 +153,12 @@ static size_t sets_for(size_t cache_entries)
 static uint8_t verify_at(const verify_batch *batch, size_t i)
 {
     const fl_ecdsa *v = batch->verifier;
+    const uint8_t *key33 = batch->key33s + KEY_LEN * i;
     secp256k1_ecdsa_signature sig;
 
     if (!v->parse_signature(v->context, &sig, batch->sig64s + SIG_LEN * i))
         return 0;
-    if (!batch->key_known[i] && !v->parse_key(v->context, &batch->keys[i], batch->key33s + KEY_LEN * i, KEY_LEN))
+    if (!batch->key_known[i] && !v->parse_key(v->context, &batch->keys[i], key33, KEY_LEN))
         return 0;
     return v->verify(v->context, &sig, batch->digest32s + DIGEST_LEN * i, &batch->keys[i]) == 1;
 }

@@ -50,7 +50,8 @@ int fl_cbor_read_head(fl_cbor_head *head, const uint8_t *data, size_t len, size_
 /* Check one data item at the start of data[0..len) against the deterministic profile (cbor.c says which).
  * FL_OK: *item_len is its length, and bytes may follow it. Otherwise *error_offset is where the first problem
  * in reading order lies. At most depth_max (itself at most FL_CBOR_DEPTH_CAP) containers may be open. */
-int fl_cbor_check(size_t *item_len, size_t *error_offset, const uint8_t *data, size_t len, unsigned depth_max);
+int fl_cbor_check(size_t *item_len, size_t *error_offset, const uint8_t *data, size_t len,
+                  unsigned depth_max);
 
 /* ---- Transactions (scan.c) ---- */
 
@@ -82,8 +83,8 @@ typedef struct {
     uint8_t *sig64;
 } fl_tx_columns;
 
-/* Scan transactions i = data[offsets[i]..offsets[i + 1]), i < count. The offsets never decrease and end inside
- * the data; scratch_len is at least limits->transaction_bytes_max, or else all that the offsets span. */
+/* Scan transactions i = data[offsets[i]..offsets[i + 1]), i < count. The offsets never decrease and end in
+ * the data; scratch_len is at least limits->transaction_bytes_max, or else what the offsets span. */
 void fl_scan_many(const fl_tx_columns *out, uint8_t *scratch, size_t scratch_len, const fl_tx_limits *limits,
                   const uint8_t *data, const uint64_t *offsets, size_t count);
 
@@ -131,7 +132,7 @@ void fl_ecdsa_release(fl_ecdsa *verifier);
 fl_ecdsa_stats fl_ecdsa_read_stats(fl_ecdsa *verifier);
 
 /* ok[i] = 1 when sig64s[i] (compact r || s, low s) signs digest32s[i] under the compressed key33s[i], else 0.
- * At most `threads` threads work, the caller's included. Returns 0 when out of memory, ok is then undefined. */
+ * At most `threads` threads work, the caller's included. Returns 0 when out of memory: ok is then unset. */
 int fl_ecdsa_verify_many(fl_ecdsa *verifier, uint8_t *ok, const uint8_t *digest32s, const uint8_t *sig64s,
                          const uint8_t *key33s, size_t count, unsigned threads);
 

@@ -6,8 +6,8 @@
  *   <payload>                               byte string, shortest head
  *   58 40 <64 bytes>                        signature, r || s
  *
- * whose payload is deterministic CBOR: [chain_id, kind, issued_ms, expires_ms, nonce, body]. The transaction id
- * is the SHA-256 of the Sig_structure ["Signature1", protected, h'', payload] that the signature signs.
+ * whose payload is deterministic CBOR: [chain_id, kind, issued_ms, expires_ms, nonce, body]. The transaction
+ * id is the SHA-256 of the Sig_structure ["Signature1", protected, h'', payload] that the signature signs.
  *
  * Problems are looked for in this order: size, outline, encoding of the payload, shape of the payload; within
  * each in reading order.
@@ -18,7 +18,9 @@
 #include <string.h>
 
 static const uint8_t PREFIX[11] = {0xd2, 0x84, 0x58, 0x28, 0xa2, 0x01, 0x38, 0x2e, 0x04, 0x58, 0x21};
-static const uint8_t SIG_STRUCTURE_PREFIX[12] = {0x84, 0x6a, 'S', 'i', 'g', 'n', 'a', 't', 'u', 'r', 'e', '1'};
+/* array(4), text(10) "Signature1" */
+static const uint8_t SIG_STRUCTURE_PREFIX[12] = {0x84, 0x6a, 'S', 'i', 'g', 'n',
+                                                 'a',  't',  'u', 'r', 'e', '1'};
 
 enum {
     PROTECTED_AT = 2, /* of its byte string's head */
@@ -35,10 +37,11 @@ enum {
     CHAIN_ID_LEN = 8
 };
 
-/* The Sig_structure exchanges the outline's 111 bytes around the payload for 55, and so always fits into as
- * much room as the transaction takes. */
-_Static_assert(PAYLOAD_HEAD_AT + SIG_HEAD_LEN + SIG_LEN == FL_TX_BYTES_MIN - 1, "outline around the payload");
-_Static_assert(sizeof SIG_STRUCTURE_PREFIX + (UNPROTECTED_AT - PROTECTED_AT) + 1 < FL_TX_BYTES_MIN, "scratch room");
+/* The Sig_structure has 55 bytes before the payload where the transaction has 111 around it, and so always
+ * fits into as much room as the transaction takes. */
+_Static_assert(PAYLOAD_HEAD_AT + SIG_HEAD_LEN + SIG_LEN == 111, "outline");
+_Static_assert(sizeof SIG_STRUCTURE_PREFIX + (UNPROTECTED_AT - PROTECTED_AT) + 1 == 55, "Sig_structure");
+_Static_assert(FL_TX_BYTES_MIN == 111 + 1, "outline and the head of an empty payload");
 
 /* Where the parts of a transaction lie. */
 typedef struct {
@@ -119,8 +122,8 @@ static int is_kind_name(const uint8_t *name, size_t len)
 
 /* Read the six items of a payload whose encoding has been checked. Offsets here count from the transaction,
  * and `end` is where the payload ends. */
-static int read_payload_items(fl_tx_fields *out, size_t *error_offset, const uint8_t *tx, size_t at, size_t end,
-                              const fl_tx_limits *limits)
+static int read_payload_items(fl_tx_fields *out, size_t *error_offset, const uint8_t *tx, size_t at,
+                              size_t end, const fl_tx_limits *limits)
 {
     fl_cbor_head head;
     uint64_t *const numbers[3] = {&out->issued_ms, &out->expires_ms, &out->nonce};
@@ -177,8 +180,8 @@ static int scan_one(fl_tx_fields *out, outline *parts, size_t *error_offset, con
         return refuse(error_offset, parts->payload_at + item_len, FL_MALFORMED);
     out->payload_at = (uint32_t)parts->payload_at;
     out->payload_len = (uint32_t)parts->payload_len;
-    return read_payload_items(out, error_offset, tx, parts->payload_at, parts->payload_at + parts->payload_len,
-                              limits);
+    return read_payload_items(out, error_offset, tx, parts->payload_at,
+                              parts->payload_at + parts->payload_len, limits);
 }
 
 /* Write the Sig_structure (RFC 9052 section 4.4) at out and return its length. */
@@ -213,8 +216,8 @@ static void flush_group(message_group *group, const fl_tx_columns *out)
 }
 
 /* Scan transaction `index` into its row and append its message, if it has one, to the group. */
-static void scan_row(const fl_tx_columns *out, message_group *group, size_t index, const uint8_t *tx, size_t len,
-                     const fl_tx_limits *limits)
+static void scan_row(const fl_tx_columns *out, message_group *group, size_t index, const uint8_t *tx,
+                     size_t len, const fl_tx_limits *limits)
 {
     fl_tx_fields *fields = &out->fields[index];
     outline parts;

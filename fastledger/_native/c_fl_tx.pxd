@@ -3,13 +3,6 @@
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
 
 
-cdef extern from "fl.h" nogil:
-    int fl_init(const char *forced) noexcept
-    int fl_offsets_check(
-        size_t *bad_index, const uint64_t *offsets, size_t count, uint64_t data_size
-    ) noexcept
-
-
 cdef extern from "fl_tx.h" nogil:
     enum:
         FL_OK

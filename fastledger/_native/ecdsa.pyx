@@ -83,9 +83,9 @@ def verify_batch(
 ):
     """Verify n signatures; returns n bytes, 1 for a good one and 0 for any other (SPEC-SIG).
 
-    ``digests``: n × 32 bytes; ``signatures``: n × 64 bytes r || s; ``keys``: n × 33 bytes, compressed: all
+    ``digests``: n x 32 bytes; ``signatures``: n x 64 bytes r || s; ``keys``: n x 33 bytes, compressed: all
     contiguous, else ValueError. ``threads`` (default: one for each CPU) is a ceiling: each gets at least 16
-    signatures. The GIL is released once.
+    signatures. The GIL is released once, for a single signature not at all.
     """
     cdef size_t count = digests.shape[0] // DIGEST_LEN
     check_shape("digests", digests.shape[0], DIGEST_LEN, count)
@@ -98,8 +98,11 @@ def verify_batch(
     cdef bytes mask = PyBytes_FromStringAndSize(NULL, count)
     cdef uint8_t *ok = <uint8_t *>PyBytes_AS_STRING(mask)
     cdef int done
-    with nogil:
+    if count == 1: # 40 us: to wait for the GIL would cost more than to keep it
         done = fl_ecdsa_verify_many(VERIFIER, ok, &digests[0], &signatures[0], &keys[0], count, workers)
+    else:
+        with nogil:
+            done = fl_ecdsa_verify_many(VERIFIER, ok, &digests[0], &signatures[0], &keys[0], count, workers)
     if not done:
         raise MemoryError(f"no room to verify {count} signatures")
     return mask
@@ -135,7 +138,7 @@ def ecdsa_backend():
 
 cdef int check_shape(str name, size_t size, size_t width, size_t count) except -1:
     if size != width * count:
-        raise ValueError(f"{name}: expected n × {width} bytes with n = {count}, got {size} bytes")
+        raise ValueError(f"{name}: expected n x {width} bytes with n = {count}, got {size} bytes")
     return 0
 
 

@@ -1,21 +1,20 @@
 """Scan of signed transactions, and check of deterministic CBOR (SPEC-CBOR, SPEC-TX).
 
-Statuses are numbers of ``fastledger.errors.Code``; 0 is success. A verdict is data here: nothing raises because
-of what a transaction holds, so that one bad transaction never costs its batch more than its own row.
+Statuses are numbers of ``fastledger.errors.Code``; 0 is success. A verdict is data here: nothing raises
+because of what a transaction holds, so that one bad transaction costs its batch no more than its own row.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp
 
+from fastledger._native.c_fl cimport GIL_RELEASE_BYTES_MIN, fl_offsets_check, init_backend
 from fastledger._native.c_fl_tx cimport (
     FL_CBOR_DEPTH_CAP,
     FL_MALFORMED,
     FL_OK,
     FL_TX_BYTES_MIN,
     fl_cbor_check,
-    fl_init,
-    fl_offsets_check,
     fl_scan_many,
     fl_split,
     fl_tx_columns,
@@ -42,11 +41,12 @@ cdef fl_tx_limits LIMITS = fl_tx_limits(
     kind_bytes_max=KIND_BYTES_MAX,
     cbor_depth_max=CBOR_DEPTH_MAX,
 )
-# Room for the largest Sig_structure, or some hundred ordinary ones, before they are hashed; stays in the cache.
+# Room for the largest Sig_structure, or some hundred ordinary ones, before they are hashed; small enough that
+# it stays in the cache.
 cdef size_t SCRATCH_LEN = 2 * TRANSACTION_BYTES_MAX
 
 if CBOR_DEPTH_MAX > FL_CBOR_DEPTH_CAP:
-    raise ImportError(f"CBOR_DEPTH_MAX {CBOR_DEPTH_MAX} is beyond the {FL_CBOR_DEPTH_CAP} of the native checker")
+    raise ImportError(f"CBOR_DEPTH_MAX {CBOR_DEPTH_MAX} is beyond what the native checker can do")
 
 
 def check_cbor(const uint8_t[::1] data not None):
@@ -56,8 +56,11 @@ def check_cbor(const uint8_t[::1] data not None):
     """
     cdef size_t item_len = 0, error_offset = 0
     cdef int status
-    with nogil:
+    if data.shape[0] < GIL_RELEASE_BYTES_MIN:
         status = fl_cbor_check(&item_len, &error_offset, &data[0], data.shape[0], LIMITS.cbor_depth_max)
+    else:
+        with nogil:
+            status = fl_cbor_check(&item_len, &error_offset, &data[0], data.shape[0], LIMITS.cbor_depth_max)
     if status != FL_OK:
         return status, error_offset
     if item_len != <size_t>data.shape[0]:
@@ -68,9 +71,10 @@ def check_cbor(const uint8_t[::1] data not None):
 def split(const uint8_t[::1] data not None, *, size_t count_max=BATCH_TRANSACTIONS_MAX):
     """Cut a concatenation of transactions (a CBOR sequence, RFC 8742) by their outlines (SPEC-TX-8).
 
-    Returns ``(offsets, status, offset)``. ``offsets`` is a memoryview of n + 1 uint64, fit for ``scan_many``, over
-    the n transactions before the end or the first problem; ``status`` says what stops the cut at byte ``offset``:
-    0 at the end, OVERSIZED at transaction ``count_max`` + 1, else MALFORMED, NON_CANONICAL or BAD_HEADER.
+    Returns ``(offsets, status, offset)``. ``offsets`` is a memoryview of n + 1 uint64, fit for ``scan_many``,
+    over the n transactions before the end or the first problem. ``status`` says what stops the cut at byte
+    ``offset``: 0 at the end, OVERSIZED where more than ``count_max`` stand, else MALFORMED, NON_CANONICAL or
+    BAD_HEADER.
     """
     cdef size_t fitting = <size_t>data.shape[0] // FL_TX_BYTES_MIN + 1
     cdef size_t room = min(count_max, fitting)
@@ -87,7 +91,8 @@ def scan_many(const uint8_t[::1] data not None, const uint64_t[::1] offsets not 
     """Scan transactions ``data[offsets[i]:offsets[i + 1]]`` and hash what each signs (SPEC-TX).
 
     ``offsets``: n + 1 uint64 that never decrease and end within ``data``, else ValueError. ``data`` stays
-    referenced by the result and must not be changed while that lives. The GIL is released once.
+    referenced by the result and must not be changed while that lives. The GIL is released once, or not at all
+    for a batch of less than 64 KiB.
     """
     if offsets.shape[0] < 1:
         raise ValueError("offsets: expected n + 1 entries for n transactions, got none")
@@ -235,8 +240,11 @@ cdef class ScanBatch:
         out.txid32 = <uint8_t *>PyBytes_AS_STRING(self.txids)
         out.signer33 = <uint8_t *>PyBytes_AS_STRING(self.signers)
         out.sig64 = <uint8_t *>PyBytes_AS_STRING(self.signatures)
-        with nogil:
+        if scratch_len < GIL_RELEASE_BYTES_MIN:
             fl_scan_many(&out, room, scratch_len, &LIMITS, data, bounds, count)
+        else:
+            with nogil:
+                fl_scan_many(&out, room, scratch_len, &LIMITS, data, bounds, count)
         return 0
 
     cdef const uint64_t *_bounds(self):
@@ -270,5 +278,4 @@ cdef class ScanBatch:
         return PyBytes_FromStringAndSize(transaction + at, length)
 
 
-if not fl_init(NULL):
-    raise ImportError("no SHA-256 kernel of the native layer computes the known answers on this CPU")
+init_backend()
