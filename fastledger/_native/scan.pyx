@@ -1,0 +1,281 @@
+"""Scan of signed transactions, and check of deterministic CBOR (SPEC-CBOR, SPEC-TX).
+
+Statuses are numbers of ``fastledger.errors.Code``; 0 is success. A verdict is data here: nothing raises
+because of what a transaction holds, so that one bad transaction costs its batch no more than its own row.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcmp
+
+from fastledger._native.c_fl cimport GIL_RELEASE_BYTES_MIN, fl_offsets_check, init_backend
+from fastledger._native.c_fl_tx cimport (
+    FL_CBOR_DEPTH_CAP,
+    FL_MALFORMED,
+    FL_OK,
+    FL_TX_BYTES_MIN,
+    fl_cbor_check,
+    fl_scan_many,
+    fl_split,
+    fl_tx_columns,
+    fl_tx_fields,
+    fl_tx_limits,
+)
+
+from fastledger.errors import Code, TransactionError
+from fastledger.limits import (
+    BATCH_TRANSACTIONS_MAX,
+    CBOR_DEPTH_MAX,
+    KIND_BYTES_MAX,
+    TRANSACTION_BYTES_MAX,
+)
+
+cdef enum:
+    CHAIN_ID_LEN = 8
+    TXID_LEN = 32
+    SIGNER_LEN = 33
+    SIG_LEN = 64
+
+cdef fl_tx_limits LIMITS = fl_tx_limits(
+    transaction_bytes_max=TRANSACTION_BYTES_MAX,
+    kind_bytes_max=KIND_BYTES_MAX,
+    cbor_depth_max=CBOR_DEPTH_MAX,
+)
+# Room for the largest Sig_structure, or some hundred ordinary ones, before they are hashed; small enough that
+# it stays in the cache.
+cdef size_t SCRATCH_LEN = 2 * TRANSACTION_BYTES_MAX
+
+if CBOR_DEPTH_MAX > FL_CBOR_DEPTH_CAP:
+    raise ImportError(f"CBOR_DEPTH_MAX {CBOR_DEPTH_MAX} is beyond what the native checker can do")
+
+
+def check_cbor(const uint8_t[::1] data not None):
+    """Check that ``data`` is exactly one item of deterministic CBOR (RFC 8949 section 4.2.1, SPEC-CBOR).
+
+    Returns ``(status, offset)``: ``(0, len(data))`` or the code and offset of the first problem.
+    """
+    cdef size_t item_len = 0, error_offset = 0
+    cdef int status
+    if data.shape[0] < GIL_RELEASE_BYTES_MIN:
+        status = fl_cbor_check(&item_len, &error_offset, &data[0], data.shape[0], LIMITS.cbor_depth_max)
+    else:
+        with nogil:
+            status = fl_cbor_check(&item_len, &error_offset, &data[0], data.shape[0], LIMITS.cbor_depth_max)
+    if status != FL_OK:
+        return status, error_offset
+    if item_len != <size_t>data.shape[0]:
+        return FL_MALFORMED, item_len
+    return FL_OK, item_len
+
+
+def split(const uint8_t[::1] data not None, *, size_t count_max=BATCH_TRANSACTIONS_MAX):
+    """Cut a concatenation of transactions (a CBOR sequence, RFC 8742) by their outlines (SPEC-TX-8).
+
+    Returns ``(offsets, status, offset)``. ``offsets`` is a memoryview of n + 1 uint64, fit for ``scan_many``,
+    over the n transactions before the end or the first problem. ``status`` says what stops the cut at byte
+    ``offset``: 0 at the end, OVERSIZED where more than ``count_max`` stand, else MALFORMED, NON_CANONICAL or
+    BAD_HEADER.
+    """
+    cdef size_t fitting = <size_t>data.shape[0] // FL_TX_BYTES_MIN + 1
+    cdef size_t room = min(count_max, fitting)
+    cdef bytes offsets = PyBytes_FromStringAndSize(NULL, (room + 1) * sizeof(uint64_t))
+    cdef uint64_t *out = <uint64_t *>PyBytes_AS_STRING(offsets)
+    cdef size_t count = 0, error_offset = data.shape[0]
+    cdef int status
+    with nogil:
+        status = fl_split(&count, &error_offset, out, room, &data[0], data.shape[0])
+    return memoryview(offsets)[: (count + 1) * sizeof(uint64_t)].cast("Q"), status, error_offset
+
+
+def scan_many(const uint8_t[::1] data not None, const uint64_t[::1] offsets not None):
+    """Scan transactions ``data[offsets[i]:offsets[i + 1]]`` and hash what each signs (SPEC-TX).
+
+    ``offsets``: n + 1 uint64 that never decrease and end within ``data``, else ValueError. ``data`` stays
+    referenced by the result and must not be changed while that lives. The GIL is released once, or not at all
+    for a batch of less than 64 KiB.
+    """
+    if offsets.shape[0] < 1:
+        raise ValueError("offsets: expected n + 1 entries for n transactions, got none")
+    cdef Py_ssize_t count = offsets.shape[0] - 1
+    cdef size_t bad_index = 0
+    cdef ScanBatch batch = ScanBatch.__new__(ScanBatch)
+    # A copy of our own: what has been checked must not change while it is used.
+    batch._offsets = PyBytes_FromStringAndSize(<const char *>&offsets[0], (count + 1) * sizeof(uint64_t))
+    cdef const uint64_t *bounds = batch._bounds()
+    if not fl_offsets_check(&bad_index, bounds, count, data.shape[0]):
+        raise ValueError(
+            f"offsets: entry {bad_index} is {bounds[bad_index]}, below the one before it "
+            f"or beyond the {data.shape[0]} bytes of data"
+        )
+    batch._allocate(data, count)
+    if count > 0:
+        batch._scan()
+    return batch
+
+
+cdef class ScanBatch:
+    """What ``scan_many`` found in n transactions, as columns of one row each.
+
+    A refused transaction has its status and error offset; its other columns are zero bytes, which no
+    signature check accepts, and asking for its fields raises TransactionError with the status as its code.
+    """
+
+    cdef readonly Py_ssize_t count
+    cdef readonly object statuses
+    cdef readonly bytes txids
+    cdef readonly bytes signers
+    cdef readonly bytes signatures
+    cdef const uint8_t[::1] _data
+    cdef bytes _offsets
+    cdef bytes _statuses
+    cdef bytes _fields
+
+    def __init__(self):
+        raise TypeError("a ScanBatch comes from scan_many")
+
+    def __len__(self):
+        return self.count
+
+    @property
+    def all_ok(self):
+        """Whether no transaction was refused."""
+        return not any(self._statuses)
+
+    def status(self, Py_ssize_t index):
+        """Code of the verdict, 0 for a transaction in form."""
+        self._check_index(index)
+        return self._status_column()[index]
+
+    def error_offset(self, Py_ssize_t index):
+        """Byte of the transaction where its first problem lies; 0 for one in form."""
+        self._check_index(index)
+        return self._field_column()[index].error_offset
+
+    def transaction(self, Py_ssize_t index):
+        """The whole transaction, refused or not."""
+        self._check_index(index)
+        return self._slice(index, 0, self._bounds()[index + 1] - self._bounds()[index])
+
+    def issued_ms(self, Py_ssize_t index):
+        """Time of issue, UTC ms."""
+        return self._row(index).issued_ms
+
+    def expires_ms(self, Py_ssize_t index):
+        """Time of expiry, UTC ms."""
+        return self._row(index).expires_ms
+
+    def nonce(self, Py_ssize_t index):
+        """The nonce, uint64."""
+        return self._row(index).nonce
+
+    def chain_id(self, Py_ssize_t index):
+        """The chain id, 8 bytes."""
+        return PyBytes_FromStringAndSize(<const char *>self._row(index).chain_id, CHAIN_ID_LEN)
+
+    def kind(self, Py_ssize_t index):
+        """The kind, 1 to KIND_BYTES_MAX characters of ``[a-z0-9._-]``."""
+        cdef const fl_tx_fields *row = self._row(index)
+        return self._slice(index, row.kind_at, row.kind_len).decode("ascii")
+
+    def body(self, Py_ssize_t index):
+        """The body: one CBOR map, deterministic."""
+        cdef const fl_tx_fields *row = self._row(index)
+        return self._slice(index, row.body_at, row.body_len)
+
+    def payload(self, Py_ssize_t index):
+        """The payload: one CBOR array(6), deterministic."""
+        cdef const fl_tx_fields *row = self._row(index)
+        return self._slice(index, row.payload_at, row.payload_len)
+
+    def txid(self, Py_ssize_t index):
+        """The transaction id, 32 bytes: SHA-256 of the Sig_structure."""
+        self._row(index)
+        return self.txids[TXID_LEN * index : TXID_LEN * (index + 1)]
+
+    def signer(self, Py_ssize_t index):
+        """The signer's compressed key, 33 bytes, not yet known to be on the curve."""
+        self._row(index)
+        return self.signers[SIGNER_LEN * index : SIGNER_LEN * (index + 1)]
+
+    def signature(self, Py_ssize_t index):
+        """The signature, 64 bytes r || s, not yet verified."""
+        self._row(index)
+        return self.signatures[SIG_LEN * index : SIG_LEN * (index + 1)]
+
+    def matches_chain(self, bytes chain_id not None):
+        """Mask of n bytes: 1 where the transaction is in form and names this chain (8 bytes), else 0."""
+        if len(chain_id) != CHAIN_ID_LEN:
+            raise ValueError(f"chain_id: expected {CHAIN_ID_LEN} bytes, got {len(chain_id)}")
+        cdef bytes mask = PyBytes_FromStringAndSize(NULL, self.count)
+        cdef uint8_t *out = <uint8_t *>PyBytes_AS_STRING(mask)
+        cdef const uint8_t *wanted = <const uint8_t *>PyBytes_AS_STRING(chain_id)
+        cdef const uint16_t *status = self._status_column()
+        cdef const fl_tx_fields *fields = self._field_column()
+        cdef Py_ssize_t i
+        for i in range(self.count):
+            out[i] = status[i] == FL_OK and memcmp(fields[i].chain_id, wanted, CHAIN_ID_LEN) == 0
+        return mask
+
+    cdef int _allocate(self, const uint8_t[::1] data, Py_ssize_t count) except -1:
+        self.count = count
+        self._data = data
+        self._statuses = PyBytes_FromStringAndSize(NULL, count * sizeof(uint16_t))
+        self._fields = PyBytes_FromStringAndSize(NULL, count * sizeof(fl_tx_fields))
+        self.statuses = memoryview(self._statuses).cast("H")
+        self.txids = PyBytes_FromStringAndSize(NULL, count * TXID_LEN)
+        self.signers = PyBytes_FromStringAndSize(NULL, count * SIGNER_LEN)
+        self.signatures = PyBytes_FromStringAndSize(NULL, count * SIG_LEN)
+        return 0
+
+    cdef int _scan(self) except -1:
+        cdef const uint64_t *bounds = self._bounds()
+        cdef size_t scratch_len = min(SCRATCH_LEN, <size_t>(bounds[self.count] - bounds[0]))
+        cdef bytes scratch = PyBytes_FromStringAndSize(NULL, scratch_len)
+        cdef uint8_t *room = <uint8_t *>PyBytes_AS_STRING(scratch)
+        cdef const uint8_t *data = &self._data[0]
+        cdef size_t count = self.count
+        cdef fl_tx_columns out
+        out.status = <uint16_t *>PyBytes_AS_STRING(self._statuses)
+        out.fields = <fl_tx_fields *>PyBytes_AS_STRING(self._fields)
+        out.txid32 = <uint8_t *>PyBytes_AS_STRING(self.txids)
+        out.signer33 = <uint8_t *>PyBytes_AS_STRING(self.signers)
+        out.sig64 = <uint8_t *>PyBytes_AS_STRING(self.signatures)
+        if scratch_len < GIL_RELEASE_BYTES_MIN:
+            fl_scan_many(&out, room, scratch_len, &LIMITS, data, bounds, count)
+        else:
+            with nogil:
+                fl_scan_many(&out, room, scratch_len, &LIMITS, data, bounds, count)
+        return 0
+
+    cdef const uint64_t *_bounds(self):
+        return <const uint64_t *>PyBytes_AS_STRING(self._offsets)
+
+    cdef const uint16_t *_status_column(self):
+        return <const uint16_t *>PyBytes_AS_STRING(self._statuses)
+
+    cdef const fl_tx_fields *_field_column(self):
+        return <const fl_tx_fields *>PyBytes_AS_STRING(self._fields)
+
+    cdef int _check_index(self, Py_ssize_t index) except -1:
+        if index < 0 or index >= self.count:
+            raise IndexError(f"transaction {index} of {self.count}")
+        return 0
+
+    cdef const fl_tx_fields *_row(self, Py_ssize_t index) except NULL:
+        self._check_index(index)
+        cdef const fl_tx_fields *row = self._field_column() + index
+        cdef uint16_t status = self._status_column()[index]
+        if status != FL_OK:
+            raise TransactionError(
+                f"transaction {index} was refused at its byte {row.error_offset}",
+                code=Code(status),
+                index=index,
+            )
+        return row
+
+    cdef bytes _slice(self, Py_ssize_t index, size_t at, size_t length):
+        cdef const char *transaction = <const char *>&self._data[0] + self._bounds()[index]
+        return PyBytes_FromStringAndSize(transaction + at, length)
+
+
+init_backend()
