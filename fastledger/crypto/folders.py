@@ -188,7 +188,7 @@ def unwrap_folder_keys(
         check_key_id(folder, epoch)
     kek = private_key.unwrap(wrapped.wrap, context_info(_BUNDLE_LABEL, context))
     return [
-        FolderKey(folder, epoch, unwrap_key(_bundled_key_kek(kek, folder, epoch), wrapped_key))
+        FolderKey(folder, epoch, _unwrap_key(_bundled_key_kek(kek, folder, epoch), wrapped_key))
         for (folder, epoch), wrapped_key in zip(folders, wrapped.keys, strict=True)
     ]
 
@@ -251,18 +251,13 @@ def check_key_id(folder: bytes, epoch: int) -> None:
         raise EnvelopeError("an epoch outside 0 … 2^32-1", code=Code.MALFORMED)
 
 
-def unwrap_key(wrapping_key: bytes, wrapped_key: bytes) -> bytes:
-    """Undo AES-KW (RFC 3394 §2.2.2) of a 32-byte key.
-
-    Raises:
-        EnvelopeError: ``BAD_ENVELOPE``, another key, another size or damage.
-    """
+def _unwrap_key(wrapping_key: bytes, wrapped_key: bytes) -> bytes:
     if len(wrapped_key) == WRAPPED_KEY_BYTES:
         try:
             return aes_key_unwrap(wrapping_key, wrapped_key)
         except InvalidUnwrap:
             pass
-    raise EnvelopeError(f"a wrapped key of {len(wrapped_key)} bytes does not open")
+    raise EnvelopeError(f"a wrapped folder key of {len(wrapped_key)} bytes does not open")
 
 
 def _bundled_key_kek(kek: bytes, folder: bytes, epoch: int) -> bytes:
