@@ -57,7 +57,7 @@ _PREFIX_BYTES: Final = 7
 
 # The fixed bytes around the variable ones, in the order of the module's diagrams.
 _WHOLE_PROTECTED: Final = bytes.fromhex("43 a1 01 03")
-_CHUNKED_PROTECTED: Final = bytes.fromhex("50 a2 01 3a 00010000 3a 00010000 1a")  # then u32 chunk_bytes
+_CHUNKED_PROTECTED: Final = bytes.fromhex("51 a2 01 3a 00010000 3a 00010000 1a")  # then u32 chunk_bytes
 _ARRAY: Final = bytes.fromhex("d860 84")
 _WHOLE_HEAD: Final = _ARRAY + _WHOLE_PROTECTED + bytes.fromhex("a1 05 4c")
 _CHUNKED_HEAD: Final = _ARRAY + _CHUNKED_PROTECTED
