@@ -1,0 +1,256 @@
+"""What a resource is about, for its folder and its blind index: category, search terms, patient.
+
+Terms are the plaintext of index tokens; they stay with whoever holds the folder key. Each is one of
+``type:Observation``, ``code:<system>|<code>`` and ``month:YYYY-MM`` (SPEC-FHIR-5).
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import msgspec
+
+from fastledger.errors import FhirError
+from fastledger.limits import TOKENS_PER_RECORD_MAX
+
+# A longer code is no code that anyone searches by.
+TERM_CHARS_MAX = 256
+
+ADMINISTRATIVE = "administrative"
+
+
+class _Subject(NamedTuple):
+    """Where the facts of a resource type stand; of several keys the first that is given counts."""
+
+    category: str
+    codes: tuple[str, ...] = ()
+    dates: tuple[str, ...] = ()
+    patient: str = "subject"
+
+
+@dataclass(frozen=True, slots=True)
+class ResourceInfo:
+    """What the ingest asks of a resource.
+
+    ``terms`` are unique, at most ``TOKENS_PER_RECORD_MAX``, the most important first. ``subject_reference``
+    is the patient's reference as the resource gives it (of a Patient, ``Patient/<id>``), or None.
+    ``patient_data`` is false for what describes no patient: organisations, practitioners, places, products.
+    """
+
+    resource_type: str
+    category: str
+    terms: tuple[str, ...]
+    subject_reference: str | None
+    patient_data: bool
+
+
+_DATE = ("date",)
+_SUBJECTS: dict[str, _Subject] = {
+    "Patient": _Subject("demographics", (), (), ""),
+    "RelatedPerson": _Subject("demographics", ("relationship",), ("period",), "patient"),
+    "Person": _Subject("demographics"),
+    "Encounter": _Subject("encounters", ("type", "reasonCode", "class"), ("period",)),
+    "EpisodeOfCare": _Subject("encounters", ("type",), ("period",), "patient"),
+    "Appointment": _Subject("encounters", ("serviceType", "reasonCode"), ("start", "created"), "participant"),
+    "AppointmentResponse": _Subject("encounters", (), ("start",), "actor"),
+    "Condition": _Subject("conditions", ("code",), ("onsetDateTime", "onsetPeriod", "recordedDate")),
+    "ClinicalImpression": _Subject("conditions", ("code",), ("effectiveDateTime", "effectivePeriod", "date")),
+    "DetectedIssue": _Subject("conditions", ("code",), ("identifiedDateTime", "identifiedPeriod"), "patient"),
+    "AdverseEvent": _Subject("conditions", ("event",), ("date", "detected", "recordedDate")),
+    "FamilyMemberHistory": _Subject("conditions", ("relationship",), _DATE, "patient"),
+    "RiskAssessment": _Subject("conditions", ("code",), ("occurrenceDateTime", "occurrencePeriod")),
+    "Flag": _Subject("conditions", ("code",), ("period",)),
+    "BodyStructure": _Subject("conditions", ("morphology", "location"), (), "patient"),
+    "Observation": _Subject(
+        "observations",
+        ("code", "component"),
+        ("effectiveDateTime", "effectivePeriod", "effectiveInstant", "issued"),
+    ),
+    "MolecularSequence": _Subject("laboratory", (), (), "patient"),
+    "Specimen": _Subject("laboratory", ("type",), ("collection", "receivedTime")),
+    "Media": _Subject("imaging", ("type", "modality"), ("createdDateTime", "createdPeriod", "issued")),
+    "ImagingStudy": _Subject("imaging", ("procedureCode", "modality", "reasonCode"), ("started",)),
+    "DiagnosticReport": _Subject(
+        "diagnostics", ("code",), ("effectiveDateTime", "effectivePeriod", "issued")
+    ),
+    "ServiceRequest": _Subject("diagnostics", ("code",), ("occurrenceDateTime", "authoredOn")),
+    "MedicationRequest": _Subject("medications", ("medicationCodeableConcept",), ("authoredOn",)),
+    "MedicationStatement": _Subject(
+        "medications",
+        ("medicationCodeableConcept",),
+        ("effectiveDateTime", "effectivePeriod", "dateAsserted"),
+    ),
+    "MedicationAdministration": _Subject(
+        "medications", ("medicationCodeableConcept",), ("effectiveDateTime", "effectivePeriod")
+    ),
+    "MedicationDispense": _Subject(
+        "medications", ("medicationCodeableConcept",), ("whenHandedOver", "whenPrepared")
+    ),
+    "Procedure": _Subject("procedures", ("code", "reasonCode"), ("performedDateTime", "performedPeriod")),
+    "DeviceRequest": _Subject("devices", ("codeCodeableConcept",), ("occurrenceDateTime", "authoredOn")),
+    "DeviceUseStatement": _Subject("devices", (), ("timingDateTime", "timingPeriod", "recordedOn")),
+    "Device": _Subject("devices", ("type",), ("manufactureDate",), "patient"),
+    "SupplyDelivery": _Subject("devices", ("type", "suppliedItem"), ("occurrenceDateTime",), "patient"),
+    "Immunization": _Subject(
+        "immunizations", ("vaccineCode",), ("occurrenceDateTime", "recorded"), "patient"
+    ),
+    "ImmunizationEvaluation": _Subject("immunizations", ("targetDisease",), _DATE, "patient"),
+    "ImmunizationRecommendation": _Subject("immunizations", ("recommendation",), _DATE, "patient"),
+    "AllergyIntolerance": _Subject(
+        "allergies", ("code",), ("onsetDateTime", "onsetPeriod", "recordedDate", "lastOccurrence"), "patient"
+    ),
+    "CarePlan": _Subject("careplans", ("category",), ("period", "created")),
+    "CareTeam": _Subject("careplans", ("category", "reasonCode"), ("period",)),
+    "Goal": _Subject("careplans", ("description",), ("startDate", "statusDate")),
+    "NutritionOrder": _Subject("careplans", ("foodPreferenceModifier",), ("dateTime",), "patient"),
+    "RequestGroup": _Subject("careplans", ("code",), ("authoredOn",)),
+    "Task": _Subject("careplans", ("code",), ("authoredOn", "lastModified"), "for"),
+    "Claim": _Subject("claims", ("type", "item"), ("billablePeriod", "created"), "patient"),
+    "ClaimResponse": _Subject("claims", ("type",), ("created",), "patient"),
+    "ExplanationOfBenefit": _Subject("claims", ("type", "item"), ("billablePeriod", "created"), "patient"),
+    "Coverage": _Subject("claims", ("type",), ("period",), "beneficiary"),
+    "CoverageEligibilityRequest": _Subject("claims", (), ("servicedDate", "created"), "patient"),
+    "CoverageEligibilityResponse": _Subject("claims", (), ("servicedDate", "created"), "patient"),
+    "Account": _Subject("claims", ("type",), ("servicePeriod",)),
+    "ChargeItem": _Subject("claims", ("code",), ("occurrenceDateTime", "occurrencePeriod", "enteredDate")),
+    "Invoice": _Subject("claims", ("type",), _DATE),
+    "DocumentReference": _Subject("documents", ("type", "category"), ("date",)),
+    "DocumentManifest": _Subject("documents", ("type",), ("created",)),
+    "Composition": _Subject("documents", ("type",), _DATE),
+    "QuestionnaireResponse": _Subject("documents", (), ("authored",)),
+    "Consent": _Subject("documents", ("category", "scope"), ("dateTime",), "patient"),
+    "Communication": _Subject("documents", ("category", "reasonCode"), ("sent", "received")),
+    "CommunicationRequest": _Subject("documents", ("category",), ("occurrenceDateTime", "authoredOn")),
+    "List": _Subject("documents", ("code",), _DATE),
+    "VisionPrescription": _Subject("devices", (), ("dateWritten", "created"), "patient"),
+    "Provenance": _Subject("documents", ("activity",), ("occurredDateTime", "recorded"), "target"),
+    "AuditEvent": _Subject("documents", ("type",), ("recorded",), ""),
+}
+# Kinds of things rather than of people: their codes are still worth a term.
+_ADMINISTRATIVE = _Subject(ADMINISTRATIVE, ("code", "type", "specialty"), _DATE, "")
+
+_OBSERVATION_CATEGORIES = {
+    "vital-signs": "vitals",
+    "laboratory": "laboratory",
+    "imaging": "imaging",
+    "procedure": "procedures",
+}
+
+
+def describe(resource: bytes | Mapping[str, Any]) -> ResourceInfo:
+    """What a valid resource is about; takes its text or the decoded form of ``Validated.resource``.
+
+    Deterministic; raises ``FhirError`` where there is not even a resourceType.
+    """
+    node = _decoded(resource) if isinstance(resource, bytes) else resource
+    resource_type = node.get("resourceType")
+    if not isinstance(resource_type, str):
+        raise FhirError("a resource needs a resourceType")
+    subject = _SUBJECTS.get(resource_type, _ADMINISTRATIVE)
+    category = subject.category
+    if resource_type == "Observation":
+        category = _observation_category(node)
+    terms = ["type:" + resource_type]
+    month = _month(node, subject.dates)
+    if month:
+        terms.append("month:" + month)
+    for key in subject.codes:
+        value = node.get(key)
+        if value is not None:
+            _add_codes(value, terms)
+    if "medicationReference" in node and "contained" in node:
+        _add_contained_medication(node, terms)
+    patient = _patient(node, resource_type, subject.patient)
+    return ResourceInfo(
+        resource_type,
+        category,
+        tuple(dict.fromkeys(terms))[:TOKENS_PER_RECORD_MAX],
+        patient,
+        category != ADMINISTRATIVE and (resource_type != "Device" or patient is not None),
+    )
+
+
+def _decoded(raw: bytes) -> Mapping[str, Any]:
+    try:
+        node = msgspec.json.decode(raw.removeprefix(b"\xef\xbb\xbf"))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        node = None
+    if not isinstance(node, dict):
+        raise FhirError("a resource is a JSON object")
+    return node
+
+
+def _observation_category(node: Mapping[str, Any]) -> str:
+    """The folder category of an Observation from its category codes; what is not known stays general."""
+    for concept in _dicts(node.get("category")):
+        for coding in _dicts(concept.get("coding")):
+            category = _OBSERVATION_CATEGORIES.get(str(coding.get("code")))
+            if category:
+                return category
+    return "observations"
+
+
+def _month(node: Mapping[str, Any], keys: tuple[str, ...]) -> str | None:
+    """The month of the first date that is given at least to the month."""
+    for key in keys:
+        value = node.get(key)
+        if isinstance(value, dict):
+            value = value.get("start") or value.get("collectedDateTime")
+        if isinstance(value, str) and len(value) >= 7 and value[4] == "-" and value[:4].isdigit():
+            return value[:7]
+    return None
+
+
+def _add_codes(value: object, terms: list[str]) -> None:
+    """Terms of a Coding, a CodeableConcept, or what holds one as ``code`` or ``productOrService``."""
+    for concept in _dicts(value):
+        codings = concept.get("coding")
+        if codings is None:
+            if isinstance(concept.get("code"), str):
+                codings = concept
+            else:
+                inner = concept.get("code") or concept.get("productOrService") or concept.get("vaccineCode")
+                if inner is not None and inner is not value:
+                    _add_codes(inner, terms)
+                continue
+        for coding in _dicts(codings):
+            code = coding.get("code")
+            if isinstance(code, str):
+                term = f"code:{coding.get('system', '')}|{code}"
+                if len(term) <= TERM_CHARS_MAX:
+                    terms.append(term)
+        if len(terms) > 2 * TOKENS_PER_RECORD_MAX:
+            return
+
+
+def _add_contained_medication(node: Mapping[str, Any], terms: list[str]) -> None:
+    reference = node["medicationReference"]
+    name = reference.get("reference") if isinstance(reference, dict) else None
+    for medication in _dicts(node["contained"]):
+        if isinstance(name, str) and name == f"#{medication.get('id')}":
+            _add_codes(medication.get("code"), terms)
+
+
+def _patient(node: Mapping[str, Any], resource_type: str, key: str) -> str | None:
+    """The reference to the patient, or None; of a list (participants, targets) the first to a Patient."""
+    if resource_type == "Patient":
+        return f"Patient/{node['id']}" if "id" in node else None
+    for item in _dicts(node.get(key)) if key else ():
+        if key == "participant":
+            item = item.get("actor") or {}
+        reference = item.get("reference") if isinstance(item, dict) else None
+        if not isinstance(reference, str):
+            continue
+        if key in ("participant", "target", "actor") and "Patient/" not in reference:
+            continue
+        return reference
+    return None
+
+
+def _dicts(value: object) -> Iterator[dict[str, Any]]:
+    if isinstance(value, dict):
+        yield value
+    elif isinstance(value, list):
+        for item in value:
+            if isinstance(item, dict):
+                yield item
