@@ -1,23 +1,56 @@
 """FastLedger: an embeddable, permissioned ledger engine for medical transactions.
 
     >>> from fastledger import Ledger, Wallet        # the ledger of a node, the keys of an identity
+
+Names are loaded when they are first used, so that a tool which needs one kernel does not start the whole engine.
 """
 
-from fastledger.chain.aio import AsyncLedger
-from fastledger.chain.ledger import Ledger, LedgerOptions
-from fastledger.chain.outcome import Outcome
-from fastledger.chain.query import Entry, Page, Query
-from fastledger.chain.replay import VerifyReport
-from fastledger.client.wallet import SealedRecord, Wallet
-from fastledger.crypto.hpke import KemSuite
-from fastledger.crypto.keystore import Keystore
-from fastledger.crypto.signing import SigningKey
-from fastledger.errors import Code, FastLedgerError
-from fastledger.model.bodies import Purpose, Right, Role
-from fastledger.model.genesis import Authority, Genesis
-from fastledger.model.receipt import Verified, verify_statement
-from fastledger.model.transaction import Transaction
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from fastledger.version import VERSION as __version__
+
+if TYPE_CHECKING:
+    from fastledger.chain.aio import AsyncLedger
+    from fastledger.chain.ledger import Ledger, LedgerOptions
+    from fastledger.chain.outcome import Outcome
+    from fastledger.chain.query import Entry, Page, Query
+    from fastledger.chain.replay import VerifyReport
+    from fastledger.client.wallet import SealedRecord, Wallet
+    from fastledger.crypto.hpke import KemSuite
+    from fastledger.crypto.keystore import Keystore
+    from fastledger.crypto.signing import SigningKey
+    from fastledger.errors import Code, FastLedgerError
+    from fastledger.model.bodies import Purpose, Right, Role
+    from fastledger.model.genesis import Authority, Genesis
+    from fastledger.model.receipt import Verified, verify_statement
+    from fastledger.model.transaction import Transaction
+
+_HOMES = {
+    "AsyncLedger": "chain.aio",
+    "Authority": "model.genesis",
+    "Code": "errors",
+    "Entry": "chain.query",
+    "FastLedgerError": "errors",
+    "Genesis": "model.genesis",
+    "KemSuite": "crypto.hpke",
+    "Keystore": "crypto.keystore",
+    "Ledger": "chain.ledger",
+    "LedgerOptions": "chain.ledger",
+    "Outcome": "chain.outcome",
+    "Page": "chain.query",
+    "Purpose": "model.bodies",
+    "Query": "chain.query",
+    "Right": "model.bodies",
+    "Role": "model.bodies",
+    "SealedRecord": "client.wallet",
+    "SigningKey": "crypto.signing",
+    "Transaction": "model.transaction",
+    "Verified": "model.receipt",
+    "VerifyReport": "chain.replay",
+    "Wallet": "client.wallet",
+    "verify_statement": "model.receipt",
+}
 
 __all__ = [
     "AsyncLedger",
@@ -45,3 +78,16 @@ __all__ = [
     "__version__",
     "verify_statement",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'fastledger' has no attribute {name!r}")
+    value = getattr(import_module(f"fastledger.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -4,6 +4,7 @@ Runs in the submitter's thread. The checks go from cheap to dear; each transacti
 costs the others nothing.
 """
 
+from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -11,7 +12,7 @@ from typing import Any
 
 from fastledger._native.scan import ScanBatch, scan_many
 from fastledger.chain.metrics import StageTimes
-from fastledger.crypto.ecdsa import verify_batch
+from fastledger.crypto import verify_batch
 from fastledger.errors import Code, InputError
 from fastledger.limits import BATCH_BYTES_MAX, BATCH_TRANSACTIONS_MAX
 from fastledger.model.block import Block
@@ -40,7 +41,7 @@ class Admitted:
 def scan_batch(encoded: Sequence[bytes]) -> ScanBatch:
     """One native pass over a batch: forms, offsets, ids."""
     buffer = b"".join(encoded)
-    return scan_many(buffer, list(accumulate(map(len, encoded), initial=0)))
+    return scan_many(buffer, array("Q", accumulate(map(len, encoded), initial=0)))
 
 
 def admit(
@@ -79,7 +80,7 @@ def admit_block(block: Block, *, chain_id: bytes, verify_signatures: bool) -> Ad
     Signatures are left out where the caller trusts the bytes, as on replay of the node's own log.
     """
     encoded = [block.transaction_bytes(index) for index in range(block.count)]
-    scan = scan_many(block.transactions, block.offsets)
+    scan = scan_many(block.transactions, array("Q", block.offsets))
     admitted = Admitted(encoded, scan, list(scan.statuses), [None] * block.count)
     _check_contents(admitted, chain_id, block.body.time_ms)
     if verify_signatures:

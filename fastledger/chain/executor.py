@@ -4,6 +4,7 @@ The executor belongs to one thread. It knows the tip, the state root and the his
 log becomes a layer of the :class:`ChainStore` and is acknowledged by others, after the sync.
 """
 
+import hashlib
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,6 @@ from fastledger.chain.admission import Admitted
 from fastledger.chain.outcome import Outcome
 from fastledger.chain.store import BlockEntry, ChainStore, Layer
 from fastledger.consensus.engine import BlockBuilt, BuildBlock, Engine, SealBlock, Tip, TransactionsPending
-from fastledger.crypto.hashing import sha256
 from fastledger.crypto.merkle import HistoryTree, leaf_hashes, merkle_root
 from fastledger.crypto.signing import SigningKey
 from fastledger.errors import Code, InputError
@@ -182,7 +182,7 @@ class Executor:
             state_root=roots.state,
             history_root=roots.history,
             proposer=self._signing_key().public_key,
-            seal_ref=sha256(tip.seal),
+            seal_ref=hashlib.sha256(tip.seal).digest(),
         )
         header = Header(tip.block_id, body.commitment, plan.time_ms // 1000, plan.bits)
         block = Block(
@@ -320,7 +320,7 @@ class Executor:
             raise _differs(block, f"height after {tip.height}")
         if block.header.previous_id != tip.block_id:
             raise _differs(block, "previous id")
-        if block.body.seal_ref != sha256(tip.seal):
+        if block.body.seal_ref != hashlib.sha256(tip.seal).digest():
             raise _differs(block, "seal reference")
         if not 0 < block.count <= BLOCK_TRANSACTIONS_MAX or len(block.transactions) > BLOCK_BYTES_MAX:
             raise _differs(block, "number of transactions")

@@ -15,12 +15,12 @@ def save_node_key(path: Path, key: SigningKey, password: str | None) -> None:
     """Writes the key where no file stands yet, mode 0600."""
     if password is not None:
         keystore = Keystore.create(path, password)
-        keystore.put(_ENTRY, key.to_bytes())
+        keystore.put(_ENTRY, key.secret_bytes())
         keystore.save()
         return
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "wb") as file:
-        file.write(_PLAIN_HEAD + key.to_bytes().hex().encode() + b"\n")
+        file.write(_PLAIN_HEAD + key.secret_bytes().hex().encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())
 

@@ -241,7 +241,13 @@ class Wallet:
 
         Terms beyond ``TOKENS_PER_RECORD_MAX`` are refused, not cut.
         """
-        key = self.folder_key(folder)
+        body, blob = self.seal_record(self.folder_key(folder), content, terms, record=record)
+        return SealedRecord(self.sign(body), blob, body.record, body.folder, 1)
+
+    def seal_record(
+        self, key: FolderKey, content: bytes, terms: Iterable[str] = (), *, record: bytes | None = None
+    ) -> tuple[RecordPut, bytes]:
+        """The first half of :meth:`put_record`: the unsigned body and the envelope, under a given folder key."""
         record_id = record or random_id()
         blob = seal(content, folder_key=key, record=record_id, version=1, chain_id=self.chain_id)
         body = RecordPut(
@@ -252,7 +258,7 @@ class Wallet:
             size=len(blob),
             tokens=_tokens(key, terms),
         )
-        return SealedRecord(self.sign(body), blob, record_id, key.folder, 1)
+        return body, blob
 
     def amend_record(
         self, folder: str | bytes, record: bytes, version: int, content: bytes, terms: Iterable[str] = ()
@@ -382,7 +388,7 @@ class Wallet:
                 {
                     "version": WALLET_FORMAT_VERSION,
                     "identity": self.identity,
-                    "signing": self._key.to_bytes(),
+                    "signing": self._key.secret_bytes(),
                     "kem": self._kem.to_bytes(),
                     "chain": self._chain_id or b"",
                     "folders": [key.to_bytes() for key in self._folder_keys.values()],

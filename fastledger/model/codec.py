@@ -10,7 +10,6 @@ import cbor2
 
 from fastledger._native.scan import check_cbor
 from fastledger.errors import Code, InputError
-from fastledger.limits import CBOR_DEPTH_MAX
 
 
 def encode(value: Any) -> bytes:
@@ -27,7 +26,7 @@ def decode(data: bytes, *, what: str = "CBOR item") -> Any:
 
     Raises ``InputError`` with ``MALFORMED`` or ``NON_CANONICAL``, naming ``what`` and the offset.
     """
-    status, offset = check_cbor(data, CBOR_DEPTH_MAX)
+    status, offset = check_cbor(data)
     if status != Code.OK:
         raise InputError(f"{what} is not deterministic CBOR at byte {offset}", code=Code(status))
     return cbor2.loads(data)

@@ -8,14 +8,14 @@ result's proof, so that a reader learns offline *what became* of the transaction
 (SPEC-RCP-1..5). A *transparent statement* is the transaction with its receipt under label 394 (RFC 9943).
 """
 
+import hashlib
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
 import cbor2
 
-from fastledger.crypto.hashing import sha256
-from fastledger.crypto.merkle import inclusion_proof, leaf_hashes, verify_inclusion
+from fastledger.crypto.merkle import inclusion_proof, leaf_hash, leaf_hashes, verify_inclusion
 from fastledger.crypto.signing import SigningKey, verify_one
 from fastledger.errors import Code, FastLedgerError, ReceiptError
 from fastledger.model.block import Block, Header, HeaderBody, result_entries
@@ -72,7 +72,7 @@ class SealHeader:
 
 def _seal_digest(protected: bytes, tx_root: bytes) -> bytes:
     """SHA-256 of the Sig_structure with ``tx_root`` as payload (RFC 9052 §4.4)."""
-    return sha256(encode(["Signature1", protected, b"", tx_root]))
+    return hashlib.sha256(encode(["Signature1", protected, b"", tx_root])).digest()
 
 
 def _cose_sign1(protected: bytes, unprotected: dict[Any, Any], payload: bytes | None, signature: bytes) -> bytes:
@@ -187,8 +187,8 @@ def _verify_receipt(
     _check_signature(protected, body, signature)
     if not verify_inclusion(transaction.txid, index, tree_size, tx_path, body.tx_root):
         raise ReceiptError("the inclusion proof of the transaction does not verify")
-    result_entry = transaction.txid + code.to_bytes(2, "big")
-    if not verify_inclusion(result_entry, index, tree_size, result_path, body.result_root):
+    result_leaf = leaf_hash(transaction.txid + code.to_bytes(2, "big"))
+    if not verify_inclusion(result_leaf, index, tree_size, result_path, body.result_root, hashed=True):
         raise ReceiptError("the inclusion proof of the result does not verify")
     return Verified(transaction, Code(code), body.height, index, seal.block_id, body.time_ms, body.proposer)
 

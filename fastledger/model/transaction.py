@@ -12,6 +12,7 @@ instead of parse.
 """
 
 import hashlib
+from array import array
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -128,8 +129,8 @@ class Transaction:
 
         Raises ``TransactionError`` with ``MALFORMED``, ``OVERSIZED``, ``NON_CANONICAL`` or ``BAD_HEADER``.
         """
-        scan = scan_many(data, [0, len(data)])
-        status = int(scan.statuses[0])
+        scan = scan_many(data, array("Q", (0, len(data))))
+        status = scan.status(0)
         if status != Code.OK:
             code = Code(status)
             raise TransactionError(

@@ -1,6 +1,6 @@
 """Identities: register, endorse, rotate, revoke (SPEC-ID-4..9)."""
 
-from fastledger.crypto.signing import is_valid
+from fastledger.crypto import verify_batch
 from fastledger.errors import Code
 from fastledger.model.bodies import (
     IdentityEndorse,
@@ -68,7 +68,8 @@ def rotate(ctx: Context, body: IdentityRotate) -> None:
     fresh = ctx.view.load(KEYS, body.key) is None and ctx.view.load(IDENTITIES, identity_id(body.key)) is None
     if not fresh:
         raise Refusal(Code.KEY_IN_USE)
-    if not is_valid(rotation_digest(ctx.chain_id, actor_id, body.key), body.proof, body.key):
+    digest = rotation_digest(ctx.chain_id, actor_id, body.key)
+    if not verify_batch(digest, body.proof, body.key)[0]:
         raise Refusal(Code.BAD_PROOF_OF_POSSESSION)
     ctx.view.remove(KEYS, ctx.signer)
     ctx.view.store(KEYS, body.key, Pseudonym(actor_id))

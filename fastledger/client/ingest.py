@@ -1,0 +1,300 @@
+"""From FHIR sources to durable records: validate, seal, sign, submit (SPEC-ING-1..3).
+
+A :class:`Custodian` is one hospital's key service: the organisation's wallet, its practitioners', and those of the
+patients that it keeps in trust for them. It writes every resource into a folder of the patient (by category), or
+into its own directory folder where the resource describes no patient.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+from fastledger.chain.ledger import Ledger
+from fastledger.chain.metrics import StageTimes
+from fastledger.chain.outcome import Outcome
+from fastledger.client.wallet import Wallet
+from fastledger.crypto.folders import FolderKey
+from fastledger.crypto.keystore import Keystore
+from fastledger.errors import Code, FhirError
+from fastledger.gateway.fhir import ResourceInfo, Validated, describe, validate_many
+from fastledger.gateway.sources import SourceBundle
+from fastledger.model.bodies import RecordPut, Right, Role
+from fastledger.model.bodies import Purpose as PurposeOfUse
+from fastledger.model.transaction import Transaction
+
+DIRECTORY = "directory"
+BATCH_RECORDS = 1_000
+REFUSALS_KEPT = 20
+_CUSTODY_PURPOSES = (PurposeOfUse.TREATMENT, PurposeOfUse.OPERATIONS, PurposeOfUse.PAYMENT)
+_PATIENT_ENTRY = "patient:"
+_STAFF_ENTRY = "staff:"
+
+
+@dataclass(slots=True)
+class IngestReport:
+    """What an ingest did. ``refusals`` hold (origin, path, problem) of the first refused resources, without values."""
+
+    bundles: int = 0
+    patients: int = 0
+    practitioners: int = 0
+    resources: int = 0
+    resource_bytes: int = 0
+    refused: int = 0
+    committed: int = 0
+    transactions: int = 0
+    refusals: list[tuple[str, str, str]] = field(default_factory=list)
+    failures: dict[str, int] = field(default_factory=dict)
+
+    def refuse(self, origin: str, error: FhirError) -> None:
+        """Counts a resource that is not valid FHIR."""
+        self.refused += 1
+        if len(self.refusals) < REFUSALS_KEPT:
+            path, problem = error.issues[0] if error.issues else ("", error.args[0])
+            self.refusals.append((origin, path, problem))
+
+    def fail(self, code: Code) -> None:
+        """Counts a transaction that did not become durable."""
+        self.failures[code.slug] = self.failures.get(code.slug, 0) + 1
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Where a committed resource stands, for who wants to find it again."""
+
+    patient: str | None
+    category: str
+    record: bytes
+    folder: bytes
+    terms: tuple[str, ...]
+
+
+class Custodian:
+    """One hospital's wallets over an open ledger."""
+
+    def __init__(self, ledger: Ledger, organisation: Wallet, *, new_wallet: Callable[[], Wallet]) -> None:
+        """``organisation`` is registered and endorsed; ``new_wallet`` makes one for each patient and practitioner."""
+        self._ledger = ledger
+        self.organisation = organisation
+        self._new_wallet = new_wallet
+        self.patients: dict[str, Wallet] = {}
+        self.staff: dict[str, Wallet] = {}
+
+    @property
+    def known_kem(self) -> bytes:
+        """The organisation's key-encapsulation key."""
+        return self.organisation.kem_public
+
+    def patient(self, reference: str, categories: Iterable[str]) -> tuple[Wallet, list[Transaction]]:
+        """A patient's wallet with a folder for each category, and the transactions that make what is new."""
+        transactions: list[Transaction] = []
+        wallet = self.patients.get(reference)
+        if wallet is None:
+            wallet = self.patients[reference] = self._new_wallet()
+            transactions.append(wallet.register(Role.PATIENT))
+        fresh = sorted(category for category in dict.fromkeys(categories) if category not in wallet.labels)
+        if fresh:
+            transactions.append(wallet.open_folders(*fresh))
+            grant = wallet.grant(
+                self.organisation.identity,
+                self.organisation.kem_public,
+                fresh,
+                purposes=_CUSTODY_PURPOSES,
+                rights=Right.READ | Right.WRITE,
+            )
+            transactions.append(grant)
+            # The organisation learns the keys as any grantee does: by opening what the chain carries.
+            self.organisation.accept(grant)
+        return wallet, transactions
+
+    def practitioner(self, reference: str) -> tuple[Wallet, list[Transaction]]:
+        """A practitioner's wallet, and the transactions that register and endorse it where it is new."""
+        wallet = self.staff.get(reference)
+        if wallet is not None:
+            return wallet, []
+        wallet = self.staff[reference] = self._new_wallet()
+        return wallet, [
+            wallet.register(Role.PRACTITIONER),
+            self.organisation.endorse(wallet.identity, Role.PRACTITIONER),
+        ]
+
+    def directory(self) -> tuple[FolderKey, list[Transaction]]:
+        """The key of the folder for what describes no patient, opened at its first use."""
+        transactions = []
+        if DIRECTORY not in self.organisation.labels:
+            transactions.append(self.organisation.open_folders(DIRECTORY))
+        return self.organisation.folder_key(DIRECTORY), transactions
+
+    def save(self, keystore: Keystore) -> None:
+        """Puts every wallet into an open keystore; the references of patients are sealed with them."""
+        self.organisation.save(keystore, "organisation")
+        for reference, wallet in self.patients.items():
+            wallet.save(keystore, _PATIENT_ENTRY + reference)
+        for reference, wallet in self.staff.items():
+            wallet.save(keystore, _STAFF_ENTRY + reference)
+
+    def load(self, keystore: Keystore) -> None:
+        """Takes the patients' and practitioners' wallets of an open keystore in."""
+        for name in keystore.names():
+            if name.startswith(_PATIENT_ENTRY):
+                self.patients[name.removeprefix(_PATIENT_ENTRY)] = Wallet.load(keystore, name)
+            elif name.startswith(_STAFF_ENTRY):
+                self.staff[name.removeprefix(_STAFF_ENTRY)] = Wallet.load(keystore, name)
+
+
+@dataclass(slots=True)
+class _Pending:
+    """Transactions and envelopes that wait for the next batch, with what each record is."""
+
+    transactions: list[Transaction] = field(default_factory=list)
+    blobs: list[bytes] = field(default_factory=list)
+    kept: dict[bytes, Kept] = field(default_factory=dict)
+
+
+class Ingest:
+    """Runs sources through one custodian into the ledger, a bounded batch at a time."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        custodian: Custodian,
+        *,
+        times: StageTimes | None = None,
+        on_kept: Callable[[Kept], None] | None = None,
+        report: IngestReport | None = None,
+    ) -> None:
+        self._ledger = ledger
+        self._custodian = custodian
+        self._times = times or StageTimes()
+        self._on_kept = on_kept
+        self._pending = _Pending()
+        self.report = report or IngestReport()
+
+    def run(self, bundles: Iterable[SourceBundle | FhirError]) -> IngestReport:
+        """Ingests everything; bad resources are counted and the rest goes through."""
+        for bundle in bundles:
+            self.add(bundle)
+        self.flush()
+        return self.report
+
+    def add(self, bundle: SourceBundle | FhirError) -> None:
+        """Validates, seals and signs one bundle, submitting full batches on the way."""
+        if isinstance(bundle, FhirError):
+            self.report.refuse("source", bundle)
+            return
+        self.report.bundles += 1
+        for problem in bundle.problems:
+            self.report.refuse(bundle.origin, problem)
+        with self._times.stage("validate"):
+            described = list(self._validate(bundle))
+        sealed = self._seal(bundle, described)
+        with self._times.stage("sign"):
+            signed = [(author.sign(body), blob, kept) for author, body, blob, kept in sealed]
+        for transaction, blob, kept in signed:
+            self._pending.transactions.append(transaction)
+            self._pending.blobs.append(blob)
+            self._pending.kept[transaction.txid] = kept
+            if len(self._pending.transactions) >= BATCH_RECORDS:
+                self.flush()
+
+    def _validate(self, bundle: SourceBundle) -> Iterator[tuple[Validated, ResourceInfo]]:
+        verdicts = validate_many([resource.raw for resource in bundle.resources])
+        for resource, verdict in zip(bundle.resources, verdicts, strict=True):
+            self.report.resources += 1
+            self.report.resource_bytes += len(resource.raw)
+            if isinstance(verdict, FhirError):
+                self.report.refuse(resource.origin, verdict)
+                continue
+            info = describe(verdict.resource)
+            if info.patient_data and _patient_of(bundle, info) is None:
+                problem = (info.resource_type, "names no patient whose record it could be")
+                self.report.refuse(resource.origin, FhirError("not a patient's", issues=[problem]))
+                continue
+            yield verdict, info
+
+    def _seal(
+        self, bundle: SourceBundle, described: list[tuple[Validated, ResourceInfo]]
+    ) -> list[tuple[Wallet, RecordPut, bytes, Kept]]:
+        """The records of a bundle, sealed; what must be on the chain before them is queued."""
+        with self._times.stage("enrol"):
+            folders = self._enrol(bundle, described)
+            author = self._author(bundle, described)
+        sealed = []
+        with self._times.stage("encrypt"):
+            for verdict, info in described:
+                patient = _patient_of(bundle, info)
+                key = folders[(patient, info.category if patient is not None else DIRECTORY)]
+                body, blob = author.seal_record(key, verdict.raw, info.terms)
+                kept = Kept(patient, info.category, body.record, key.folder, info.terms)
+                # What describes no patient stands in the organisation's own folder, which it alone writes.
+                signer = author if patient is not None else self._custodian.organisation
+                sealed.append((signer, body, blob, kept))
+        return sealed
+
+    def _enrol(
+        self, bundle: SourceBundle, described: list[tuple[Validated, ResourceInfo]]
+    ) -> dict[tuple[str | None, str], FolderKey]:
+        """The folder key for every (patient, category) of the bundle."""
+        wanted: dict[str | None, list[str]] = {}
+        for _, info in described:
+            patient = _patient_of(bundle, info)
+            wanted.setdefault(patient, []).append(info.category)
+        folders: dict[tuple[str | None, str], FolderKey] = {}
+        for reference, categories in wanted.items():
+            if reference is None:
+                key, transactions = self._custodian.directory()
+                folders[(None, DIRECTORY)] = key
+            else:
+                self.report.patients += reference not in self._custodian.patients
+                wallet, transactions = self._custodian.patient(reference, categories)
+                for category in dict.fromkeys(categories):
+                    folders[(reference, category)] = wallet.folder_key(category)
+            self._pending.transactions += transactions
+        return folders
+
+    def _author(self, bundle: SourceBundle, described: list[tuple[Validated, ResourceInfo]]) -> Wallet:
+        """Who signs: the first practitioner that the bundle brings, else the organisation."""
+        organisation = self._custodian.organisation
+        author = organisation
+        for verdict, info in described:
+            if info.resource_type != "Practitioner":
+                continue
+            reference = _practitioner_reference(verdict)
+            self.report.practitioners += reference not in self._custodian.staff
+            wallet, transactions = self._custodian.practitioner(reference)
+            self._pending.transactions += transactions
+            author = wallet if author is organisation else author
+        return author
+
+    def flush(self) -> None:
+        """Submits what is pending and waits until it is durable."""
+        pending, self._pending = self._pending, _Pending()
+        if not pending.transactions:
+            return
+        with self._times.stage("submit"):
+            outcomes = self._ledger.submit(pending.transactions, pending.blobs)
+        self._account(outcomes, pending.kept)
+
+    def _account(self, outcomes: list[Outcome], kept: dict[bytes, Kept]) -> None:
+        for outcome in outcomes:
+            self.report.transactions += 1
+            if not outcome.ok:
+                self.report.fail(outcome.code)
+            elif outcome.txid in kept:
+                self.report.committed += 1
+                if self._on_kept is not None:
+                    self._on_kept(kept[outcome.txid])
+
+
+def _patient_of(bundle: SourceBundle, info: ResourceInfo) -> str | None:
+    """The patient whose folder a resource belongs in; None where it describes or names no patient."""
+    if not info.patient_data:
+        return None
+    if bundle.patient_id is not None:
+        return bundle.patient_id
+    if info.subject_reference is None:
+        return None
+    return info.subject_reference.rpartition("/")[2].removeprefix("urn:uuid:")
+
+
+def _practitioner_reference(verdict: Validated) -> str:
+    identifiers = verdict.resource.get("identifier") or [{}]
+    return str(identifiers[0].get("value") or verdict.resource.get("id") or "")
