@@ -6,9 +6,11 @@ not one per signature: beside a busy event loop each release costs up to a switc
 
 import os
 
+from cpython.buffer cimport PyBuffer_Release
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport uint8_t
 
+from fastledger._native.c_fl cimport acquire_bytes
 from fastledger._native.c_fl_tx cimport (
     fl_ecdsa,
     fl_ecdsa_hold,
@@ -74,35 +76,43 @@ def default_threads():
     return min(os.cpu_count() or 1, VERIFY_THREADS_MAX)
 
 
-def verify_batch(
-    const uint8_t[::1] digests not None,
-    const uint8_t[::1] signatures not None,
-    const uint8_t[::1] keys not None,
-    *,
-    threads=None,
-):
+def verify_batch(digests, signatures, keys, *, threads=None):
     """Verify n signatures; returns n bytes, 1 for a good one and 0 for any other (SPEC-SIG).
 
     ``digests``: n x 32 bytes; ``signatures``: n x 64 bytes r || s; ``keys``: n x 33 bytes, compressed: all
     contiguous, else ValueError. ``threads`` (default: one for each CPU) is a ceiling: each gets at least 16
     signatures. The GIL is released once, for a single signature not at all.
     """
-    cdef size_t count = digests.shape[0] // DIGEST_LEN
-    check_shape("digests", digests.shape[0], DIGEST_LEN, count)
-    check_shape("signatures", signatures.shape[0], SIG_LEN, count)
-    check_shape("keys", keys.shape[0], KEY_LEN, count)
-    cdef unsigned workers = choose_threads(threads, count)
-    if count == 0:
-        return b""
+    cdef Py_buffer views[3]
+    cdef int held = 0, i
+    try:
+        for source, name in ((digests, "digests"), (signatures, "signatures"), (keys, "keys")):
+            acquire_bytes(source, &views[held], name)
+            held += 1
+        return verify_views(views, threads)
+    finally:
+        for i in range(held):
+            PyBuffer_Release(&views[i])
 
+
+cdef bytes verify_views(Py_buffer *views, object threads):
+    """Verify what the buffers of digests, signatures and keys hold."""
+    cdef size_t count = views[0].len // DIGEST_LEN
+    check_shape("digests", views[0].len, DIGEST_LEN, count)
+    check_shape("signatures", views[1].len, SIG_LEN, count)
+    check_shape("keys", views[2].len, KEY_LEN, count)
+    cdef unsigned workers = choose_threads(threads, count)
     cdef bytes mask = PyBytes_FromStringAndSize(NULL, count)
     cdef uint8_t *ok = <uint8_t *>PyBytes_AS_STRING(mask)
+    cdef const uint8_t *digest32s = <const uint8_t *>views[0].buf
+    cdef const uint8_t *sig64s = <const uint8_t *>views[1].buf
+    cdef const uint8_t *key33s = <const uint8_t *>views[2].buf
     cdef int done
-    if count == 1: # 40 us: to wait for the GIL would cost more than to keep it
-        done = fl_ecdsa_verify_many(VERIFIER, ok, &digests[0], &signatures[0], &keys[0], count, workers)
+    if count <= 1: # some 40 us: to wait for the GIL would cost more than to keep it
+        done = fl_ecdsa_verify_many(VERIFIER, ok, digest32s, sig64s, key33s, count, workers)
     else:
         with nogil:
-            done = fl_ecdsa_verify_many(VERIFIER, ok, &digests[0], &signatures[0], &keys[0], count, workers)
+            done = fl_ecdsa_verify_many(VERIFIER, ok, digest32s, sig64s, key33s, count, workers)
     if not done:
         raise MemoryError(f"no room to verify {count} signatures")
     return mask

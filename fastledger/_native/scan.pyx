@@ -4,11 +4,12 @@ Statuses are numbers of ``fastledger.errors.Code``; 0 is success. A verdict is d
 because of what a transaction holds, so that one bad transaction costs its batch no more than its own row.
 """
 
+from cpython.buffer cimport PyBuffer_Release
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp
 
-from fastledger._native.c_fl cimport GIL_RELEASE_BYTES_MIN, fl_offsets_check, init_backend
+from fastledger._native.c_fl cimport GIL_RELEASE_BYTES_MIN, acquire_bytes, fl_offsets_check, init_backend
 from fastledger._native.c_fl_tx cimport (
     FL_CBOR_DEPTH_CAP,
     FL_MALFORMED,
@@ -49,66 +50,70 @@ if CBOR_DEPTH_MAX > FL_CBOR_DEPTH_CAP:
     raise ImportError(f"CBOR_DEPTH_MAX {CBOR_DEPTH_MAX} is beyond what the native checker can do")
 
 
-def check_cbor(const uint8_t[::1] data not None):
+def check_cbor(data):
     """Check that ``data`` is exactly one item of deterministic CBOR (RFC 8949 section 4.2.1, SPEC-CBOR).
 
-    Returns ``(status, offset)``: ``(0, len(data))`` or the code and offset of the first problem.
+    Returns ``(status, offset)``: ``(0, len(data))`` or the code and offset of the first problem. ValueError
+    unless ``data`` is a contiguous bytes-like object.
     """
-    cdef size_t item_len = 0, error_offset = 0
+    cdef Py_buffer view
+    acquire_bytes(data, &view, "data")
+    cdef const uint8_t *begin = <const uint8_t *>view.buf
+    cdef size_t size = view.len, item_len = 0, error_offset = 0
     cdef int status
-    if data.shape[0] < GIL_RELEASE_BYTES_MIN:
-        status = fl_cbor_check(&item_len, &error_offset, &data[0], data.shape[0], LIMITS.cbor_depth_max)
+    if size < GIL_RELEASE_BYTES_MIN:
+        status = fl_cbor_check(&item_len, &error_offset, begin, size, LIMITS.cbor_depth_max)
     else:
         with nogil:
-            status = fl_cbor_check(&item_len, &error_offset, &data[0], data.shape[0], LIMITS.cbor_depth_max)
+            status = fl_cbor_check(&item_len, &error_offset, begin, size, LIMITS.cbor_depth_max)
+    PyBuffer_Release(&view)
     if status != FL_OK:
         return status, error_offset
-    if item_len != <size_t>data.shape[0]:
-        return FL_MALFORMED, item_len
-    return FL_OK, item_len
+    return (FL_OK if item_len == size else FL_MALFORMED), item_len
 
 
-def split(const uint8_t[::1] data not None, *, size_t count_max=BATCH_TRANSACTIONS_MAX):
+def split(data, *, size_t count_max=BATCH_TRANSACTIONS_MAX):
     """Cut a concatenation of transactions (a CBOR sequence, RFC 8742) by their outlines (SPEC-TX-8).
 
     Returns ``(offsets, status, offset)``. ``offsets`` is a memoryview of n + 1 uint64, fit for ``scan_many``,
     over the n transactions before the end or the first problem. ``status`` says what stops the cut at byte
     ``offset``: 0 at the end, OVERSIZED where more than ``count_max`` stand, else MALFORMED, NON_CANONICAL or
-    BAD_HEADER.
+    BAD_HEADER. ValueError unless ``data`` is a contiguous bytes-like object.
     """
-    cdef size_t fitting = <size_t>data.shape[0] // FL_TX_BYTES_MIN + 1
+    cdef Py_buffer view
+    acquire_bytes(data, &view, "data")
+    cdef size_t fitting = <size_t>view.len // FL_TX_BYTES_MIN + 1
     cdef size_t room = min(count_max, fitting)
-    cdef bytes offsets = PyBytes_FromStringAndSize(NULL, (room + 1) * sizeof(uint64_t))
-    cdef uint64_t *out = <uint64_t *>PyBytes_AS_STRING(offsets)
-    cdef size_t count = 0, error_offset = data.shape[0]
+    cdef size_t count = 0, error_offset = view.len
     cdef int status
-    with nogil:
-        status = fl_split(&count, &error_offset, out, room, &data[0], data.shape[0])
+    cdef bytes offsets
+    try:
+        offsets = PyBytes_FromStringAndSize(NULL, (room + 1) * sizeof(uint64_t))
+        status = fl_split(
+            &count,
+            &error_offset,
+            <uint64_t *>PyBytes_AS_STRING(offsets),
+            room,
+            <const uint8_t *>view.buf,
+            view.len,
+        )
+    finally:
+        PyBuffer_Release(&view)
     return memoryview(offsets)[: (count + 1) * sizeof(uint64_t)].cast("Q"), status, error_offset
 
 
-def scan_many(const uint8_t[::1] data not None, const uint64_t[::1] offsets not None):
+def scan_many(data, offsets):
     """Scan transactions ``data[offsets[i]:offsets[i + 1]]`` and hash what each signs (SPEC-TX).
 
-    ``offsets``: n + 1 uint64 that never decrease and end within ``data``, else ValueError. ``data`` stays
-    referenced by the result and must not be changed while that lives. The GIL is released once, or not at all
-    for a batch of less than 64 KiB.
+    ``data``: contiguous bytes, referenced by the result and not to be changed while that lives. ``offsets``:
+    a buffer of n + 1 uint64 that never decrease and end within ``data``. ValueError for anything else. The
+    GIL is released once, or not at all for a batch of less than 64 KiB.
     """
-    if offsets.shape[0] < 1:
-        raise ValueError("offsets: expected n + 1 entries for n transactions, got none")
-    cdef Py_ssize_t count = offsets.shape[0] - 1
-    cdef size_t bad_index = 0
     cdef ScanBatch batch = ScanBatch.__new__(ScanBatch)
-    # A copy of our own: what has been checked must not change while it is used.
-    batch._offsets = PyBytes_FromStringAndSize(<const char *>&offsets[0], (count + 1) * sizeof(uint64_t))
-    cdef const uint64_t *bounds = batch._bounds()
-    if not fl_offsets_check(&bad_index, bounds, count, data.shape[0]):
-        raise ValueError(
-            f"offsets: entry {bad_index} is {bounds[bad_index]}, below the one before it "
-            f"or beyond the {data.shape[0]} bytes of data"
-        )
-    batch._allocate(data, count)
-    if count > 0:
+    acquire_bytes(data, &batch._data, "data")
+    batch._take_offsets(offsets)
+    batch._allocate()
+    if batch.count > 0:
         batch._scan()
     return batch
 
@@ -125,13 +130,16 @@ cdef class ScanBatch:
     cdef readonly bytes txids
     cdef readonly bytes signers
     cdef readonly bytes signatures
-    cdef const uint8_t[::1] _data
+    cdef Py_buffer _data # zero, which is nothing to release, until it is acquired
     cdef bytes _offsets
     cdef bytes _statuses
     cdef bytes _fields
 
     def __init__(self):
         raise TypeError("a ScanBatch comes from scan_many")
+
+    def __dealloc__(self):
+        PyBuffer_Release(&self._data)
 
     def __len__(self):
         return self.count
@@ -216,9 +224,30 @@ cdef class ScanBatch:
             out[i] = status[i] == FL_OK and memcmp(fields[i].chain_id, wanted, CHAIN_ID_LEN) == 0
         return mask
 
-    cdef int _allocate(self, const uint8_t[::1] data, Py_ssize_t count) except -1:
-        self.count = count
-        self._data = data
+    cdef int _take_offsets(self, object offsets) except -1:
+        """Copy and check the offsets: what has been checked must not change while it is used."""
+        cdef const uint64_t[::1] entries
+        try:
+            entries = offsets
+        except (TypeError, ValueError, BufferError):
+            raise ValueError("offsets: expected a contiguous one-dimensional uint64 buffer") from None
+        if entries is None or entries.shape[0] < 1:
+            raise ValueError("offsets: expected n + 1 entries for n transactions, got none")
+        self.count = entries.shape[0] - 1
+        self._offsets = PyBytes_FromStringAndSize(
+            <const char *>&entries[0], entries.shape[0] * sizeof(uint64_t)
+        )
+        cdef const uint64_t *bounds = self._bounds()
+        cdef size_t bad_index = 0
+        if not fl_offsets_check(&bad_index, bounds, self.count, self._data.len):
+            raise ValueError(
+                f"offsets: entry {bad_index} is {bounds[bad_index]}, below the one before it "
+                f"or beyond the {self._data.len} bytes of data"
+            )
+        return 0
+
+    cdef int _allocate(self) except -1:
+        cdef Py_ssize_t count = self.count
         self._statuses = PyBytes_FromStringAndSize(NULL, count * sizeof(uint16_t))
         self._fields = PyBytes_FromStringAndSize(NULL, count * sizeof(fl_tx_fields))
         self.statuses = memoryview(self._statuses).cast("H")
@@ -232,7 +261,7 @@ cdef class ScanBatch:
         cdef size_t scratch_len = min(SCRATCH_LEN, <size_t>(bounds[self.count] - bounds[0]))
         cdef bytes scratch = PyBytes_FromStringAndSize(NULL, scratch_len)
         cdef uint8_t *room = <uint8_t *>PyBytes_AS_STRING(scratch)
-        cdef const uint8_t *data = &self._data[0]
+        cdef const uint8_t *data = <const uint8_t *>self._data.buf
         cdef size_t count = self.count
         cdef fl_tx_columns out
         out.status = <uint16_t *>PyBytes_AS_STRING(self._statuses)
@@ -274,7 +303,7 @@ cdef class ScanBatch:
         return row
 
     cdef bytes _slice(self, Py_ssize_t index, size_t at, size_t length):
-        cdef const char *transaction = <const char *>&self._data[0] + self._bounds()[index]
+        cdef const char *transaction = <const char *>self._data.buf + self._bounds()[index]
         return PyBytes_FromStringAndSize(transaction + at, length)
 
 
