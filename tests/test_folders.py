@@ -160,6 +160,17 @@ def test_impossible_bundles_are_refused() -> None:  # SPEC-FOLDER-4
             wrap_folder_keys(READER.public_bytes, keys, context=CONTEXT)
 
 
+@pytest.mark.parametrize("size", [16, 24, 64])
+def test_a_bundle_of_other_than_256_bit_keys_is_refused(size: int) -> None:
+    """Made by the granter itself, so that it unwraps."""
+    kek = READER.unwrap(BUNDLE.wrap, context_info("fastledger/folder-keys/v1", CONTEXT))
+    own = hkdf_expand(kek, b"\x83\x78\x18fastledger/folder-key/v1\x50" + FOLDER + b"\x03")
+    bundle = WrappedFolderKeys(BUNDLE.wrap, (aes_key_wrap(own, bytes(size)),))
+    with pytest.raises(EnvelopeError) as refusal:
+        unwrap_folder_keys(READER, bundle, FOLDERS[:1], context=CONTEXT)
+    assert refusal.value.code is Code.BAD_ENVELOPE
+
+
 def test_impossible_folder_keys_are_refused() -> None:  # SPEC-FOLDER-1
     for folder, epoch, key in (
         (FOLDER[:15], 0, bytes(32)),

@@ -166,8 +166,6 @@ def open_envelope(
     external_aad = _external_aad(folder_key, record, version, chain_id)
     if not blob.startswith(_CHUNKED_HEAD):
         return _open_whole(blob, folder_key, external_aad)
-    if len(blob) > BLOB_BYTES_MAX:
-        _refuse_form(blob)
     sealed = BytesIO(blob)
     opened = BytesIO()
     _open_chunks(_read_exactly(sealed, _CHUNKED_HEADER_BYTES), sealed, opened, folder_key, external_aad)
