@@ -10,7 +10,7 @@ element names and indexes, problems are fixed sentences (SPEC-FHIR-3).
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import fhirkit
@@ -38,8 +38,8 @@ _decode = msgspec.json.Decoder().decode
 class Validated:
     """A valid resource: the bytes of the source, and the same decoded (its numbers are not to be kept)."""
 
-    raw: bytes
-    resource: dict[str, Any]
+    raw: bytes = field(repr=False)
+    resource: dict[str, Any] = field(repr=False)
 
     @property
     def resource_type(self) -> str:

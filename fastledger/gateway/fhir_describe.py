@@ -5,7 +5,7 @@ Terms are the plaintext of index tokens; they stay with whoever holds the folder
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import msgspec
@@ -39,8 +39,8 @@ class ResourceInfo:
 
     resource_type: str
     category: str
-    terms: tuple[str, ...]
-    subject_reference: str | None
+    terms: tuple[str, ...] = field(repr=False)
+    subject_reference: str | None = field(repr=False)
     patient_data: bool
 
 

@@ -51,15 +51,15 @@ class SourceResource:
     """One resource as it stands in its source, not yet validated.
 
     ``raw`` are the exact bytes. ``origin`` names the place by ordinals and may be logged; ``path`` must not.
-    Indexes count from 0; ``resource_type`` is empty where the resource names none.
+    Its ``repr`` shows ordinals only. Indexes count from 0; ``resource_type`` is empty where the resource names none.
     """
 
-    raw: bytes
+    raw: bytes = field(repr=False)
     origin: str
     bundle_index: int
     entry_index: int
     resource_type: str = ""
-    full_url: str | None = None
+    full_url: str | None = field(default=None, repr=False)
     path: Path | None = field(default=None, repr=False)
 
 
@@ -74,8 +74,8 @@ class SourceBundle:
     resources: tuple[SourceResource, ...]
     origin: str
     bundle_index: int
-    patient_id: str | None = None
-    patient_url: str | None = None
+    patient_id: str | None = field(default=None, repr=False)
+    patient_url: str | None = field(default=None, repr=False)
     problems: tuple[FhirError, ...] = ()
     path: Path | None = field(default=None, repr=False)
 
@@ -97,8 +97,8 @@ def read_bundles(
 ) -> Iterator[SourceBundle | FhirError]:
     """Every bundle of the sources in a fixed order; directories are read recursively, sorted by name.
 
-    ``progress`` is kept up to date while reading. Yields a ``FhirError`` for a source or tar member that cannot
-    be read; never raises for what it reads.
+    ``progress`` is kept up to date while reading. Yields a ``FhirError`` for a source or tar member that
+    cannot be read; never raises for what it reads.
     """
     files = [file for path in paths for file in _files(Path(path))]
     progress = progress if progress is not None else Progress()
@@ -303,13 +303,22 @@ class _Reader:
         )
 
 
+_EXTENDED_HEADERS = frozenset(
+    (
+        tarfile.XHDTYPE,
+        tarfile.XGLTYPE,
+        tarfile.SOLARIS_XHDTYPE,
+        tarfile.GNUTYPE_LONGNAME,
+        tarfile.GNUTYPE_LONGLINK,
+    )
+)
+
+
 class _BoundedHeader(tarfile.TarInfo):
     """A tar header whose extensions (long names, PAX records) are read into memory only up to a bound."""
 
     def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
-        extended = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
-        extended += (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
-        if self.type in extended and self.size > TAR_HEADER_BYTES_MAX:
+        if self.type in _EXTENDED_HEADERS and self.size > TAR_HEADER_BYTES_MAX:
             raise tarfile.ReadError("extended header too large")
         member: tarfile.TarInfo = super()._proc_member(archive)  # type: ignore[misc]
         return member
