@@ -1,0 +1,123 @@
+"""The ledger directory: its layout, and the lock that lets one process at a time have it.
+
+::
+
+    genesis.cbor   the chain's first bytes, written once (SPEC-LOG-1)
+    LOCK           held with flock(2); its text is the pid of the holder
+    HEAD  log/     the segment log
+    index/         LMDB, derived
+    blobs/         the blob store
+    node.key       the node's own key, if it has one
+"""
+
+import contextlib
+import fcntl
+import os
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from fastledger.errors import InputError, LedgerClosedError, LedgerLockedError, NotFoundError
+from fastledger.storage.files import OsFiles
+
+GENESIS_NAME = "genesis.cbor"
+LOCK_NAME = "LOCK"
+LOCK_BYTES_MAX = 32
+
+# flock would let one process lock a directory twice after a fork; within a process, this set decides.
+_held: set[tuple[int, int]] = set()
+_held_lock = threading.Lock()
+
+
+class LedgerDirectory:
+    """The paths of one ledger; holds its lock until closed. The kernel drops the lock of a killed process."""
+
+    def __init__(self, root: Path, lock_fd: int, identity: tuple[int, int], files: OsFiles) -> None:
+        self.root = root
+        self.genesis_path = root / GENESIS_NAME
+        self.node_key_path = root / "node.key"
+        self.log_path = root / "log"
+        self.index_path = root / "index"
+        self.blobs_path = root / "blobs"
+        self._files = files
+        self._lock_fd: int | None = lock_fd
+        self._identity = identity
+
+    @classmethod
+    def create(cls, root: Path, genesis: bytes, files: OsFiles | None = None) -> Self:
+        """Makes the directory with its ``genesis.cbor``, durable on return, and takes the lock.
+
+        InputError if a ledger is there already.
+        """
+        files = files or OsFiles()
+        files.make_dir(root)
+        directory = cls._locked(root, files)
+        try:
+            if directory.genesis_path.exists():
+                raise InputError(f"{root} holds a ledger already")
+            files.create_whole(directory.genesis_path, 0, genesis)
+            files.fsync_dir(root.absolute().parent)
+        except BaseException:
+            directory.close()
+            raise
+        return directory
+
+    @classmethod
+    def open(cls, root: Path, files: OsFiles | None = None) -> Self:
+        """Takes the lock. LedgerLockedError names the pid that has it; NotFoundError if no ledger is there."""
+        if not (root / GENESIS_NAME).is_file():
+            raise NotFoundError(f"{root} holds no ledger")
+        return cls._locked(root, files or OsFiles())
+
+    @classmethod
+    def _locked(cls, root: Path, files: OsFiles) -> Self:
+        status = root.stat()
+        identity = (status.st_dev, status.st_ino)  # the same directory under any name
+        with _held_lock:
+            if identity in _held:
+                raise LedgerLockedError(f"{root} is open in this process (pid {os.getpid()})")
+            fd = _take_lock(root / LOCK_NAME)
+            _held.add(identity)
+        return cls(root, fd, identity, files)
+
+    def read_genesis(self) -> bytes:
+        """The bytes that :meth:`create` was given."""
+        if self._lock_fd is None:
+            raise LedgerClosedError(f"{self.root} is closed")
+        return self.genesis_path.read_bytes()
+
+    def close(self) -> None:
+        """Drops the lock. LOCK stays: to unlink it would let two openers lock two files."""
+        if self._lock_fd is None:
+            return
+        with _held_lock:
+            _held.discard(self._identity)
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._lock_fd, 0)
+            os.close(self._lock_fd)
+            self._lock_fd = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _take_lock(path: Path) -> int:
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        holder = os.pread(fd, LOCK_BYTES_MAX, 0).decode("ascii", "replace").strip()
+        os.close(fd)
+        pid = holder if holder.isdigit() else "unknown"
+        raise LedgerLockedError(f"{path.parent} is open in another process (pid {pid})") from error
+    # The pid is a courtesy to people; a full disk must not keep a ledger from opening.
+    with contextlib.suppress(OSError):
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode("ascii"), 0)
+    return fd

@@ -1,0 +1,301 @@
+"""The few system calls that the storage layer makes, in one place, so that tests can make each of them fail.
+
+Every method that changes the disk turns an ``OSError`` into the error that its caller acts on: no space ->
+``StorageFullError``; anything else -> ``LedgerHaltedError``. A failed sync is never tried again: the kernel
+may have dropped the dirty pages and marked them clean, so that a second call would succeed without having
+written them.
+"""
+
+import ctypes
+import errno
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from fastledger.errors import LedgerError, LedgerHaltedError, StorageFullError
+
+Buffer = bytes | bytearray | memoryview
+
+ZEROS = bytes(1024 * 1024)
+READ_CHUNK_BYTES = len(ZEROS)
+BUFFERS_PER_WRITE_MAX = 512  # below IOV_MAX (1,024) everywhere
+OPEN_FILES_MAX = 64
+
+# A quota (EDQUOT) and a file-size limit (EFBIG) are "no space" to whoever must act on it.
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_FALLOC_KEEP_SIZE = 0x01
+_FALLOC_PUNCH_HOLE = 0x02
+
+
+class OpenFile(NamedTuple):
+    """A descriptor and the path that errors name."""
+
+    fd: int
+    path: Path
+
+
+def storage_error(error: OSError, action: str, path: Path) -> LedgerError:
+    """The typed error for a failed system call on ``path``."""
+    reason = errno.errorcode.get(error.errno or 0, "error")
+    if error.errno in _FULL:
+        return StorageFullError(f"no space to {action} {path} ({reason})")
+    return LedgerHaltedError(f"cannot {action} {path} ({reason})")
+
+
+class OsFiles:
+    """The real operating system. The ``raw_`` methods are the seam: a simulator overrides those."""
+
+    # The seam.
+
+    def raw_pwritev(self, file: OpenFile, buffers: Sequence[Buffer], offset: int) -> int:
+        return os.pwritev(file.fd, buffers, offset)
+
+    def raw_fdatasync(self, file: OpenFile) -> None:
+        os.fdatasync(file.fd)
+
+    def raw_fsync_dir(self, path: Path) -> None:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def raw_allocate(self, file: OpenFile, size: int) -> None:
+        os.posix_fallocate(file.fd, 0, size)
+
+    def raw_rename(self, source: Path, target: Path) -> None:
+        source.rename(target)
+
+    def raw_unlink(self, path: Path) -> None:
+        path.unlink(missing_ok=True)
+
+    def raw_create(self, path: Path) -> int:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+
+    # What the storage layer calls.
+
+    def create(self, path: Path) -> OpenFile:
+        """A new empty file, readable by its owner alone."""
+        try:
+            return OpenFile(self.raw_create(path), path)
+        except OSError as error:
+            raise storage_error(error, "create", path) from error
+
+    def open(self, path: Path, *, writable: bool = False) -> OpenFile:
+        """An existing file; ``FileNotFoundError`` is left to the caller, for whom it may be ordinary."""
+        return OpenFile(os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC), path)
+
+    def close(self, file: OpenFile) -> None:
+        os.close(file.fd)
+
+    def size(self, file: OpenFile) -> int:
+        return os.fstat(file.fd).st_size
+
+    def write(self, file: OpenFile, buffers: Sequence[Buffer], offset: int) -> int:
+        """Writes all buffers at ``offset``, in one system call unless that is cut short; bytes written."""
+        total = sum(map(len, buffers))
+        if len(buffers) > BUFFERS_PER_WRITE_MAX:
+            buffers = [b"".join(buffers)]
+        try:
+            written = self.raw_pwritev(file, buffers, offset)
+            if written != total:
+                rest = memoryview(b"".join(buffers))
+                while written < total:
+                    count = self.raw_pwritev(file, [rest[written:]], offset + written)
+                    if count == 0:
+                        raise OSError(errno.EIO, "write made no progress")
+                    written += count
+        except OSError as error:
+            raise storage_error(error, "write to", file.path) from error
+        return total
+
+    def write_zeros(self, file: OpenFile, offset: int, length: int) -> None:
+        zeros = memoryview(ZEROS)
+        while length > 0:
+            count = self.write(file, [zeros[: min(length, len(ZEROS))]], offset)
+            offset += count
+            length -= count
+
+    def read(self, file: OpenFile, length: int, offset: int) -> bytes:
+        """Up to ``length`` bytes; fewer only at the end of the file."""
+        try:
+            data = os.pread(file.fd, length, offset)
+            while len(data) < length:
+                more = os.pread(file.fd, length - len(data), offset + len(data))
+                if not more:
+                    break
+                data += more
+        except OSError as error:
+            raise storage_error(error, "read", file.path) from error
+        return data
+
+    def fdatasync(self, file: OpenFile) -> None:
+        """The file's bytes are on the device on return. Any failure is LedgerHaltedError, never tried again."""
+        try:
+            self.raw_fdatasync(file)
+        except OSError as error:
+            reason = errno.errorcode.get(error.errno or 0, "error")
+            raise LedgerHaltedError(f"sync of {file.path} failed ({reason}); reopen the ledger") from error
+
+    def fsync_dir(self, path: Path) -> None:
+        """The directory's entries are on the device on return."""
+        try:
+            self.raw_fsync_dir(path)
+        except OSError as error:
+            raise LedgerHaltedError(f"sync of directory {path} failed; reopen the ledger") from error
+
+    def allocate(self, file: OpenFile, size: int) -> None:
+        """Reserves ``size`` zero bytes, so that later writes neither grow the file nor run out of space."""
+        try:
+            self.raw_allocate(file, size)
+        except OSError as error:
+            raise storage_error(error, "allocate", file.path) from error
+
+    def rename(self, source: Path, target: Path) -> None:
+        try:
+            self.raw_rename(source, target)
+        except OSError as error:
+            raise storage_error(error, "rename", source) from error
+
+    def unlink(self, path: Path) -> None:
+        try:
+            self.raw_unlink(path)
+        except OSError as error:
+            raise storage_error(error, "unlink", path) from error
+
+    def make_dir(self, path: Path) -> None:
+        try:
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise storage_error(error, "create directory", path) from error
+
+    def punch_hole(self, file: OpenFile, offset: int, length: int) -> bool:
+        """Gives the whole pages of a zeroed range back; False where the file system cannot."""
+        if _fallocate is None:
+            return False
+        return _fallocate(file.fd, _FALLOC_PUNCH_HOLE | _FALLOC_KEEP_SIZE, offset, length) == 0
+
+    def random_bytes(self, count: int) -> bytes:
+        return os.urandom(count)
+
+    def create_whole(self, path: Path, size: int, header: bytes) -> None:
+        """A file of ``size`` bytes that begins with ``header`` and is there wholly or not at all, durably."""
+        temporary = path.with_name(path.name + ".tmp")
+        self.unlink(temporary)
+        file = self.create(temporary)
+        try:
+            if size:
+                self.allocate(file, size)
+            self.write(file, [header], 0)
+            self.fdatasync(file)
+        except LedgerError:
+            self._discard(temporary)
+            raise
+        finally:
+            self.close(file)
+        self.rename(temporary, path)
+        self.fsync_dir(path.parent)
+
+    def _discard(self, path: Path) -> None:
+        """Best effort on the way out of an error, which is the one worth reporting."""
+        try:
+            self.unlink(path)
+        except LedgerError:
+            return
+
+    def first_nonzero(self, file: OpenFile, start: int, end: int) -> int | None:
+        """Offset of the first byte in [start, end) that is not zero."""
+        while start < end:
+            chunk = self.read(file, min(READ_CHUNK_BYTES, end - start), start)
+            if not chunk:
+                return None
+            if chunk != ZEROS[: len(chunk)]:
+                return start + len(chunk) - len(chunk.lstrip(b"\0"))
+            start += len(chunk)
+        return None
+
+    def end_of_data(self, file: OpenFile, start: int, end: int) -> int:
+        """Offset behind the last byte in [start, end) that is not zero; ``start`` if all are."""
+        found = start
+        while start < end:
+            chunk = self.read(file, min(READ_CHUNK_BYTES, end - start), start)
+            if not chunk:
+                break
+            if chunk != ZEROS[: len(chunk)]:
+                found = start + len(chunk.rstrip(b"\0"))
+            start += len(chunk)
+        return found
+
+
+def _load_fallocate() -> Callable[[int, int, int, int], int] | None:
+    """``fallocate(2)``, which the os module does not have; None on a C library without it."""
+    function = getattr(ctypes.CDLL(None, use_errno=True), "fallocate", None)
+    if function is None:
+        return None
+    function.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_longlong, ctypes.c_longlong)
+    function.restype = ctypes.c_int
+    call: Callable[[int, int, int, int], int] = function
+    return call
+
+
+_fallocate = _load_fallocate()
+
+
+class FileCache:
+    """Open descriptors of numbered files; bounded, and none is closed while somebody reads through it."""
+
+    def __init__(
+        self, files: OsFiles, path_of: Callable[[int], Path], *, open_max: int = OPEN_FILES_MAX
+    ) -> None:
+        self._files = files
+        self._path_of = path_of
+        self._open_max = open_max
+        self._lock = threading.Lock()
+        self._open: OrderedDict[int, OpenFile] = OrderedDict()
+        self._leases: dict[int, int] = {}
+
+    @contextmanager
+    def lease(self, number: int, *, writable: bool = False) -> Iterator[OpenFile]:
+        """The file, kept open for the length of the block. ``FileNotFoundError`` if it does not exist."""
+        file, key = self._take(number, writable)
+        try:
+            yield file
+        finally:
+            with self._lock:
+                self._leases[key] -= 1
+                if not self._leases[key]:
+                    del self._leases[key]
+
+    def _take(self, number: int, writable: bool) -> tuple[OpenFile, int]:
+        # Two descriptors at most per number: the writer's must not depend on who read first.
+        key = number * 2 + writable
+        with self._lock:
+            file = self._open.get(key)
+            if file is None:
+                file = self._files.open(self._path_of(number), writable=writable)
+                self._open[key] = file
+                self._evict()
+            self._open.move_to_end(key)
+            self._leases[key] = self._leases.get(key, 0) + 1
+        return file, key
+
+    def _evict(self) -> None:
+        for key in list(self._open)[: max(0, len(self._open) - self._open_max)]:
+            if key not in self._leases:
+                self._files.close(self._open.pop(key))
+
+    def forget(self, number: int) -> None:
+        """Closes what is open of ``number`` unless it is being read; for a file about to be unlinked."""
+        with self._lock:
+            for key in (number * 2, number * 2 + 1):
+                if key in self._open and key not in self._leases:
+                    self._files.close(self._open.pop(key))
+
+    def close(self) -> None:
+        with self._lock:
+            while self._open:
+                self._files.close(self._open.popitem()[1])

@@ -1,0 +1,346 @@
+"""The segment log: the ledger's truth, an append-only sequence of checksummed frames.
+
+A frame is durable when :meth:`SegmentLog.sync` has returned (SPEC-LOG-5). One thread appends, one syncs, any
+number read; an append may run while the sync of earlier frames is under way.
+"""
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import NamedTuple, Self
+
+from fastledger.errors import (
+    Code,
+    CorruptionError,
+    InputError,
+    LedgerClosedError,
+    LedgerError,
+    LedgerHaltedError,
+)
+from fastledger.limits import LOG_FRAME_BYTES_MAX, LOG_SEGMENT_BYTES
+from fastledger.storage.files import Buffer, OsFiles
+from fastledger.storage.frames import (
+    BLOCK_ID_BYTES,
+    CHAIN_ID_BYTES,
+    KIND_DATA,
+    KIND_SEAL,
+    SEGMENT_HEADER_BYTES,
+    Frame,
+    FrameRef,
+    Place,
+    checksum_of,
+    encode_frame_header,
+    frame_bytes,
+    padding_of,
+)
+from fastledger.storage.head import EMPTY, HeadFile, LogPosition
+from fastledger.storage.recovery import Recovered, recover, repair
+from fastledger.storage.segments import SegmentFiles
+from fastledger.storage.verify import LogCheck, Progress
+
+__all__ = ["FrameRef", "LogPosition", "SegmentLog"]
+
+LOG_DIRECTORY = "log"
+HEAD_NAME = "HEAD"
+_SEAL_BYTES = frame_bytes(0)
+_PADDING = bytes(8)
+_OVERHEAD_BYTES = SEGMENT_HEADER_BYTES + frame_bytes(1) + _SEAL_BYTES
+
+
+class _Tip(NamedTuple):
+    """A state of the log's end; replaced as a whole, so that a reader never sees half of one."""
+
+    last: LogPosition
+    last_checksum: int
+    link: int  # what the next frame links to: the checksum of the frame or segment header before it
+    end: Place
+    sealed: bool  # the segment is full and has no successor yet
+
+
+class SegmentLog:
+    """An open log. A failed write or sync halts it: it appends no more, what it holds stays readable."""
+
+    def __init__(
+        self,
+        segments: SegmentFiles,
+        head: HeadFile,
+        recovered: Recovered,
+        segment_bytes: int,
+        *,
+        readonly: bool,
+    ) -> None:
+        self._segments = segments
+        self._head = head
+        self._segment_bytes = segment_bytes
+        self._readonly = readonly
+        self._tip = _Tip(
+            recovered.last, recovered.last_checksum, recovered.link, recovered.end, recovered.sealed
+        )
+        self._durable = self._tip
+        self._append_lock = threading.Lock()
+        self._lock = threading.Lock()  # the two tips; taken last
+        self._sync_lock = threading.Lock()  # one sync, and one writer of HEAD, at a time
+        self._halted = False
+        self._closed = False
+
+    @classmethod
+    def create(
+        cls,
+        root: Path,
+        chain_id: bytes,
+        files: OsFiles | None = None,
+        *,
+        segment_bytes: int = LOG_SEGMENT_BYTES,
+    ) -> Self:
+        """A new empty log ``root/log`` with ``root/HEAD``, durable on return.
+
+        ``chain_id`` is 8 bytes. InputError if a log is there already.
+        """
+        files = files or OsFiles()
+        _check_sizes(chain_id, segment_bytes)
+        if (root / HEAD_NAME).exists():
+            raise InputError(f"{root} holds a log already")
+        files.make_dir(root / LOG_DIRECTORY)
+        segments = SegmentFiles(root / LOG_DIRECTORY, chain_id, files)
+        # A creation that was interrupted before HEAD was there left nothing that counts.
+        segments.create(0, segment_bytes, 0, 0)
+        HeadFile.create(root / HEAD_NAME, chain_id, files)
+        segments.close()
+        return cls.open(root, chain_id, files, segment_bytes=segment_bytes)
+
+    @classmethod
+    def open(
+        cls,
+        root: Path,
+        chain_id: bytes,
+        files: OsFiles | None = None,
+        *,
+        scan_from: FrameRef | None = None,
+        readonly: bool = False,
+        segment_bytes: int = LOG_SEGMENT_BYTES,
+    ) -> Self:
+        """Finds the end of the log and cuts a torn tail back; what was durable is never cut: CorruptionError.
+
+        Scans from HEAD; if HEAD is damaged, from ``scan_from`` (the checkpoint's frame) or else from
+        the oldest segment. ``readonly`` changes nothing on disk and needs no space.
+        ``segment_bytes`` is for new segments.
+        """
+        files = files or OsFiles()
+        _check_sizes(chain_id, segment_bytes)
+        with ExitStack() as opened:
+            segments = SegmentFiles(root / LOG_DIRECTORY, chain_id, files)
+            opened.callback(segments.close)
+            segments.load()
+            head = _open_head(root / HEAD_NAME, chain_id, files, readonly=readonly)
+            opened.callback(head.close)
+            recovered = recover(segments, head.state, scan_from)
+            if not readonly:
+                repair(segments, recovered)
+                head.restore(recovered.last, recovered.last_checksum)
+            opened.pop_all()
+        return cls(segments, head, recovered, segment_bytes, readonly=readonly)
+
+    @property
+    def end(self) -> LogPosition:
+        """The last appended frame, durable or not."""
+        return self._tip.last
+
+    @property
+    def durable(self) -> LogPosition:
+        """The last frame that is known to be durable."""
+        return self._durable.last
+
+    @property
+    def halted(self) -> bool:
+        return self._halted
+
+    def append(
+        self, height: int, payload: Buffer | Sequence[Buffer], block_id: bytes = EMPTY.block_id
+    ) -> FrameRef:
+        """Writes one frame, not yet durable; the buffers are gathered by the kernel, not copied here.
+
+        ``height`` is the last one + 1 (any in an empty log), ``block_id`` 32 opaque bytes.
+        StorageFullError or LedgerHaltedError halts the log; the frame is then not in it.
+        """
+        parts = _parts(payload)
+        length = sum(map(len, parts))
+        with self._append_lock:
+            self._check_writable()
+            self._check_frame(height, length, block_id)
+            try:
+                self._make_room(frame_bytes(length), height)
+                return self._write(KIND_DATA, height, parts, length, block_id)
+            except LedgerError:
+                self._halted = True
+                self._undo()
+                raise
+
+    def _check_frame(self, height: int, length: int, block_id: bytes) -> None:
+        last = self._tip.last
+        if height < 0 or (last.ref is not None and height != last.height + 1):
+            raise InputError(f"height {height} does not follow height {last.height}", code=Code.BAD_BLOCK)
+        if len(block_id) != BLOCK_ID_BYTES:
+            raise InputError(f"block id has {len(block_id)} bytes", code=Code.BAD_BLOCK)
+        if length > min(LOG_FRAME_BYTES_MAX, self._segment_bytes - _OVERHEAD_BYTES):
+            raise InputError(f"frame of {length} bytes is too long for the log", code=Code.OVERSIZED)
+
+    def _make_room(self, count: int, height: int) -> None:
+        segment, offset = self._tip.end
+        if not self._tip.sealed:
+            if offset + count + _SEAL_BYTES <= self._segments.header(segment).segment_bytes:
+                return
+            last = self._tip.last
+            self._write(KIND_SEAL, last.height, [], 0, last.block_id)
+        # The next segment may exist only when this one is durable: recovery relies on it.
+        with self._segments.lease(segment, writable=True) as file:
+            self._segments.files.fdatasync(file)
+        header = self._segments.create(segment + 1, self._segment_bytes, height, self._tip.link)
+        with self._lock:
+            place = Place(segment + 1, SEGMENT_HEADER_BYTES)
+            self._tip = self._tip._replace(link=header.checksum, end=place, sealed=False)
+            self._durable = self._tip
+
+    def _write(self, kind: int, height: int, parts: list[Buffer], length: int, block_id: bytes) -> FrameRef:
+        tip, durable = self._tip, self._durable.end
+        header = self._segments.header(tip.end.segment)
+        ref = FrameRef(*tip.end, length)
+        data, checksum = encode_frame_header(
+            header, ref, kind, checksum_of(parts), height, block_id, durable, tip.link
+        )
+        with self._segments.lease(ref.segment, writable=True) as file:
+            self._segments.files.write(file, [data, *parts, _PADDING[: padding_of(length)]], ref.offset)
+        new = tip._replace(link=checksum, end=ref.end, sealed=kind == KIND_SEAL)
+        if kind == KIND_DATA:
+            new = new._replace(last=LogPosition(ref, height, block_id), last_checksum=checksum)
+        with self._lock:
+            self._tip = new
+        return ref
+
+    def _undo(self) -> None:
+        """Zeroes what a failed append left behind the end; if that fails too, opening does it."""
+        segment, offset = self._tip.end
+        with suppress(LedgerError), self._segments.lease(segment, writable=True) as file:
+            files, end = self._segments.files, self._segments.header(segment).segment_bytes
+            files.write_zeros(file, offset, files.end_of_data(file, offset, end) - offset)
+
+    def sync(self) -> LogPosition:
+        """Everything appended before the call entered is durable on return; returns that position.
+
+        LedgerHaltedError if the device refuses; it is not tried again.
+        """
+        self._check_writable()
+        with self._lock:
+            target = self._tip
+        with self._sync_lock:
+            try:
+                return self._sync_to(target)
+            except LedgerError:
+                self._halted = True
+                raise
+
+    def _sync_to(self, target: _Tip) -> LogPosition:
+        if self._durable.end < target.end:
+            with self._segments.lease(target.end.segment, writable=True) as file:
+                self._segments.files.fdatasync(file)
+            with self._lock:
+                self._durable = max(self._durable, target, key=lambda tip: tip.end)
+        durable = self._durable
+        state = self._head.state
+        if state is None or state.position != durable.last:
+            self._head.write(durable.last, durable.last_checksum)
+        return durable.last
+
+    def read(self, ref: FrameRef) -> bytes:
+        """The payload, checksums verified. CorruptionError names the segment file and the frame's offset."""
+        self._check_open()
+        place = Place(ref.segment, ref.offset)
+        frame = self._segments.frame_at(place, None)
+        if frame is None or frame.ref != ref or frame.kind != KIND_DATA:
+            raise self._damage(place)
+        return self._segments.payload(frame)
+
+    def frames(self, start: FrameRef | int | None = None) -> Iterator[tuple[FrameRef, int, bytes]]:
+        """(ref, height, payload) in order: from a frame, from a height, or from the oldest segment.
+
+        Ends where the log ended when the iteration began. CorruptionError at the first damaged frame.
+        """
+        self._check_open()
+        end = self._tip.end
+        for frame in self._headers_from(start, end):
+            if not isinstance(start, int) or frame.height >= start:
+                yield frame.ref, frame.height, self._segments.payload(frame)
+
+    def _headers_from(self, start: FrameRef | int | None, end: Place) -> Iterator[Frame]:
+        if isinstance(start, FrameRef):
+            return self._segments.walk(Place(start.segment, start.offset), None, end)
+        numbers = self._segments.numbers()
+        first = numbers[0] if start is None else self._segments.segment_of_height(start)
+        header = self._segments.header(first)
+        return self._segments.walk(Place(first, SEGMENT_HEADER_BYTES), header.checksum, end)
+
+    def verify(self, progress: Progress | None = None) -> list[CorruptionError]:
+        """Every byte of every segment and of HEAD, padding and preallocated space too; empty if all is well.
+
+        ``progress`` gets (bytes done, bytes in all). Appends wait while the last segment is read.
+        """
+        self._check_open()
+        check = LogCheck(self._segments, progress)
+        check.closed_segments()
+        with self._append_lock, self._sync_lock:
+            check.last_segments(self._tip.end)
+            return [*check.errors, *self._head.check()]
+
+    def prune(self, before: FrameRef) -> int:
+        """Unlinks the whole segments that end before ``before``, oldest first; returns how many."""
+        self._check_writable()
+        last = min(before.segment, self._durable.end.segment)
+        doomed = [number for number in self._segments.numbers() if number < last]
+        for number in doomed:
+            self._segments.remove(number)
+        if doomed:
+            self._segments.files.fsync_dir(self._segments.path)
+        return len(doomed)
+
+    def close(self) -> None:
+        """Closes the files. Syncs nothing: what was not synced was not promised."""
+        if self._closed:
+            return
+        self._closed = True
+        with self._sync_lock:
+            self._head.close()
+            self._segments.close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise LedgerClosedError("the log is closed")
+
+    def _check_writable(self) -> None:
+        self._check_open()
+        if self._halted:
+            raise LedgerHaltedError("an earlier write or sync failed; reopen the ledger")
+        if self._readonly:
+            raise LedgerHaltedError("the log is open for reading only")
+
+    def _damage(self, place: Place) -> CorruptionError:
+        name = str(self._segments.path_of(place.segment))
+        return CorruptionError("no whole frame begins here", path=name, offset=place.offset)
+
+
+def _parts(payload: Buffer | Sequence[Buffer]) -> list[Buffer]:
+    parts: Sequence[Buffer] = [payload] if isinstance(payload, bytes | bytearray | memoryview) else payload
+    return [part.cast("B") if isinstance(part, memoryview) else part for part in parts]
+
+
+def _open_head(path: Path, chain_id: bytes, files: OsFiles, *, readonly: bool) -> HeadFile:
+    try:
+        return HeadFile(path, chain_id, files, readonly=readonly)
+    except FileNotFoundError as error:
+        raise CorruptionError("HEAD is missing", path=str(path)) from error
+
+
+def _check_sizes(chain_id: bytes, segment_bytes: int) -> None:
+    if len(chain_id) != CHAIN_ID_BYTES:
+        raise InputError(f"chain id has {len(chain_id)} bytes")
+    if not _OVERHEAD_BYTES < segment_bytes <= LOG_SEGMENT_BYTES or segment_bytes % 8:
+        raise InputError(f"segment size of {segment_bytes} bytes is out of bounds")

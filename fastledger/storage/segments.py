@@ -1,0 +1,154 @@
+"""The numbered segment files of one log: finding, creating and walking them."""
+
+import re
+import threading
+from bisect import bisect_right
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from fastledger.errors import CorruptionError
+from fastledger.storage.files import FileCache, OpenFile, OsFiles
+from fastledger.storage.frames import (
+    KIND_SEAL,
+    SEGMENT_HEADER_BYTES,
+    Frame,
+    Place,
+    SegmentHeader,
+    decode_segment_header,
+    encode_segment_header,
+    read_frame_header,
+    read_payload,
+)
+
+_NAME = re.compile(r"(\d{8})\.seg")
+SALT_BYTES = 8
+
+
+class SegmentFiles:
+    """Headers in memory (a few dozen bytes for every 64 MiB of log), descriptors in a bounded cache."""
+
+    def __init__(self, path: Path, chain_id: bytes, files: OsFiles) -> None:
+        self.path = path
+        self.files = files
+        self._chain_id = chain_id
+        self._cache = FileCache(files, self.path_of)
+        self._lock = threading.Lock()
+        self._headers: dict[int, SegmentHeader] = {}
+
+    def path_of(self, segment: int) -> Path:
+        return self.path / f"{segment:08d}.seg"
+
+    def load(self) -> None:
+        """Reads every segment's header. CorruptionError for a gap, damage, or a segment of another chain."""
+        numbers = sorted(int(m[1]) for m in map(_NAME.fullmatch, self._names()) if m)
+        if not numbers:
+            raise CorruptionError("the log has no segment", path=str(self.path))
+        for expected, number in enumerate(numbers, start=numbers[0]):
+            if number != expected:
+                raise CorruptionError("segment is missing", path=str(self.path_of(expected)))
+            self._headers[number] = self.read_header(number)
+
+    def _names(self) -> list[str]:
+        return [entry.name for entry in self.path.iterdir()] if self.path.is_dir() else []
+
+    def read_header(self, segment: int) -> SegmentHeader:
+        """The header as it is now on disk, checked against the file that it stands in."""
+        name = str(self.path_of(segment))
+        with self.lease(segment) as file:
+            header = decode_segment_header(self.files.read(file, SEGMENT_HEADER_BYTES, 0), name)
+            size = self.files.size(file)
+        if header.chain_id != self._chain_id:
+            raise CorruptionError("segment belongs to another chain", path=name, offset=0)
+        if header.segment != segment:
+            raise CorruptionError(f"segment says that it is number {header.segment}", path=name, offset=0)
+        if header.segment_bytes != size:
+            raise CorruptionError(
+                f"segment has {size} of {header.segment_bytes} bytes", path=name, offset=size
+            )
+        return header
+
+    def create(self, segment: int, segment_bytes: int, first_height: int, previous: int) -> SegmentHeader:
+        """A new segment, durable with its directory entry on return, there wholly or not at all."""
+        name = self.path_of(segment)
+        salt = self.files.random_bytes(SALT_BYTES)
+        data = encode_segment_header(segment, segment_bytes, self._chain_id, salt, first_height, previous)
+        self.files.create_whole(name, segment_bytes, data)
+        header = decode_segment_header(data, str(name))
+        with self._lock:
+            self._headers[segment] = header
+        return header
+
+    def header(self, segment: int) -> SegmentHeader:
+        header = self._headers.get(segment)
+        if header is None:
+            raise CorruptionError("segment is missing", path=str(self.path_of(segment)))
+        return header
+
+    def numbers(self) -> list[int]:
+        with self._lock:
+            return sorted(self._headers)
+
+    def segment_of_height(self, height: int) -> int:
+        """The segment that holds ``height`` if any does."""
+        numbers = self.numbers()
+        at = bisect_right([self._headers[n].first_height for n in numbers], height)
+        return numbers[max(0, at - 1)]
+
+    @contextmanager
+    def lease(self, segment: int, *, writable: bool = False) -> Iterator[OpenFile]:
+        """The segment's file, kept open for the length of the block."""
+        try:
+            lease = self._cache.lease(segment, writable=writable)
+            with lease as file:
+                yield file
+        except FileNotFoundError as error:
+            raise CorruptionError("segment is missing", path=str(self.path_of(segment))) from error
+
+    def frame_at(self, place: Place, previous: int | None) -> Frame | None:
+        """The frame that begins at ``place``; None unless it is whole and follows the frame ``previous``."""
+        header = self.header(place.segment)
+        with self.lease(place.segment) as file:
+            frame = read_frame_header(self.files, file, header, place.offset)
+        if frame is None or (previous is not None and frame.previous != previous):
+            return None
+        return frame
+
+    def payload(self, frame: Frame) -> bytes:
+        with self.lease(frame.ref.segment) as file:
+            return read_payload(self.files, file, frame)
+
+    def after_seal(self, seal: Frame) -> tuple[Place, int]:
+        """Where the segment behind a seal begins, and the checksum that its first frame links to."""
+        segment = seal.ref.segment + 1
+        header = self.header(segment)
+        if header.previous != seal.checksum:
+            name = str(self.path_of(segment))
+            raise CorruptionError("segment does not follow the one before it", path=name, offset=0)
+        return Place(segment, SEGMENT_HEADER_BYTES), header.checksum
+
+    def walk(self, start: Place, previous: int | None, end: Place) -> Iterator[Frame]:
+        """The data frames in [start, end), where every frame must be whole: CorruptionError if one is not."""
+        place = start
+        while place < end:
+            frame = self.frame_at(place, previous)
+            if frame is None:
+                name = str(self.path_of(place.segment))
+                raise CorruptionError("frame header is damaged", path=name, offset=place.offset)
+            if frame.kind == KIND_SEAL:
+                if frame.ref.end == end:
+                    return
+                place, previous = self.after_seal(frame)
+                continue
+            yield frame
+            place, previous = frame.ref.end, frame.checksum
+
+    def remove(self, segment: int) -> None:
+        """Unlinks the oldest segment; its space comes back when the last reader has left it."""
+        with self._lock:
+            self._headers.pop(segment, None)
+        self._cache.forget(segment)
+        self.files.unlink(self.path_of(segment))
+
+    def close(self) -> None:
+        self._cache.close()
