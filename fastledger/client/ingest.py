@@ -159,12 +159,17 @@ class Ingest:
         *,
         times: StageTimes | None = None,
         on_kept: Callable[[Kept], None] | None = None,
+        before_submit: Callable[[], None] | None = None,
         report: IngestReport | None = None,
     ) -> None:
+        """``on_kept`` hears of every record once it is durable; ``before_submit`` is the moment to save keys:
+        a record whose key is lost can never be read (SPEC-ING-3).
+        """
         self._ledger = ledger
         self._custodian = custodian
         self._times = times or StageTimes()
         self._on_kept = on_kept
+        self._before_submit = before_submit
         self._pending = _Pending()
         self.report = report or IngestReport()
 
@@ -269,6 +274,8 @@ class Ingest:
         pending, self._pending = self._pending, _Pending()
         if not pending.transactions:
             return
+        if self._before_submit is not None:
+            self._before_submit()
         with self._times.stage("submit"):
             outcomes = self._ledger.submit(pending.transactions, pending.blobs)
         self._account(outcomes, pending.kept)

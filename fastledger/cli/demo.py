@@ -1,0 +1,160 @@
+"""``fastledger demo``: the main job from end to end, on real histories or on generated ones."""
+
+import resource
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fastledger.cli.options import command_options
+from fastledger.cli.output import Exit, Output
+from fastledger.errors import Code, InputError
+
+STAGE_TITLES = {
+    "read": "read",
+    "validate": "validate",
+    "enrol": "enrol (keys, consents)",
+    "encrypt": "encrypt",
+    "sign": "sign",
+    "blobs": "store envelopes",
+    "border": "scan, parse",
+    "verify": "verify",
+    "execute": "execute, append",
+    "sync": "sync",
+    "settle": "settle",
+    "checkpoint": "checkpoint (beside)",
+}
+
+
+@click.command()
+@click.option(
+    "--bundles",
+    "sources",
+    multiple=True,
+    type=click.Path(path_type=Path, exists=True),
+    help="FHIR sources (bundle, directory, tar(.xz), NDJSON); without it, generated histories.",
+)
+@click.option(
+    "--dir", "folder", type=click.Path(path_type=Path), help="Where all goes; a new temporary folder if absent."
+)
+@click.option("--patients", type=click.IntRange(1, 100_000), default=40, show_default=True)
+@click.option("--seed", type=int, default=1, show_default=True, help="Of the generated histories.")
+@click.option("--force", is_flag=True, help="Remove what an earlier demo left in --dir.")
+@command_options
+def demo(
+    output: Output, sources: tuple[Path, ...], folder: Path | None, patients: int, seed: int, force: bool
+) -> None:
+    """Two hospitals' histories through the whole engine, then consent, audit, amendment, erasure and proof."""
+    from fastledger.cli.scenario import Scenario, ScenarioError
+
+    folder = _prepare(folder, force)
+    scenario = Scenario(folder, output)
+    begun = time.perf_counter()
+    try:
+        with output.progress("ingest") as bar:
+            scenario.ingest(sources, patients=patients, seed=seed, progress=bar)
+        ingest_seconds = time.perf_counter() - begun
+        scenario.care()
+        with output.progress("verify") as bar:
+            scenario.settle(bar)
+    except ScenarioError as error:
+        click.secho(f"error: {error}", fg="red", err=True)
+        raise click.exceptions.Exit(int(Exit.WRONG)) from None
+    finally:
+        scenario.close()
+    answer = _report(scenario, ingest_seconds, time.perf_counter() - begun)
+    _show(output, scenario, answer)
+
+
+def _prepare(folder: Path | None, force: bool) -> Path:
+    if folder is None:
+        return Path(tempfile.mkdtemp(prefix="fastledger-demo-"))
+    if folder.exists() and any(folder.iterdir()):
+        if not force or not (folder / "ledger" / "genesis.cbor").is_file():
+            raise InputError(
+                "the folder is not empty (--force removes what an earlier demo left)", code=Code.BAD_QUERY
+            )
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _stages(scenario: Any, wall_seconds: float) -> list[dict[str, Any]]:
+    seconds = {name: total for name, (total, _) in scenario.times.snapshot().items()}
+    ledger = {name: total for name, (total, _) in scenario.ledger_times.items()}
+    seconds.update({name: ledger.get(name, 0.0) for name in ("blobs", "verify", "execute", "sync", "settle")})
+    seconds["border"] = ledger.get("admit", 0.0) - ledger.get("verify", 0.0)
+    seconds["checkpoint"] = ledger.get("checkpoint", 0.0)
+    report = scenario.report
+    rows = []
+    for name, title in STAGE_TITLES.items():
+        spent = seconds.get(name, 0.0)
+        if spent <= 0:
+            continue
+        rows.append(
+            {
+                "stage": title,
+                "seconds": round(spent, 3),
+                "share": round(spent / wall_seconds, 4),
+                "resources_per_s": round(report.resources / spent),
+                "mb_per_s": round(report.resource_bytes / spent / 1e6, 1),
+            }
+        )
+    return rows
+
+
+def _report(scenario: Any, ingest_seconds: float, all_seconds: float) -> dict[str, Any]:
+    report = scenario.report
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {
+        "ok": True,
+        "resources": report.resources,
+        "resource_bytes": report.resource_bytes,
+        "refused": report.refused,
+        "committed": report.committed,
+        "patients": report.patients,
+        "practitioners": report.practitioners,
+        "transactions": scenario.transactions,
+        "height": scenario.height,
+        "ingest_seconds": round(ingest_seconds, 2),
+        "seconds": round(all_seconds, 2),
+        "resources_per_s": round(report.resources / ingest_seconds),
+        "mb_per_s": round(report.resource_bytes / ingest_seconds / 1e6, 1),
+        "peak_memory_mib": round(peak / (1024 if sys.platform != "darwin" else 1024 * 1024)),
+        "steps": scenario.steps,
+        "stages": _stages(scenario, ingest_seconds),
+        "places": {name: str(path) for name, path in scenario.places.items()},
+    }
+
+
+def _show(output: Output, scenario: Any, answer: dict[str, Any]) -> None:
+    if output.as_json:
+        output.answer(answer)
+        return
+    output.table(
+        "Where the time of the ingest went",
+        ("stage", "seconds", "share", "resources/s", "MB/s"),
+        [
+            (
+                row["stage"],
+                f"{row['seconds']:.2f}",
+                f"{row['share']:.1%}",
+                f"{row['resources_per_s']:,}",
+                f"{row['mb_per_s']:,}",
+            )
+            for row in answer["stages"]
+        ],
+    )
+    output.say(
+        f"{answer['resources']:,} resources ({answer['resource_bytes'] / 1e6:.1f} MB) of "
+        f"{answer['patients']} patients: {answer['committed']:,} committed, {answer['refused']} refused, "
+        f"in {answer['ingest_seconds']} s ({answer['resources_per_s']:,}/s); "
+        f"all in {answer['seconds']} s, at most {answer['peak_memory_mib']} MiB."
+    )
+    output.say("Where everything lies:")
+    for name, path in answer["places"].items():
+        output.say(f"  {name}: {path}")

@@ -1,0 +1,101 @@
+"""``fastledger keys``: the keystore and the wallets in it."""
+
+from pathlib import Path
+
+import click
+
+from fastledger.cli.options import command_options, keystore_option, password_option, read_password
+from fastledger.cli.output import Output
+
+
+@click.group()
+def keys() -> None:
+    """Make, list and re-seal wallets in a keystore."""
+
+
+@keys.command()
+@keystore_option
+@password_option
+@command_options
+def create(output: Output, keystore_path: Path, password_file: Path | None) -> None:
+    """Make an empty keystore."""
+    from fastledger.crypto.keystore import Keystore
+
+    Keystore.create(keystore_path, read_password(password_file, confirm=True))
+    output.answer({"keystore": str(keystore_path)})
+
+
+@keys.command("new")
+@click.argument("name")
+@keystore_option
+@password_option
+@click.option("--chain", "chain_hex", help="The chain's id in hexadecimal, from `fastledger status`.")
+@click.option(
+    "--suite", type=click.Choice(["hybrid", "x25519"]), default="hybrid", help="How keys are wrapped to it."
+)
+@command_options
+def new(
+    output: Output,
+    name: str,
+    keystore_path: Path,
+    password_file: Path | None,
+    chain_hex: str | None,
+    suite: str,
+) -> None:
+    """Make a wallet called NAME."""
+    from fastledger.client.wallet import Wallet
+    from fastledger.crypto.hpke import KemSuite
+    from fastledger.crypto.keystore import Keystore
+    from fastledger.errors import Code, InputError
+
+    keystore = Keystore.open(keystore_path, read_password(password_file))
+    if name in keystore.names():
+        raise InputError("the keystore holds a wallet of that name", code=Code.BAD_KEYSTORE)
+    kem = KemSuite.MLKEM768_X25519 if suite == "hybrid" else KemSuite.X25519
+    wallet = Wallet.create(None if chain_hex is None else bytes.fromhex(chain_hex), suite=kem)
+    wallet.save(keystore, name)
+    keystore.save()
+    output.answer(
+        {"name": name, "identity": wallet.identity.hex(), "public_key": wallet.public_key.hex()}
+    )
+
+
+@keys.command("list")
+@keystore_option
+@password_option
+@command_options
+def list_wallets(output: Output, keystore_path: Path, password_file: Path | None) -> None:
+    """List the wallets with their identities and how many folder keys each holds."""
+    from fastledger.client.wallet import Wallet
+    from fastledger.crypto.keystore import Keystore
+
+    keystore = Keystore.open(keystore_path, read_password(password_file))
+    wallets = []
+    for name in keystore.names():
+        wallet = Wallet.load(keystore, name)
+        wallets.append({"name": name, "identity": wallet.identity.hex(), "folders": len(wallet.folders)})
+    output.answer({"wallets": wallets})
+
+
+@keys.command()
+@keystore_option
+@password_option
+@click.option(
+    "--new-password-file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="File whose first line is the new password; else it is asked for.",
+)
+@command_options
+def passwd(
+    output: Output, keystore_path: Path, password_file: Path | None, new_password_file: Path | None
+) -> None:
+    """Seal the keystore under another password."""
+    from fastledger.crypto.keystore import Keystore
+
+    keystore = Keystore.open(keystore_path, read_password(password_file))
+    if new_password_file is None:
+        fresh = click.prompt("New password", hide_input=True, confirmation_prompt=True, err=True)
+    else:
+        fresh = read_password(new_password_file)
+    keystore.change_password(fresh)
+    output.answer({"keystore": str(keystore_path)})

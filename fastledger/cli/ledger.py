@@ -1,0 +1,230 @@
+"""Commands over a ledger directory: init, status, query, prove, verify-receipt, verify, reindex."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fastledger.cli.options import (
+    ID16,
+    TXID,
+    command_options,
+    keystore_option,
+    ledger_argument,
+    password_option,
+    read_password,
+)
+from fastledger.cli.output import Exit, Output
+from fastledger.errors import Code, InputError, LedgerError, ReceiptError
+from fastledger.limits import QUERY_PAGE_DEFAULT, QUERY_PAGE_MAX
+
+RECEIPT_BYTES_MAX = 1024 * 1024
+
+
+@click.command()
+@ledger_argument
+@keystore_option
+@password_option
+@command_options
+def init(output: Output, ledger_path: Path, keystore_path: Path, password_file: Path | None) -> None:
+    """Make a solo ledger in LEDGER, with a regulator and an endorsed organisation in a new keystore."""
+    from fastledger.chain.ledger import Ledger
+    from fastledger.client.wallet import Wallet
+    from fastledger.crypto.keystore import Keystore
+    from fastledger.model.bodies import Role
+
+    password = read_password(password_file, confirm=True)
+    regulator, organisation = Wallet.create(), Wallet.create()
+    keystore = Keystore.create(keystore_path, password)
+    with Ledger.create(ledger_path, authorities=[regulator.authority]) as ledger:
+        for wallet in (regulator, organisation):
+            wallet.join(ledger.chain_id)
+        outcomes = ledger.submit(
+            [
+                organisation.register(Role.ORGANISATION),
+                regulator.endorse(organisation.identity, Role.ORGANISATION),
+            ]
+        )
+        for outcome in outcomes:
+            outcome.raise_for_status()
+        regulator.save(keystore, "regulator")
+        organisation.save(keystore, "organisation")
+        keystore.save()
+        answer = {
+            "chain_id": ledger.chain_id.hex(),
+            "ledger": str(ledger_path),
+            "keystore": str(keystore_path),
+            "regulator": regulator.identity.hex(),
+            "organisation": organisation.identity.hex(),
+        }
+    output.answer(answer, "A new ledger")
+
+
+@click.command()
+@ledger_argument
+@command_options
+def status(output: Output, ledger_path: Path) -> None:
+    """Show height, sizes and queues of LEDGER."""
+    from fastledger.chain.ledger import Ledger
+    from fastledger.crypto import backend
+
+    with Ledger.open(ledger_path) as ledger:
+        output.answer({**ledger.status(), "backend": backend()})
+
+
+@click.command()
+@ledger_argument
+@click.option("--kind", help="Kind of transaction, such as record.put.")
+@click.option("--signer", type=ID16, help="Identity id of who signed.")
+@click.option("--subject", type=ID16, help="Identity id of whom it concerns.")
+@click.option("--record", type=ID16, help="Record id.")
+@click.option("--folder", type=ID16, help="Folder id.")
+@click.option("--consent", type=ID16, help="Consent id.")
+@click.option("--token", type=ID16, help="Blind index token.")
+@click.option("--code", help="Result code, by name (consent-missing) or number.")
+@click.option("--from-height", type=int)
+@click.option("--to-height", type=int)
+@click.option("--from-time-ms", type=int, help="Block time, UTC milliseconds.")
+@click.option("--to-time-ms", type=int)
+@click.option("--newest-first", is_flag=True)
+@click.option("--cursor", type=int, help="Go on from the cursor that the page before gave.")
+@click.option("--limit", type=click.IntRange(1, QUERY_PAGE_MAX), default=QUERY_PAGE_DEFAULT)
+@command_options
+def query(output: Output, ledger_path: Path, code: str | None, **conditions: Any) -> None:
+    """Find transactions in LEDGER that meet all the conditions."""
+    from fastledger.chain.ledger import Ledger
+    from fastledger.chain.query import Query
+
+    with Ledger.open(ledger_path) as ledger:
+        page = ledger.query(Query(code=None if code is None else parse_code(code), **conditions))
+        entries = [
+            {
+                "txid": entry.txid.hex(),
+                "height": entry.height,
+                "index": entry.index,
+                "time_ms": entry.time_ms,
+                "kind": entry.transaction.kind,
+                "signer_key": entry.transaction.signer.hex(),
+                "code": entry.code.slug,
+                **_ids(entry.transaction.body_map),
+            }
+            for entry in page
+        ]
+    output.answer({"entries": entries, "next_cursor": page.next_cursor})
+
+
+def _ids(body: dict[str, Any]) -> dict[str, str]:
+    """The ids that a body names."""
+    names = ("record", "folder", "consent", "grantee", "subject")
+    return {name: body[name].hex() for name in names if isinstance(body.get(name), bytes)}
+
+
+def parse_code(text: str) -> Code:
+    """A result code by name or number."""
+    try:
+        return Code(int(text)) if text.isdigit() else Code[text.upper().replace("-", "_")]
+    except (KeyError, ValueError):
+        raise InputError("no such result code", code=Code.BAD_QUERY) from None
+
+
+@click.command()
+@ledger_argument
+@click.argument("txid", type=TXID)
+@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="File for the receipt.")
+@command_options
+def prove(output: Output, ledger_path: Path, txid: bytes, out: Path) -> None:
+    """Write the receipt of transaction TXID: a transparent statement that verifies offline."""
+    from fastledger.chain.ledger import Ledger
+
+    with Ledger.open(ledger_path) as ledger:
+        statement = ledger.prove(txid)
+    try:
+        out.write_bytes(statement)
+    except OSError as error:
+        raise LedgerError(f"cannot write the receipt: {error.strerror}") from None
+    output.answer({"txid": txid.hex(), "receipt": str(out), "bytes": len(statement)})
+
+
+@click.command("verify-receipt")
+@click.argument("receipt", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option(
+    "--genesis",
+    "genesis_path",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    required=True,
+    help="The chain's genesis document (genesis.cbor in a ledger directory).",
+)
+@command_options
+def verify_receipt(output: Output, receipt: Path, genesis_path: Path) -> None:
+    """Check a receipt file against a genesis document, without any ledger or network."""
+    from fastledger.model.genesis import Genesis
+    from fastledger.model.receipt import verify_statement
+
+    genesis = Genesis.decode(_read(genesis_path))
+    try:
+        verified = verify_statement(
+            _read(receipt), chain_id=genesis.chain_id, proposers=genesis.proposers
+        )
+    except InputError as error:
+        output.answer({"valid": False, "reason": str(error)})
+        raise click.exceptions.Exit(int(Exit.WRONG)) from None
+    output.answer(
+        {
+            "valid": True,
+            "txid": verified.transaction.txid.hex(),
+            "kind": verified.transaction.kind,
+            "code": verified.code.slug,
+            "height": verified.height,
+            "index": verified.index,
+            "block_id": verified.block_id.hex(),
+            "time_ms": verified.time_ms,
+        }
+    )
+
+
+def _read(path: Path) -> bytes:
+    with path.open("rb") as file:
+        data = file.read(RECEIPT_BYTES_MAX + 1)
+    if len(data) > RECEIPT_BYTES_MAX:
+        raise ReceiptError(f"the file is longer than {RECEIPT_BYTES_MAX} bytes", code=Code.OVERSIZED)
+    return data
+
+
+@click.command()
+@ledger_argument
+@command_options
+def verify(output: Output, ledger_path: Path) -> None:
+    """Re-check every byte, signature, root and seal of LEDGER, and rebuild its index to compare."""
+    from fastledger.chain.ledger import Ledger
+
+    with Ledger.open(ledger_path) as ledger, output.progress("verify") as bar:
+        report = ledger.verify(lambda stage, done, total: bar.update(done, total, stage))
+    output.answer(
+        {
+            "ok": report.ok,
+            "blocks": report.blocks,
+            "transactions": report.transactions,
+            "log_bytes": report.log_bytes,
+            "blobs": report.blobs,
+            "problems": report.problems,
+        }
+    )
+    if not report.ok:
+        raise click.exceptions.Exit(int(Exit.WRONG))
+
+
+@click.command()
+@ledger_argument
+@command_options
+def reindex(output: Output, ledger_path: Path) -> None:
+    """Throw the index of LEDGER away and rebuild it from the log."""
+    from fastledger.chain.ledger import Ledger
+
+    with Ledger.reindex(ledger_path) as ledger:
+        output.answer(
+            {
+                "height": ledger.height,
+                "transactions": ledger.transaction_count,
+                "replayed_blocks": ledger.replayed_blocks,
+            }
+        )

@@ -1,0 +1,19 @@
+"""``fastledger``: the command line's entry."""
+
+import click
+
+from fastledger.cli.demo import demo
+from fastledger.cli.keys import keys
+from fastledger.cli.ledger import init, prove, query, reindex, status, verify, verify_receipt
+from fastledger.cli.records import ingest, read
+from fastledger.version import VERSION
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(VERSION, prog_name="fastledger")
+def main() -> None:
+    """An embeddable, permissioned ledger engine for medical transactions."""
+
+
+for command in (init, demo, ingest, read, query, prove, verify_receipt, verify, reindex, status, keys):
+    main.add_command(command)

@@ -1,0 +1,148 @@
+"""How commands answer: a table for people or one JSON document for programs, and exit codes that mean something.
+
+====  ==================================================================
+code  meaning
+====  ==================================================================
+0     done, and what was checked is right
+1     done, and what was checked is wrong (``verify``, ``verify-receipt``, ``demo``)
+2     the command line is wrong
+3     the input is at fault: sending it again cannot help
+4     the ledger is busy or locked: try again later
+5     the ledger or its disk is at fault: an operator must look
+====  ==================================================================
+"""
+
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from enum import IntEnum
+from typing import Any, NoReturn
+
+import click
+import msgspec
+
+from fastledger.errors import (
+    AccessRefused,
+    FastLedgerError,
+    FhirError,
+    InputError,
+    LedgerBusyError,
+    LedgerLockedError,
+)
+
+
+class Exit(IntEnum):
+    """Exit codes; see the module's docstring."""
+
+    OK = 0
+    WRONG = 1
+    USAGE = 2
+    INPUT = 3
+    RETRY = 4
+    LEDGER = 5
+
+
+def exit_code(error: FastLedgerError) -> Exit:
+    """Which exit code an error means."""
+    if isinstance(error, InputError):
+        return Exit.INPUT
+    if isinstance(error, LedgerBusyError | LedgerLockedError):
+        return Exit.RETRY
+    return Exit.LEDGER
+
+
+class Output:
+    """Where a command's answer goes; progress and errors go to standard error."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self.as_json = as_json
+
+    def answer(self, value: Mapping[str, Any], title: str = "") -> None:
+        """The command's result: one JSON object, or lines of names and values."""
+        if self.as_json:
+            click.echo(msgspec.json.encode(value).decode())
+            return
+        if title:
+            click.secho(title, bold=True)
+        for name, item in value.items():
+            if isinstance(item, list):
+                click.echo(f"{name}: {len(item)}")
+                for line in item:
+                    click.echo(f"  {_line(line)}")
+            elif isinstance(item, Mapping):
+                click.echo(f"{name}: {_line(item)}")
+            else:
+                click.echo(f"{name}: {item}")
+
+    def table(self, title: str, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+        """A table for people; nothing in JSON mode."""
+        if self.as_json:
+            return
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(*header, title=title, title_justify="left")
+        for row in rows:
+            table.add_row(*(str(cell) for cell in row))
+        Console(width=None if sys.stdout.isatty() else 110).print(table)
+
+    def say(self, text: str) -> None:
+        """A line for people; nothing in JSON mode."""
+        if not self.as_json:
+            click.echo(text)
+
+    @contextmanager
+    def progress(self, label: str) -> "Iterator[ProgressBar]":
+        """A progress bar on standard error, where that is a terminal and no JSON is asked for."""
+        if self.as_json or not sys.stderr.isatty():
+            yield ProgressBar(None, 0)
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=Console(stderr=True), transient=True) as display:
+            yield ProgressBar(display, display.add_task(label, total=None))
+
+
+class ProgressBar:
+    """One bar, or none."""
+
+    def __init__(self, display: Any, task: int) -> None:
+        self._display = display
+        self._task = task
+
+    def update(self, done: int, total: int, label: str | None = None) -> None:
+        """Moves the bar."""
+        if self._display is not None:
+            changes = {} if label is None else {"description": label}
+            self._display.update(self._task, completed=done, total=total, **changes)
+
+
+def _line(item: Any) -> str:
+    if isinstance(item, Mapping):
+        return "  ".join(f"{name}={value}" for name, value in item.items())
+    return str(item)
+
+
+def fail(error: FastLedgerError, *, as_json: bool) -> NoReturn:
+    """Reports an error on standard error and ends with its exit code."""
+    code = exit_code(error)
+    if as_json:
+        report: dict[str, Any] = {"error": error.code.slug, "code": int(error.code), "message": str(error)}
+        if isinstance(error, FhirError):
+            report["issues"] = [list(issue) for issue in error.issues]
+        if isinstance(error, AccessRefused):
+            report["txid"] = error.txid.hex()
+        click.echo(msgspec.json.encode(report).decode(), err=True)
+    else:
+        click.secho(f"error: {error}", fg="red", err=True)
+        if isinstance(error, FhirError):
+            for path, problem in error.issues:
+                click.echo(f"  {path}: {problem}", err=True)
+    raise click.exceptions.Exit(int(code))
