@@ -20,8 +20,8 @@
 
 /* ---- Backends (dispatch.c) ----
  *
- * One backend serves a whole process image. Each extension module links its own copy of this layer, so each
- * calls fl_init once at import. Before that the portable kernel serves.
+ * Each extension module links its own copy of this layer, its choice of backend included, so each calls fl_init
+ * once at import. Before that the portable kernel serves.
  */
 
 /* Chooses the fastest backend that this CPU supports and that reproduces the built-in known answers; `forced`
