@@ -121,4 +121,5 @@ setup(
         compiler_directives={"boundscheck": False, "wraparound": False, "embedsignature": True},
     ),
     cmdclass={"build_ext": BuildNative},
+    exclude_package_data={"fastledger._native": ["*.c", "*.pyx"]},
 )

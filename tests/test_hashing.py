@@ -68,6 +68,7 @@ def test_forced_backend_is_the_one_reported(backend: str) -> None:
 
 
 def test_published_examples() -> None:
+    # SPEC-HASH-1
     assert sha256_many(*packed(list(PUBLISHED))).hex() == "".join(PUBLISHED.values())
 
 
@@ -180,6 +181,7 @@ def test_wrong_shapes_are_named(buffer: object, offsets: object, problem: str) -
 
 
 def test_unknown_backend_is_refused_and_changes_nothing(backend: str) -> None:
+    # SPEC-HASH-2
     with pytest.raises(ValueError, match=r"'mmx' is unknown or not usable on this CPU: choose from \['"):
         native_hashing.force_backend("mmx")
     assert native_hashing.backend() == backend
@@ -210,6 +212,7 @@ def test_environment_with_an_unknown_backend_stops_the_import() -> None:
 
 def test_known_answer_of_the_smoke_test() -> None:
     """native/dispatch.c trusts a kernel only after this transcript; derived here with hashlib alone."""
+    # SPEC-HASH-2
     given_input = bytes(i * 167 + 13 & 0xFF for i in range(192))
     entries = [given_input[32 * i : 32 * i + 32] for i in range(3)]
     pairs = [given_input[64 * i : 64 * i + 64] for i in range(3)]

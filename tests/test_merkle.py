@@ -138,6 +138,7 @@ ROOT_SIZES = [
 
 
 def test_rfc9162_roots(backend: str) -> None:
+    # SPEC-MERKLE-1
     for size in ROOT_SIZES:
         expected = oracle_root(hashed_entries(size))
         assert merkle_root(ENTRIES[:size]) == expected, size
@@ -163,6 +164,7 @@ def test_deep_trees(backend: str) -> None:
 
 
 def test_certificate_transparency_roots(backend: str) -> None:
+    # SPEC-MERKLE-1
     offsets = [0]
     for entry in CT_ENTRIES:
         offsets.append(offsets[-1] + len(entry))
@@ -173,6 +175,7 @@ def test_certificate_transparency_roots(backend: str) -> None:
 
 
 def test_bitcoin_block_100000(backend: str) -> None:
+    # SPEC-MERKLE-2
     txids = [bytes.fromhex(txid)[::-1] for txid in BLOCK_100000_TXIDS]
     assert merkle_root(txids, "bitcoin")[::-1].hex() == BLOCK_100000_ROOT
 
@@ -188,6 +191,7 @@ def test_bitcoin_blocks(shared_data: Path, backend: str) -> None:
 
 def test_bitcoin_root_does_not_bind_repeated_ids() -> None:
     """CVE-2012-2459, which merkle_root's docstring warns of; RFC 9162 roots do bind them."""
+    # SPEC-MERKLE-2
     three = ENTRIES[:3]
     four = [*three, three[-1]]
     assert merkle_root(three, "bitcoin") == merkle_root(four, "bitcoin")
@@ -279,6 +283,7 @@ def mutated(proof: list[bytes], root: bytes, random: Random) -> Iterator[list[by
         yield [*proof[:i], b"", *proof[i + 1 :]]
 
 
+# SPEC-MERKLE-3
 @given(st.integers(1, 300), st.integers(0, 299), st.integers(0, 2**32))
 def test_damaged_inclusion_proofs_are_refused(size: int, index: int, seed: int) -> None:
     index %= size
@@ -294,6 +299,7 @@ def test_damaged_inclusion_proofs_are_refused(size: int, index: int, seed: int) 
         assert not verify_inclusion(entry, index, not_a_size, proof, tree.root)
 
 
+# SPEC-MERKLE-4
 @given(st.integers(1, 300), st.integers(1, 300), st.integers(0, 2**32))
 def test_damaged_consistency_proofs_are_refused(size: int, first: int, seed: int) -> None:
     first = (first - 1) % size + 1
@@ -314,6 +320,7 @@ def test_damaged_consistency_proofs_are_refused(size: int, first: int, seed: int
 
 def test_verifiers_judge_what_no_tree_produces() -> None:
     """Foreign input may have any type; a verdict comes out, never an exception."""
+    # SPEC-MERKLE-3, SPEC-MERKLE-4
     root = merkle_root(ENTRIES[:1])
     assert verify_inclusion(ENTRIES[0], 0, 1, [], root)
     assert verify_inclusion(ENTRIES[0], 0, 1, (), root)
@@ -379,6 +386,7 @@ def test_history_tree_follows_the_roots_and_survives_storage() -> None:
 
 
 def test_history_tree_bytes_are_frozen() -> None:
+    # SPEC-MERKLE-5
     tree = HistoryTree()
     assert tree.to_bytes().hex() == "010000000000000000"
     for entry in ENTRIES[:6]:

@@ -56,6 +56,7 @@ def oracle_search(header: bytes, target: int, start: int, count: int) -> int | N
 
 
 def test_genesis_hash_and_work(backend: str) -> None:
+    # SPEC-WORK-1, SPEC-WORK-3
     assert native_work.backend() == backend
     assert header_hash(GENESIS_HEADER)[::-1].hex() == GENESIS_HASH
     assert header_hashes(GENESIS_HEADER) == header_hash(GENESIS_HEADER)
@@ -157,6 +158,7 @@ def test_bits_that_are_no_target(bits: int, problem: str) -> None:
             function(bits)
 
 
+# SPEC-WORK-2
 @given(st.integers(1, 2**256 - 1))
 def test_compact_form_rounds_down_and_is_stable(target: int) -> None:
     bits = target_to_bits(target)
@@ -173,6 +175,7 @@ def test_targets_without_bits(target: int) -> None:
 
 
 def test_block_work() -> None:
+    # SPEC-WORK-4
     assert block_work(DIFFICULTY_1_BITS) == 0x100010001
     assert block_work(0x207FFFFF) == 2
     works = [block_work(size << 24 | 0xFFFF) for size in range(33, 2, -1)]
@@ -193,6 +196,7 @@ def test_search_finds_the_genesis_nonce() -> None:
 
 
 def test_search_compares_all_256_bits() -> None:
+    # SPEC-WORK-5
     number = hash_number(GENESIS_HEADER)
     for start in (GENESIS_NONCE, GENESIS_NONCE - 1):
         assert search_nonce(GENESIS_HEADER, number, start, 2) == GENESIS_NONCE
@@ -210,6 +214,7 @@ def test_search_finds_the_first_nonce(header: bytes, start: int, count: int, tar
 
 
 def test_search_ends_at_the_last_nonce() -> None:
+    # SPEC-WORK-5
     header = Random(7).randbytes(80)
     last = 2**32 - 1
     assert search_nonce(header, 2**256 - 1, last, 1) == last
