@@ -1,4 +1,4 @@
-"""Build of the native extensions: a table of C sources with their instruction-set flags, and of Cython modules.
+"""Build of the native extensions: a table of C sources with their instruction-set flags, and of modules.
 
 Every C source is compiled once, with its own flags, and the objects are linked into each extension, so that
 one wheel runs on any CPU of its architecture and picks its kernels at run time. Environment switches:
@@ -53,7 +53,10 @@ ALL_NATIVE_INPUTS = [*SHARED_INPUTS, *(str(path) for path in sorted(Path("native
 
 def is_older(product: Path, inputs: list[str]) -> bool:
     """Whether a product is missing, or older than something that it is made of."""
-    return not product.exists() or any(Path(path).stat().st_mtime > product.stat().st_mtime for path in inputs)
+    if not product.exists():
+        return True
+    built_at = product.stat().st_mtime
+    return any(Path(path).stat().st_mtime > built_at for path in inputs)
 
 
 class BuildNative(build_ext):
@@ -118,4 +121,5 @@ setup(
         compiler_directives={"boundscheck": False, "wraparound": False, "embedsignature": True},
     ),
     cmdclass={"build_ext": BuildNative},
+    exclude_package_data={"fastledger._native": ["*.c", "*.pyx"]},
 )

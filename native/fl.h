@@ -20,8 +20,8 @@
 
 /* ---- Backends (dispatch.c) ----
  *
- * One backend serves a whole process image. Each extension module links its own copy of this layer, so each
- * calls fl_init once at import. Before that the portable kernel serves.
+ * Each extension module links its own copy of this layer, its choice of backend included, so each calls
+ * fl_init once at import. Before that the portable kernel serves.
  */
 
 /* Chooses the fastest backend that this CPU supports and that reproduces the built-in known answers; `forced`
@@ -54,10 +54,10 @@ uint32_t fl_cpu_features(void);
 void fl_sha256(uint8_t out32[32], const uint8_t *data, size_t data_size);
 
 /* Hashes `count` messages; message i is data[offsets[i] .. offsets[i + 1]).
- * `offsets` has count + 1 entries that never decrease; the caller has checked the last against data's size. */
+ * `offsets` has count + 1 entries that never decrease; the caller has checked the last against the data. */
 void fl_sha256_many(uint8_t *out32s, const uint8_t *data, const uint64_t *offsets, size_t count);
 
-/* RFC 9162 section 2.1.1 leaf hashes of entries of any length: SHA-256(0x00 || message i), shaped as above. */
+/* RFC 9162 section 2.1.1 leaf hashes of entries of any length: SHA-256(0x00 || message i), as above. */
 void fl_sha256_leaf_many(uint8_t *out32s, const uint8_t *data, const uint64_t *offsets, size_t count);
 
 /* SHA-256(0x00 || entry) for entries of 32 bytes. */
@@ -84,8 +84,8 @@ typedef enum {
 /* Bytes of scratch that fl_merkle_root needs for `count` leaves. */
 size_t fl_merkle_scratch_size(size_t count);
 
-/* Root over `count` leaves of 32 bytes. No leaves: SHA-256 of nothing (RFC 9162 section 2.1.1), and refused for
- * Bitcoin, which defines no such root. */
+/* Root over `count` leaves of 32 bytes. No leaves: SHA-256 of nothing (RFC 9162 section 2.1.1), and refused
+ * for Bitcoin, which defines no such root. */
 int fl_merkle_root(uint8_t out32[32], fl_merkle_scheme scheme, const uint8_t *leaf32s, size_t count,
                    uint8_t *scratch);
 
@@ -101,9 +101,10 @@ void fl_merkle_levels(uint8_t *node32s, fl_merkle_scheme scheme, const uint8_t *
 /* SHA256d of `count` block headers of 80 bytes. */
 void fl_header_hash_many(uint8_t *out32s, const uint8_t *header80s, size_t count);
 
-/* Searches nonces start, start + 1, ... (`count` of them, never past 2^32 - 1) for the first whose header hash,
- * read as a little-endian integer, is at most the little-endian target. The nonce stands little-endian in bytes
- * 76..80 of the header, whose own nonce is ignored. Returns 1 and sets *nonce, or 0 when there is none. */
+/* Searches nonces start, start + 1, ... (`count` of them, never past 2^32 - 1) for the first whose header
+ * hash, read as a little-endian integer, is at most the little-endian target. The nonce stands little-endian
+ * in bytes 76..80 of the header, whose own nonce is ignored. Returns 1 and sets *nonce, or 0 when there is
+ * none. */
 int fl_pow_search(uint32_t *nonce, const uint8_t header80[80], const uint8_t target32[32], uint32_t start,
                   uint64_t count);
 

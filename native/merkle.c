@@ -1,10 +1,11 @@
 /* Merkle trees over 32-byte leaves: RFC 9162 section 2.1.1, and Bitcoin's.
  *
- * Both are built level by level. In RFC 9162 the split at the largest power of two below n is the same tree as
- * pairing neighbours and letting an unpaired last node move up unchanged; Bitcoin pairs it with itself instead.
+ * Both are built level by level. In RFC 9162 the split at the largest power of two below n is the same tree
+ * as pairing neighbours and letting an unpaired last node move up unchanged; Bitcoin pairs it with itself
+ * instead.
  *
- * A root is computed in chunks of 2^CHUNK_LEVELS leaves: every level of a chunk stays in the first-level cache,
- * and the chunk's root is a node of the whole tree at level CHUNK_LEVELS.
+ * A root is computed in chunks of 2^CHUNK_LEVELS leaves: every level of a chunk stays in the first-level
+ * cache, and the chunk's root is a node of the whole tree at level CHUNK_LEVELS.
  */
 #include "fl_impl.h"
 

@@ -73,7 +73,7 @@ static void compress_two(uint32_t state_a[8], const uint8_t *blocks_a, uint32_t 
     compress(state_b, blocks_b, count);
 }
 
-/* Hashes a message of at most 119 bytes that stands at the start of `buffer`, which has room for its padding. */
+/* Hashes a message of at most 119 bytes at the start of `buffer`, which has room for its padding. */
 static void hash_short(uint8_t out32[32], uint8_t buffer[128], size_t size) {
     FL_VERIFY(size <= 119);
     size_t blocks = size < 56 ? 1 : 2;

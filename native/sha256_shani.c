@@ -1,8 +1,8 @@
 /* SHA-256 on the SHA extensions of x86-64, one stream or two interleaved.
  *
  * One stream is bound by latency: each sha256rnds2 waits for the one before. Two independent streams fill the
- * gaps. The functions below take the number of streams as a constant and are always inlined, so that each caller
- * becomes one straight line of instructions with its state in registers.
+ * gaps. The functions below take the number of streams as a constant and are always inlined, so that each
+ * caller becomes one straight line of instructions with its state in registers.
  *
  * Only 128-bit registers are used, in the legacy encoding that the SHA instructions have anyway: compiled
  * without AVX, this file neither needs nor dirties the upper halves of vector registers.

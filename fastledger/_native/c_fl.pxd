@@ -34,18 +34,20 @@ cdef extern from "fl.h" nogil:
         FL_MERKLE_BITCOIN
     size_t fl_merkle_scratch_size(size_t count) noexcept
     int fl_merkle_root(
-        uint8_t *out32, fl_merkle_scheme scheme, const uint8_t *leaf32s, size_t count, uint8_t *scratch) noexcept
+        uint8_t *out32, fl_merkle_scheme scheme, const uint8_t *leaf32s, size_t count,
+        uint8_t *scratch) noexcept
     size_t fl_merkle_node_count(size_t count) noexcept
     void fl_merkle_levels(
         uint8_t *node32s, fl_merkle_scheme scheme, const uint8_t *leaf32s, size_t count) noexcept
 
     void fl_header_hash_many(uint8_t *out32s, const uint8_t *header80s, size_t count) noexcept
     int fl_pow_search(
-        uint32_t *nonce, const uint8_t *header80, const uint8_t *target32, uint32_t start, uint64_t count) noexcept
+        uint32_t *nonce, const uint8_t *header80, const uint8_t *target32, uint32_t start,
+        uint64_t count) noexcept
 
 
-# A batch below this many bytes (some 25 us of hashing) keeps the GIL: when another thread is busy, a thread that
-# gave the GIL up waits a whole switch interval, 5 ms by default, to have it back.
+# A batch below this many bytes (some 25 us of hashing) keeps the GIL: when another thread is busy, a thread
+# that gave the GIL up waits a whole switch interval, 5 ms by default, to have it back.
 cdef enum:
     GIL_RELEASE_BYTES_MIN = 64 * 1024
 
@@ -55,7 +57,7 @@ cdef inline list usable_backends():
 
 
 cdef inline str backend_problem(const char *forced):
-    """Choose a backend for this module, ``forced`` by name or NULL for the best; the reason why not, or None."""
+    """Choose a backend for this module, ``forced`` by name or NULL for the best; why not, or None."""
     if fl_init(forced):
         return None
     if forced == NULL or forced[0] == 0:

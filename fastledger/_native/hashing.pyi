@@ -20,8 +20,8 @@ def merkle_root(leaves: Buffer | Iterable[bytes], scheme: int) -> bytes:
         ValueError: another shape, or no leaves under `BITCOIN`.
     """
 
-def merkle_levels(leaves: Buffer | Iterable[bytes], hashed: bool) -> bytes:
-    """All nodes of the RFC 9162 tree, level by level from the leaf hashes to the root, 32 bytes each.
+def merkle_levels(leaves: Buffer | Iterable[bytes], hashed: bool) -> tuple[int, bytes]:
+    """How many leaves, and all nodes of their RFC 9162 tree, from the leaf hashes to the root, 32 bytes each.
 
     Level k + 1 has half as many nodes as level k, rounded up: an unpaired last node moves up unchanged.
     """

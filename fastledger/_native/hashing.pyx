@@ -1,4 +1,4 @@
-"""The border to native SHA-256 and Merkle trees: batches in contiguous buffers, at most one GIL release a call."""
+"""The border to native SHA-256 and Merkle trees: whole batches, at most one GIL release a call."""
 
 from cpython.buffer cimport (
     PyBUF_FORMAT,
@@ -144,6 +144,7 @@ cdef size_t acquire_leaves(object leaves, Py_buffer *view) except? 0:
 def merkle_root(leaves, int scheme):
     cdef Py_buffer view
     cdef size_t count = acquire_leaves(leaves, &view)
+    cdef const uint8_t *leaf32s = <const uint8_t *>view.buf
     cdef uint8_t[HASH_BYTES] root
     cdef uint8_t *scratch = NULL
     cdef int done = 0
@@ -152,10 +153,10 @@ def merkle_root(leaves, int scheme):
         if scratch == NULL:
             raise MemoryError
         if view.len < GIL_RELEASE_BYTES_MIN:
-            done = fl_merkle_root(root, <fl_merkle_scheme>scheme, <const uint8_t *>view.buf, count, scratch)
+            done = fl_merkle_root(root, <fl_merkle_scheme>scheme, leaf32s, count, scratch)
         else:
             with nogil:
-                done = fl_merkle_root(root, <fl_merkle_scheme>scheme, <const uint8_t *>view.buf, count, scratch)
+                done = fl_merkle_root(root, <fl_merkle_scheme>scheme, leaf32s, count, scratch)
     finally:
         PyMem_Free(scratch)
         PyBuffer_Release(&view)
@@ -174,13 +175,13 @@ def merkle_levels(leaves, bint hashed):
         result = PyBytes_FromStringAndSize(NULL, HASH_BYTES * fl_merkle_node_count(count))
         out = <uint8_t *>PyBytes_AS_STRING(result)
         if count == 0:
-            return result
+            return 0, result
         if view.len < GIL_RELEASE_BYTES_MIN:
             fl_merkle_levels(out, scheme, <const uint8_t *>view.buf, count)
         else:
             with nogil:
                 fl_merkle_levels(out, scheme, <const uint8_t *>view.buf, count)
-        return result
+        return count, result
     finally:
         PyBuffer_Release(&view)
 
