@@ -31,10 +31,8 @@ NATIVE_SOURCES: dict[str, list[str]] = {
 }
 if X86_64:
     NATIVE_SOURCES["sha256_shani.c"] = ["-msha", "-msse4.1", "-mssse3"]
-NATIVE_SOURCES = {name: flags for name, flags in NATIVE_SOURCES.items() if Path("native", name).exists()}
 
 MODULES = ("hashing", "work", "ecdsa", "scan")
-MODULES = tuple(name for name in MODULES if Path(f"fastledger/_native/{name}.pyx").exists())
 
 DEBUG = os.environ.get("FASTLEDGER_DEBUG") == "1"
 SANITIZE = os.environ.get("FASTLEDGER_SANITIZE") == "1"

@@ -146,7 +146,7 @@ class TransactionError(InputError):
         self.txid = txid
 
 
-class AccessRefused(InputError):  # noqa: N818 - a verdict, not a fault
+class AccessRefused(InputError):
     """The consent rules refuse a read; the refusal stands on the chain as ``txid``."""
 
     default_code = Code.CONSENT_MISSING

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
 from world import World, make_world
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent

@@ -20,7 +20,12 @@ def test_registering_makes_a_pseudonym_from_the_key(world: World) -> None:  # SP
     world.submit(newcomer.register(Role.AUDITOR))
     assert world.ledger.identity_of(newcomer.public_key) == identity_id(newcomer.public_key)
     entry = world.ledger.identity(newcomer.identity)
-    assert (entry.role, entry.endorser, entry.endorsed_until_ms, entry.revoked) == (Role.AUDITOR, b"", 0, False)
+    assert (entry.role, entry.endorser, entry.endorsed_until_ms, entry.revoked) == (
+        Role.AUDITOR,
+        b"",
+        0,
+        False,
+    )
     assert world.ledger.kem_key(newcomer.identity) == newcomer.kem_public
     assert code_of(world, newcomer.register(Role.PATIENT)) == Code.ALREADY_REGISTERED
 

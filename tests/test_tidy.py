@@ -1,4 +1,4 @@
-"""The habits of the code base, checked mechanically: layers, determinism, sizes, rules and their citations."""
+"""The habits of the code base, checked mechanically: layers, determinism, sizes, rules and citations."""
 
 import ast
 import re

@@ -49,7 +49,9 @@ class World:
             outcome.raise_for_status()
         return outcomes
 
-    def put(self, content: bytes = VITALS, folder: str = "vitals", terms: tuple[str, ...] = (TERM,)) -> SealedRecord:
+    def put(
+        self, content: bytes = VITALS, folder: str = "vitals", terms: tuple[str, ...] = (TERM,)
+    ) -> SealedRecord:
         sealed = self.patient.put_record(folder, content, terms)
         self.ledger.submit([sealed.transaction], [sealed.blob])[0].raise_for_status()
         return sealed

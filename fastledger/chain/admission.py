@@ -107,9 +107,7 @@ def _check_contents(admitted: Admitted, chain_id: bytes, now_ms: int) -> None:
             codes[index] = error.code
 
 
-def _check_blobs(
-    admitted: Admitted, missing_blobs: Callable[[Sequence[bytes]], Sequence[bytes]]
-) -> None:
+def _check_blobs(admitted: Admitted, missing_blobs: Callable[[Sequence[bytes]], Sequence[bytes]]) -> None:
     """A record may enter only after its envelope is stored: else it would be on the chain and nowhere."""
     named = [
         (index, body.digest)

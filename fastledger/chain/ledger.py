@@ -29,7 +29,14 @@ from fastledger.clock import system_clock_ms
 from fastledger.consensus.engine import Engine
 from fastledger.consensus.solo import SoloEngine
 from fastledger.crypto.signing import SigningKey
-from fastledger.errors import AccessRefused, Code, CorruptionError, InputError, NotFoundError, TransactionError
+from fastledger.errors import (
+    AccessRefused,
+    Code,
+    CorruptionError,
+    InputError,
+    NotFoundError,
+    TransactionError,
+)
 from fastledger.limits import CHECKPOINT_BYTES, CHECKPOINT_TRANSACTIONS
 from fastledger.model.block import Block
 from fastledger.model.bodies import AccessRead
@@ -234,9 +241,7 @@ class Ledger:
 
     # Submitting.
 
-    def submit(
-        self, batch: Sequence[bytes | Transaction], blobs: Sequence[bytes] = ()
-    ) -> list[Outcome]:
+    def submit(self, batch: Sequence[bytes | Transaction], blobs: Sequence[bytes] = ()) -> list[Outcome]:
         """Returns the verdicts on a batch, in its order, once they are durable.
 
         ``blobs`` are the envelopes that its records name; they are stored, and synced, first. A bad transaction gets
@@ -285,7 +290,9 @@ class Ledger:
         transaction = access if isinstance(access, Transaction) else Transaction.decode(bytes(access))
         body = transaction.body
         if not isinstance(body, AccessRead):
-            raise InputError(f"a read is asked for by access.read, not {transaction.kind}", code=Code.BAD_BODY)
+            raise InputError(
+                f"a read is asked for by access.read, not {transaction.kind}", code=Code.BAD_BODY
+            )
         outcome = self.submit([transaction])[0]
         txid = transaction.txid
         if outcome.status == "refused":

@@ -51,7 +51,9 @@ class Query:
         for table, term in ids:
             if term is not None:
                 if len(term) != 16:
-                    raise InputError(f"{table.name.lower()} has 16 bytes, not {len(term)}", code=Code.BAD_QUERY)
+                    raise InputError(
+                        f"{table.name.lower()} has 16 bytes, not {len(term)}", code=Code.BAD_QUERY
+                    )
                 found.append((table, term))
         if self.code is not None and self.code != Code.OK:
             found.append((Term.CODE, code_term(self.code)))

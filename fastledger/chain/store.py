@@ -36,7 +36,7 @@ class BlockEntry(NamedTuple):
     block_id: bytes
     time_ms: int
     first_seq: int
-    count: int
+    tx_count: int
 
     def pack(self) -> bytes:
         """The value in the ``blocks`` database."""
@@ -46,7 +46,7 @@ class BlockEntry(NamedTuple):
                 self.block_id,
                 self.time_ms.to_bytes(8, "big"),
                 self.first_seq.to_bytes(8, "big"),
-                self.count.to_bytes(4, "big"),
+                self.tx_count.to_bytes(4, "big"),
             )
         )
 
@@ -273,7 +273,7 @@ class ChainStore:
         active = self._overlays[0]
         for layer in self._layers[:count]:
             active.add(layer)
-            self.durable_seq = layer.entry.first_seq + layer.entry.count
+            self.durable_seq = layer.entry.first_seq + layer.entry.tx_count
         with self._lock:
             self._layers = self._layers[count:]
 

@@ -39,7 +39,10 @@ STAGE_TITLES = {
     help="FHIR sources (bundle, directory, tar(.xz), NDJSON); without it, generated histories.",
 )
 @click.option(
-    "--dir", "folder", type=click.Path(path_type=Path), help="Where all goes; a new temporary folder if absent."
+    "--dir",
+    "folder",
+    type=click.Path(path_type=Path),
+    help="Where all goes; a new temporary folder if absent.",
 )
 @click.option("--patients", type=click.IntRange(1, 100_000), default=40, show_default=True)
 @click.option("--seed", type=int, default=1, show_default=True, help="Of the generated histories.")

@@ -55,9 +55,7 @@ def new(
     wallet = Wallet.create(None if chain_hex is None else bytes.fromhex(chain_hex), suite=kem)
     wallet.save(keystore, name)
     keystore.save()
-    output.answer(
-        {"name": name, "identity": wallet.identity.hex(), "public_key": wallet.public_key.hex()}
-    )
+    output.answer({"name": name, "identity": wallet.identity.hex(), "public_key": wallet.public_key.hex()})
 
 
 @keys.command("list")

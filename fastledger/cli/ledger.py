@@ -162,9 +162,7 @@ def verify_receipt(output: Output, receipt: Path, genesis_path: Path) -> None:
 
     genesis = Genesis.decode(_read(genesis_path))
     try:
-        verified = verify_statement(
-            _read(receipt), chain_id=genesis.chain_id, proposers=genesis.proposers
-        )
+        verified = verify_statement(_read(receipt), chain_id=genesis.chain_id, proposers=genesis.proposers)
     except InputError as error:
         output.answer({"valid": False, "reason": str(error)})
         raise click.exceptions.Exit(int(Exit.WRONG)) from None

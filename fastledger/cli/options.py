@@ -73,7 +73,7 @@ def read_password(password_file: Path | None, *, confirm: bool = False) -> str:
     return answer
 
 
-class HexBytes(click.ParamType):
+class HexBytes(click.ParamType[bytes]):
     """A hexadecimal id of a fixed number of bytes."""
 
     name = "hex"

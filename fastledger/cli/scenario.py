@@ -13,7 +13,7 @@ from fastledger.cli.output import Output, ProgressBar
 from fastledger.client.ingest import Custodian, Ingest, IngestReport, Kept
 from fastledger.client.wallet import Wallet
 from fastledger.crypto.keystore import Keystore
-from fastledger.errors import AccessRefused, Code, FhirError, TransactionError
+from fastledger.errors import AccessRefused, Code, FhirError, InputError
 from fastledger.gateway.fhir import describe, validate
 from fastledger.gateway.sources import Progress, SourceBundle, read_bundles
 from fastledger.model.bodies import ConsentGrant, Purpose, RecordPut, Role
@@ -86,9 +86,7 @@ class Scenario:
 
     # The ingest.
 
-    def ingest(
-        self, sources: Sequence[Path], *, patients: int, seed: int, progress: ProgressBar
-    ) -> None:
+    def ingest(self, sources: Sequence[Path], *, patients: int, seed: int, progress: ProgressBar) -> None:
         """Every history into one of the two hospitals, in turn."""
         for name in HOSPITALS:
             self._custodians[name] = Custodian(
@@ -165,7 +163,8 @@ class Scenario:
         self._refuse(stranger, record, Code.CONSENT_MISSING)
         self._done("hospital C has no consent: its read is refused, and the refusal stands in the audit")
         body = grant.body
-        require(isinstance(body, ConsentGrant), "a grant has the body of a grant")
+        if not isinstance(body, ConsentGrant):
+            raise ScenarioError("a grant has the body of a grant")
         self._submit(patient.revoke_consent(body.consent), patient.rotate_folder(kept.folder))
         self._refuse(clinic, record, Code.CONSENT_REVOKED)
         self._done("the consent is revoked and the folder re-keyed: hospital B's next read is refused")
@@ -198,8 +197,9 @@ class Scenario:
 
     def _read_and_audit(self, reader: Wallet, found: list[Entry]) -> bytes:
         body = found[0].transaction.body
-        require(isinstance(body, RecordPut), "a token leads to a record")
-        record: bytes = body.record  # type: ignore[attr-defined]
+        if not isinstance(body, RecordPut):
+            raise ScenarioError("a token leads to a record")
+        record = body.record
         access = reader.access(record, Purpose.TREATMENT)
         envelope = self._ledger.read(access)
         content = reader.open_record(envelope, folder=self._ledger.record(record).folder, record=record)
@@ -288,8 +288,9 @@ class Scenario:
         damaged[len(damaged) // 2] ^= 1
         try:
             verify_statement(bytes(damaged), chain_id=genesis.chain_id, proposers=genesis.proposers)
-        except (TransactionError, Exception) as error:
-            require(hasattr(error, "code"), f"a damaged receipt ended in {type(error).__name__}")
-        else:
-            raise ScenarioError("a damaged receipt was accepted")
-        self._done(f"the receipt of the erasure verifies offline (height {verified.height})")
+        except InputError:
+            self._done(
+                f"the receipt of the erasure verifies offline (height {verified.height}), a damaged one not"
+            )
+            return
+        raise ScenarioError("a damaged receipt was accepted")

@@ -17,8 +17,8 @@ from fastledger.crypto.keystore import Keystore
 from fastledger.errors import Code, FhirError
 from fastledger.gateway.fhir import ResourceInfo, Validated, describe, validate_many
 from fastledger.gateway.sources import SourceBundle
-from fastledger.model.bodies import RecordPut, Right, Role
 from fastledger.model.bodies import Purpose as PurposeOfUse
+from fastledger.model.bodies import RecordPut, Right, Role
 from fastledger.model.transaction import Transaction
 
 DIRECTORY = "directory"

@@ -288,9 +288,7 @@ class Wallet:
         """The content of a fetched envelope; ``folder``, ``record`` and ``version`` as the chain states them."""
         header = read_header(blob)
         key = self.folder_key(folder, header.epoch)
-        return open_envelope(
-            blob, folder_key=key, record=record, version=version, chain_id=self.chain_id
-        )
+        return open_envelope(blob, folder_key=key, record=record, version=version, chain_id=self.chain_id)
 
     def tokens(self, folder: str | bytes, term: str) -> list[bytes]:
         """The blind tokens to query for a term in a folder: one for each epoch that the wallet holds, newest first."""
@@ -319,9 +317,7 @@ class Wallet:
         """Lets ``grantee`` use folders for ``purposes``; their keys travel inside, wrapped to ``grantee_kem``."""
         consent_id = consent or random_id()
         keys = [self.folder_key(folder) for folder in folders]
-        wrapped = wrap_folder_keys(
-            grantee_kem, keys, context=self._consent_context(grantee, consent_id)
-        )
+        wrapped = wrap_folder_keys(grantee_kem, keys, context=self._consent_context(grantee, consent_id))
         return self.sign(
             ConsentGrant(
                 consent=consent_id,

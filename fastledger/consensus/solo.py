@@ -34,7 +34,9 @@ class SoloEngine:
     def check(self, block: Block, parent: Tip) -> None:
         """A block of a proposer from the genesis document, later than its parent, without work."""
         if block.body.proposer not in self._proposers:
-            raise InputError(f"the proposer of height {block.height} is not of this chain", code=Code.BAD_BLOCK)
+            raise InputError(
+                f"the proposer of height {block.height} is not of this chain", code=Code.BAD_BLOCK
+            )
         if block.body.time_ms <= parent.time_ms:
             raise InputError(f"the time of height {block.height} does not advance", code=Code.BAD_BLOCK)
         if block.header.bits != NO_WORK_BITS or block.header.nonce != 0:

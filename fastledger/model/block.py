@@ -206,7 +206,5 @@ class Block:
 def result_entries(txids: bytes, results: bytes) -> tuple[bytes, list[int]]:
     """The n entries txid || code u16 BE that ``result_root`` hashes, as one buffer with n + 1 offsets."""
     count = len(results) // 2
-    entries = b"".join(
-        txids[32 * i : 32 * i + 32] + results[2 * i : 2 * i + 2] for i in range(count)
-    )
+    entries = b"".join(txids[32 * i : 32 * i + 32] + results[2 * i : 2 * i + 2] for i in range(count))
     return entries, list(range(0, 34 * count + 1, 34))

@@ -26,7 +26,9 @@ KemPublicKey: TypeAlias = Annotated[bytes, Meta(min_length=33, max_length=limits
 KeyWrap: TypeAlias = Annotated[bytes, Meta(min_length=48, max_length=limits.WRAPPED_KEY_BYTES_MAX)]
 FolderWrap: TypeAlias = Annotated[bytes, Meta(min_length=40, max_length=64)]
 Tokens: TypeAlias = Annotated[list[Token16], Meta(max_length=limits.TOKENS_PER_RECORD_MAX)]
-FolderWraps: TypeAlias = Annotated[list[FolderWrap], Meta(min_length=1, max_length=limits.FOLDERS_PER_CONSENT_MAX)]
+FolderWraps: TypeAlias = Annotated[
+    list[FolderWrap], Meta(min_length=1, max_length=limits.FOLDERS_PER_CONSENT_MAX)
+]
 
 
 class Role(StrEnum):
@@ -71,14 +73,14 @@ class Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     """Base of all bodies: unknown fields are refused, so that a signed field always means something."""
 
 
-class IdentityRegister(Body):
+class IdentityRegister(Body, frozen=True):
     """The signer's key becomes an identity that holds no role until it is endorsed, save ``patient``."""
 
     role: Role
     kem: KemPublicKey
 
 
-class IdentityEndorse(Body):
+class IdentityEndorse(Body, frozen=True):
     """The signer vouches that ``subject`` holds ``role`` until ``until_ms``."""
 
     subject: Id16
@@ -86,7 +88,7 @@ class IdentityEndorse(Body):
     until_ms: TimeMs
 
 
-class IdentityRotate(Body):
+class IdentityRotate(Body, frozen=True):
     """The identity goes over to the key ``key``; ``proof`` is that key's signature over the rotation."""
 
     key: Key33
@@ -94,14 +96,14 @@ class IdentityRotate(Body):
     proof: Signature64
 
 
-class IdentityRevoke(Body):
+class IdentityRevoke(Body, frozen=True):
     """``subject`` signs nothing valid from here on; ``reason`` is a number of the network's own list."""
 
     subject: Id16
     reason: UInt32
 
 
-class FolderOpen(Body):
+class FolderOpen(Body, frozen=True):
     """The signer opens folders that it owns, at epoch 1, keeping their keys wrapped to itself."""
 
     folders: Annotated[list[Id16], Meta(min_length=1, max_length=limits.FOLDERS_PER_CONSENT_MAX)]
@@ -109,7 +111,7 @@ class FolderOpen(Body):
     wrap: KeyWrap
 
 
-class FolderRotate(Body):
+class FolderRotate(Body, frozen=True):
     """The owner opens the next ``epoch`` of ``folder``: what is written from here on needs the new key."""
 
     epoch: UInt32
@@ -118,7 +120,7 @@ class FolderRotate(Body):
     wrap: KeyWrap
 
 
-class RecordPut(Body):
+class RecordPut(Body, frozen=True):
     """A new record: the digest and size of its envelope, and the blind tokens that find it."""
 
     digest: Digest32
@@ -129,7 +131,7 @@ class RecordPut(Body):
     tokens: Tokens = []
 
 
-class RecordAmend(Body):
+class RecordAmend(Body, frozen=True):
     """Version ``version`` of a record supersedes the one before; earlier versions stay readable."""
 
     digest: Digest32
@@ -140,14 +142,14 @@ class RecordAmend(Body):
     tokens: Tokens = []
 
 
-class RecordErase(Body):
+class RecordErase(Body, frozen=True):
     """Every version's envelope is destroyed, and with it the only copy of its data key."""
 
     reason: UInt32
     record: Id16
 
 
-class ConsentGrant(Body):
+class ConsentGrant(Body, frozen=True):
     """The owner of ``folders`` lets ``grantee`` use them for ``purposes`` until ``until_ms``.
 
     ``folders`` holds (folder id, epoch); ``keys[i]`` wraps that folder key under the key inside ``wrap``.
@@ -165,7 +167,7 @@ class ConsentGrant(Body):
     wrap: KeyWrap
 
 
-class ConsentRekey(Body):
+class ConsentRekey(Body, frozen=True):
     """Gives the grantee of a standing consent the keys of folders' newer epochs."""
 
     consent: Id16
@@ -176,13 +178,13 @@ class ConsentRekey(Body):
     wrap: KeyWrap
 
 
-class ConsentRevoke(Body):
+class ConsentRevoke(Body, frozen=True):
     """The consent ends with this block."""
 
     consent: Id16
 
 
-class AccessRead(Body):
+class AccessRead(Body, frozen=True):
     """The signer asks to read ``record`` for ``purpose``; the verdict is the transaction's result."""
 
     purpose: Purpose

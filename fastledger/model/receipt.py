@@ -75,7 +75,9 @@ def _seal_digest(protected: bytes, tx_root: bytes) -> bytes:
     return hashlib.sha256(encode(["Signature1", protected, b"", tx_root])).digest()
 
 
-def _cose_sign1(protected: bytes, unprotected: dict[Any, Any], payload: bytes | None, signature: bytes) -> bytes:
+def _cose_sign1(
+    protected: bytes, unprotected: dict[Any, Any], payload: bytes | None, signature: bytes
+) -> bytes:
     return cbor2.dumps(
         cbor2.CBORTag(COSE_SIGN1_TAG, [protected, unprotected, payload, signature]), canonical=True
     )

@@ -19,13 +19,13 @@ from fastledger.model.bodies import Purpose, Role
 from fastledger.state.view import Entity, Table
 
 
-class Pseudonym(Entity):
+class Pseudonym(Entity, frozen=True):
     """Whom a key signs for."""
 
     identity: bytes
 
 
-class Identity(Entity):
+class Identity(Entity, frozen=True):
     """Who may sign and as what. ``endorsed_until_ms`` 0: nobody vouches for the role."""
 
     key: bytes
@@ -35,20 +35,20 @@ class Identity(Entity):
     revoked: bool
 
 
-class KemKey(Entity):
+class KemKey(Entity, frozen=True):
     """The identity's key-encapsulation public key, self-describing."""
 
     kem: bytes
 
 
-class Folder(Entity):
+class Folder(Entity, frozen=True):
     """Records of one patient and one category (which only key holders know) at a key epoch."""
 
     owner: bytes
     epoch: int
 
 
-class Record(Entity):
+class Record(Entity, frozen=True):
     """A record's present version; an erased one keeps its place."""
 
     folder: bytes
@@ -56,7 +56,7 @@ class Record(Entity):
     erased: bool
 
 
-class RecordVersion(Entity):
+class RecordVersion(Entity, frozen=True):
     """One version's envelope."""
 
     digest: bytes
@@ -66,13 +66,13 @@ class RecordVersion(Entity):
     time_ms: int
 
 
-class BlobOwner(Entity):
+class BlobOwner(Entity, frozen=True):
     """Which record an envelope belongs to: no envelope serves two."""
 
     record: bytes
 
 
-class Consent(Entity):
+class Consent(Entity, frozen=True):
     """A consent as granted."""
 
     owner: bytes
@@ -84,7 +84,7 @@ class Consent(Entity):
     revoked: bool
 
 
-class Grant(Entity):
+class Grant(Entity, frozen=True):
     """The part of a consent that an access check needs."""
 
     consent: bytes
@@ -94,7 +94,7 @@ class Grant(Entity):
     revoked: bool
 
 
-class Grants(Entity):
+class Grants(Entity, frozen=True):
     """Every consent of one grantee in one folder, oldest first."""
 
     grants: tuple[Grant, ...]

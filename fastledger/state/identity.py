@@ -24,9 +24,7 @@ def install_authorities(view: View, genesis: Genesis) -> None:
     for authority in genesis.authorities:
         identity = identity_id(authority.key)
         view.store(KEYS, authority.key, Pseudonym(identity))
-        view.store(
-            IDENTITIES, identity, Identity(authority.key, Role.REGULATOR, identity, FOREVER_MS, False)
-        )
+        view.store(IDENTITIES, identity, Identity(authority.key, Role.REGULATOR, identity, FOREVER_MS, False))
         view.store(KEM_KEYS, identity, KemKey(authority.kem))
     view.commit()
 

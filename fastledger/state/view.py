@@ -28,7 +28,7 @@ class Entity(msgspec.Struct, array_like=True, frozen=True, gc=False):
 EntityT = TypeVar("EntityT", bound=Entity)
 
 
-class Refusal(Exception):  # noqa: N818 - a verdict of the rules, not a fault
+class Refusal(Exception):
     """Raised by a rule; its code becomes the transaction's result."""
 
     def __init__(self, code: Code) -> None:
