@@ -117,7 +117,7 @@ class ShortWriteFiles(OsFiles):
 
 
 class PowerCutFiles(OsFiles):
-    """Remembers what each write replaced; ``cut`` takes back a random part of what no sync covered, sector by sector.
+    """Remembers what each write replaced; ``cut`` takes back random sectors of what no sync covered.
 
     File contents only: names appear with their rename, as on a journalling file system.
     """

@@ -1,7 +1,6 @@
 """The segment log: nothing acknowledged is lost, nothing damaged goes unnamed."""
 
 import errno
-import os
 import random
 import resource
 import shutil
@@ -541,4 +540,4 @@ def test_verify_reports_progress_to_the_end(tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     assert log.verify(lambda done, total: seen.append((done, total))) == []
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
-    assert seen[-1] == (SEGMENT * len(os.listdir(tmp_path / "log")),) * 2
+    assert seen[-1] == (SEGMENT * len(list((tmp_path / "log").iterdir())),) * 2

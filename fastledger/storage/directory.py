@@ -65,7 +65,7 @@ class LedgerDirectory:
 
     @classmethod
     def open(cls, root: Path, files: OsFiles | None = None) -> Self:
-        """Takes the lock. LedgerLockedError names the pid that has it; NotFoundError if no ledger is there."""
+        """Takes the lock. LedgerLockedError names the pid that has it; NotFoundError: no ledger there."""
         if not (root / GENESIS_NAME).is_file():
             raise NotFoundError(f"{root} holds no ledger")
         return cls._locked(root, files or OsFiles())

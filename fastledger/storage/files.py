@@ -134,7 +134,7 @@ class OsFiles:
         return data
 
     def fdatasync(self, file: OpenFile) -> None:
-        """The file's bytes are on the device on return. Any failure is LedgerHaltedError, never tried again."""
+        """The file's bytes are on the device on return. LedgerHaltedError otherwise; never tried again."""
         try:
             self.raw_fdatasync(file)
         except OSError as error:

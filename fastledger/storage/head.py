@@ -124,7 +124,7 @@ class HeadFile:
         self.state = state
 
     def restore(self, position: LogPosition, frame_checksum: int) -> None:
-        """Brings the file up to what recovery found and makes damaged slots whole; if all is well, writes nothing."""
+        """Brings the file up to what recovery found and makes damaged slots whole; else writes nothing."""
         for _ in self.damage[:SLOTS] or range(self.state is None or self.state.position != position):
             self.write(position, frame_checksum)
 

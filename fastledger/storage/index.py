@@ -1,71 +1,299 @@
-"""The LMDB index: all that can be rebuilt from the log (signatures first)."""
+"""The LMDB index: everything that can be rebuilt from the log, in checkpoints (SPEC-IDX-1 to SPEC-IDX-5).
 
-from collections.abc import Iterator, Mapping, Sequence
+One thread writes checkpoints; any thread reads, through a snapshot of its own. ``keys.py`` has the layout.
+"""
+
+import shutil
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from heapq import merge
 from pathlib import Path
 from typing import Self
+
+from fastledger.errors import CorruptionError, FormatVersionError, InputError
+from fastledger.limits import LMDB_MAP_BYTES, LMDB_READERS_MAX, QUERY_PAGE_MAX
+from fastledger.storage import keys
+from fastledger.storage.lmdb_engine import CURSOR_LAST, Environment, PutMany, Transaction
+from fastledger.version import INDEX_FORMAT_VERSION
+
+DATABASES = ("meta", "state", "txids", "blocks", "seqs", "postings")
+_EMPTY = b""
+SORT_ITEMS = 8_192  # some 5 ms
+
+_Item = tuple[bytes, bytes]
 
 
 @dataclass(slots=True)
 class CheckpointBatch:
-    """What one checkpoint changes; applied in one LMDB transaction."""
+    """What one checkpoint changes. Order does not matter; later entries of ``blocks`` win."""
 
-    state: Mapping[bytes, bytes | None] = field(default_factory=dict)  # None deletes; key 1..500 bytes
-    txids: Mapping[bytes, int] | Sequence[tuple[bytes, int]] = ()  # txid (32 bytes) -> seq (u48)
-    blocks: Sequence[tuple[int, int, bytes]] = ()  # (height, first_seq, entry: opaque bytes)
-    postings: Sequence[bytes] = ()  # keys.posting_key(table, term16, seq); unsorted is fine
+    state: Mapping[bytes, bytes | None] = field(default_factory=dict)  # None deletes
+    txids: Mapping[bytes, int] | Sequence[tuple[bytes, int]] = ()  # txid (32 bytes), seq
+    blocks: Sequence[tuple[int, int, bytes]] = ()  # height, first seq, opaque entry
+    postings: Sequence[bytes] = ()  # keys.posting_key(table, term, seq)
     meta: Mapping[bytes, bytes] = field(default_factory=dict)
-
-
-class IndexView:
-    """One consistent read snapshot, owned by one thread."""
-
-    def get_meta(self, name: bytes) -> bytes | None: ...
-    def get_state(self, key: bytes) -> bytes | None: ...
-    def seq_of_txid(self, txid: bytes) -> int | None: ...
-    def seqs_of_txids(self, txids: Sequence[bytes]) -> dict[bytes, int]:
-        """Only those that are present; one cursor for the batch."""
-    def block_entry(self, height: int) -> bytes | None: ...
-    def block_of_seq(self, seq: int) -> tuple[int, int, bytes] | None:
-        """(height, first_seq, entry) of the last block with first_seq <= seq."""
-    def iter_postings(self, table: int, term: bytes, *, start_seq: int | None = None,
-                      reverse: bool = False, limit: int = ...) -> Iterator[int]:
-        """Sequence numbers, ascending (descending if reverse) from start_seq inclusive."""
-    def iter_state(self, prefix: bytes = b"", *, start: bytes | None = None) -> Iterator[tuple[bytes, bytes]]: ...
-    def iter_all(self, database: str) -> Iterator[tuple[bytes, bytes]]: ...
-
-
-class Reader(IndexView):
-    """A long-lived view for one thread: ``renew()`` moves it to the newest checkpoint; ``close()`` frees its slot."""
-
-    def renew(self) -> None: ...
-    def close(self) -> None: ...
-
-
-class Index:
-    @classmethod
-    def open(cls, path: Path, chain_id: bytes, *, readonly: bool = False, map_bytes: int = ...) -> Self:
-        """Creates if absent. FormatVersionError on another format; CorruptionError if it is another chain's."""
-
-    def write_checkpoint(self, batch: CheckpointBatch) -> None:
-        """Atomic: after a crash either the previous checkpoint or this one. One thread only."""
-
-    def snapshot(self) -> "IndexView":
-        """Context manager: ``with index.snapshot() as view``."""
-
-    def reader(self) -> Reader: ...
-    def compare(self, other: "Index", *, limit: int = 20) -> list["Difference"]: ...
-    def stats(self) -> dict[str, int]: ...
-    def close(self) -> None: ...
-
-    # A fresh index: Index.destroy(path) then open().
-    @staticmethod
-    def destroy(path: Path) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
+    """A key on which two indexes disagree; None: not there."""
+
     database: str
     key: bytes
     ours: bytes | None
     theirs: bytes | None
+
+
+class IndexView:
+    """The index as one checkpoint left it; used by one thread at a time."""
+
+    def __init__(self, transaction: Transaction, databases: Mapping[str, int]) -> None:
+        self._transaction = transaction
+        self._databases = databases
+        self._state = databases["state"]
+        self._txids = databases["txids"]
+
+    def get_meta(self, name: bytes) -> bytes | None:
+        return self._transaction.get(self._databases["meta"], name)
+
+    def get_state(self, key: bytes) -> bytes | None:
+        return self._transaction.get(self._state, key)
+
+    def get_states(self, wanted: Iterable[bytes]) -> dict[bytes, bytes | None]:
+        """The values of many keys at once; None for those that are not there."""
+        get, database = self._transaction.get, self._state
+        return {key: get(database, key) for key in wanted}
+
+    def seq_of_txid(self, txid: bytes) -> int | None:
+        data = self._transaction.get(self._txids, txid)
+        return None if data is None else keys.decode_seq(data)
+
+    def has_txid(self, txid: bytes) -> bool:
+        return self._transaction.get(self._txids, txid) is not None
+
+    def seqs_of_txids(self, txids: Iterable[bytes]) -> dict[bytes, int]:
+        """Of those that are there."""
+        get, database = self._transaction.get, self._txids
+        found = ((txid, get(database, txid)) for txid in txids)
+        return {txid: keys.decode_seq(data) for txid, data in found if data is not None}
+
+    def block_entry(self, height: int) -> bytes | None:
+        data = self._transaction.get(self._databases["blocks"], keys.encode_height(height))
+        return None if data is None else data[keys.SEQ_BYTES :]
+
+    def block_of_seq(self, seq: int) -> tuple[int, int, bytes] | None:
+        """(height, first seq, entry) of the last block whose first seq is <= ``seq``."""
+        last = keys.encode_seq(seq) + b"\xff" * keys.HEIGHT_BYTES
+        with self._transaction.cursor(self._databases["seqs"]) as cursor:
+            for key, _ in cursor.scan_back(last):
+                first_seq, height = keys.split_seq_key(key)
+                return height, first_seq, self.block_entry(height) or _EMPTY
+        return None
+
+    def last_block(self) -> tuple[int, int, bytes] | None:
+        """(height, first seq, entry) of the highest block."""
+        with self._transaction.cursor(self._databases["blocks"]) as cursor:
+            item = cursor.move(CURSOR_LAST)
+        if item is None:
+            return None
+        return keys.decode_height(item[0]), keys.decode_seq(item[1]), item[1][keys.SEQ_BYTES :]
+
+    def iter_postings(
+        self,
+        table: int,
+        term: bytes,
+        *,
+        start_seq: int | None = None,
+        reverse: bool = False,
+        limit: int = QUERY_PAGE_MAX,
+    ) -> Iterator[int]:
+        """At most ``limit`` sequence numbers from ``start_seq`` on, ascending (descending: ``reverse``)."""
+        prefix = keys.posting_prefix(table, term)
+        if start_seq is None:
+            start_seq = keys.SEQ_MAX if reverse else 0
+        start = prefix + keys.encode_seq(start_seq)
+        with self._transaction.cursor(self._databases["postings"]) as cursor:
+            found = cursor.scan_back(start) if reverse else cursor.scan(start)
+            for _, (key, _) in zip(range(limit), found, strict=False):
+                if not key.startswith(prefix):
+                    return
+                yield keys.posting_seq(key)
+
+    def iter_state(self, prefix: bytes = b"", *, start: bytes | None = None) -> Iterator[tuple[bytes, bytes]]:
+        """(key, value) of the keys with ``prefix``, ascending, from ``start`` on."""
+        with self._transaction.cursor(self._state) as cursor:
+            for key, value in cursor.scan(prefix if start is None else max(prefix, start)):
+                if not key.startswith(prefix):
+                    return
+                yield key, value
+
+    def iter_all(self, database: str) -> Generator[tuple[bytes, bytes], None, None]:
+        """Every (key, value) of one of ``DATABASES``, ascending."""
+        with self._transaction.cursor(self._databases[database]) as cursor:
+            yield from cursor.scan(_EMPTY)
+
+    def count(self, database: str) -> int:
+        return self._transaction.count(self._databases[database])
+
+
+class Reader(IndexView):
+    """A long-lived view of one thread. Pages that it can see are not reused: renew it at each checkpoint."""
+
+    def renew(self) -> None:
+        """Moves to the newest checkpoint; iterators from before are void."""
+        self._transaction.renew()
+
+    def close(self) -> None:
+        self._transaction.abort()
+
+
+class Index:
+    """An open index; it owns one LMDB environment."""
+
+    def __init__(self, environment: Environment, put_many: PutMany | None) -> None:
+        self._environment = environment
+        self._put_many = put_many
+
+    @classmethod
+    def open(
+        cls,
+        path: Path,
+        chain_id: bytes,
+        *,
+        readonly: bool = False,
+        map_bytes: int = LMDB_MAP_BYTES,
+        put_many: PutMany | None = None,
+    ) -> Self:
+        """Creates the index if there is none.
+
+        FormatVersionError for another format, CorruptionError for another chain's: destroy it and rebuild it.
+        """
+        if not readonly:
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        environment = Environment(
+            path,
+            DATABASES,
+            map_bytes=_map_bytes(path, map_bytes),
+            readers_max=LMDB_READERS_MAX,
+            readonly=readonly,
+        )
+        try:
+            _check_identity(environment, chain_id)
+        except BaseException:
+            environment.close()
+            raise
+        return cls(environment, put_many)
+
+    @staticmethod
+    def destroy(path: Path) -> None:
+        """Deletes a closed index, which the log can rebuild."""
+        shutil.rmtree(path, ignore_errors=True)
+
+    def write_checkpoint(self, batch: CheckpointBatch) -> None:
+        """One LMDB transaction: after a crash there is either this checkpoint or the one before it.
+
+        StorageFullError if the disk or the map is full (it grows at the next opening); the index then holds
+        the checkpoint before.
+        """
+        deleted = sorted(key for key, value in batch.state.items() if value is None)
+        state = _in_order([(key, value) for key, value in batch.state.items() if value is not None])
+        pairs = batch.txids.items() if isinstance(batch.txids, Mapping) else batch.txids
+        txids = _in_order([(txid, keys.encode_seq(seq)) for txid, seq in pairs])
+        _check_lengths("state key", batch.state, 1, keys.STATE_KEY_BYTES_MAX)
+        _check_lengths("txid", (txid for txid, _ in txids), keys.TXID_BYTES, keys.TXID_BYTES)
+        _check_lengths("posting", batch.postings, keys.POSTING_KEY_BYTES, keys.POSTING_KEY_BYTES)
+        blocks = [(keys.encode_height(h), keys.encode_seq(s) + entry) for h, s, entry in sorted(batch.blocks)]
+        seqs = sorted((keys.seq_key(s, h), _EMPTY) for h, s, _ in batch.blocks)
+        postings = _in_order([(key, _EMPTY) for key in batch.postings])
+        databases, put_many = self._environment.databases, self._put_many
+        with self._environment.write() as txn:
+            txn.delete_many(databases["state"], deleted)
+            txn.put_sorted(databases["state"], state, put_many)
+            txn.put_sorted(databases["txids"], txids, put_many)
+            txn.put_sorted(databases["blocks"], blocks, put_many)
+            txn.put_sorted(databases["seqs"], seqs, put_many)
+            txn.put_sorted(databases["postings"], postings, put_many)
+            txn.put_sorted(databases["meta"], sorted(batch.meta.items()), put_many)
+
+    @contextmanager
+    def snapshot(self) -> Iterator[IndexView]:
+        """One consistent view for the length of the block; keep it short, it pins old pages."""
+        with self._environment.read() as transaction:
+            yield IndexView(transaction, self._environment.databases)
+
+    def reader(self) -> Reader:
+        """A view that its owner renews and closes."""
+        return Reader(self._environment.begin_read(), self._environment.databases)
+
+    def compare(
+        self, other: "Index", *, limit: int = 20, databases: Sequence[str] = DATABASES[1:]
+    ) -> list[Difference]:
+        """The first differences, in key order; ``meta`` is compared only if asked for."""
+        found: list[Difference] = []
+        with self.snapshot() as ours, other.snapshot() as theirs:
+            for database in databases:
+                with closing(ours.iter_all(database)) as left, closing(theirs.iter_all(database)) as right:
+                    for difference in _differences(database, left, right):
+                        if len(found) >= limit:
+                            return found
+                        found.append(difference)
+        return found
+
+    def stats(self) -> dict[str, int]:
+        """Entries of each database."""
+        with self.snapshot() as view:
+            return {name: view.count(name) for name in DATABASES}
+
+    def close(self) -> None:
+        self._environment.close()
+
+
+def _in_order(items: list[_Item]) -> list[_Item]:
+    """Sorted, without the long stretch of a single sort, which would keep the GIL from the executor."""
+    slices = [sorted(items[at : at + SORT_ITEMS]) for at in range(0, len(items), SORT_ITEMS)]
+    return list(merge(*slices)) if len(slices) > 1 else [item for part in slices for item in part]
+
+
+def _check_lengths(what: str, names: Iterable[bytes], shortest: int, longest: int) -> None:
+    for length in set(map(len, names)):
+        if not shortest <= length <= longest:
+            raise InputError(f"{what} of {length} bytes")
+
+
+def _map_bytes(path: Path, map_bytes: int) -> int:
+    """Address space, not disk; twice what is used, so that an index that filled its map opens with room."""
+    data = path / "data.mdb"
+    return max(map_bytes, 2 * data.stat().st_size) if data.exists() else map_bytes
+
+
+def _check_identity(environment: Environment, chain_id: bytes) -> None:
+    meta = environment.databases["meta"]
+    with environment.read() as txn:
+        version, chain = txn.get(meta, keys.META_FORMAT), txn.get(meta, keys.META_CHAIN)
+    if version is None and not environment.readonly:
+        version, chain = INDEX_FORMAT_VERSION.to_bytes(2, "big"), chain_id
+        with environment.write() as txn:
+            txn.put_sorted(meta, [(keys.META_CHAIN, chain_id), (keys.META_FORMAT, version)], None)
+    if version != INDEX_FORMAT_VERSION.to_bytes(2, "big"):
+        number = int.from_bytes(version or b"")
+        raise FormatVersionError(f"{environment.path} has index format {number}, not {INDEX_FORMAT_VERSION}")
+    if chain != chain_id:
+        raise CorruptionError("index belongs to another chain", path=str(environment.path))
+
+
+def _differences(
+    database: str, ours: Iterator[tuple[bytes, bytes]], theirs: Iterator[tuple[bytes, bytes]]
+) -> Iterator[Difference]:
+    left, right = next(ours, None), next(theirs, None)
+    while left is not None or right is not None:
+        if right is None or (left is not None and left[0] < right[0]):
+            yield Difference(database, left[0], left[1], None)  # type: ignore[index]
+            left = next(ours, None)
+        elif left is None or right[0] < left[0]:
+            yield Difference(database, right[0], None, right[1])
+            right = next(theirs, None)
+        else:
+            if left[1] != right[1]:
+                yield Difference(database, left[0], left[1], right[1])
+            left, right = next(ours, None), next(theirs, None)

@@ -1,0 +1,433 @@
+"""LMDB 0.9 through its C functions, called with the GIL held.
+
+py-lmdb drops the GIL around every single get and put. Beside one busy Python thread each of those calls then
+waits for the GIL again: measured, a get of 1 µs takes 600 µs and a put of 0.5 µs takes 150 to 2,000. Calls
+this short must keep the GIL; only commit, sync and open, which wait for the device, let it go. The engine is
+the one bundled with py-lmdb: its shared object exports the table of functions that the binding itself goes
+through (``MdbApi`` in its ``mdb_api.h``), which names its own version. lmdb is pinned to the release whose
+table this is.
+
+Nothing here is checked by the C side: a :class:`Transaction` refuses calls after its end, an
+:class:`Environment` ends its transactions before it closes, and nobody else may call the functions.
+"""
+
+import ctypes
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Self, cast
+
+import lmdb
+
+from fastledger.errors import (
+    CorruptionError,
+    FormatVersionError,
+    LedgerBusyError,
+    LedgerClosedError,
+    LedgerError,
+    LedgerHaltedError,
+    LedgerLockedError,
+    StorageFullError,
+)
+
+# (cursor_put's address, cursor's address, sorted keys, values, flags) -> 0 or LMDB's error code. A native
+# kernel can stand in for the Python loop and do a whole batch in one release of the GIL.
+PutMany = Callable[[int, int, Sequence[bytes], Sequence[bytes], int], int]
+
+_LMDB_RELEASE = "3.0."
+_ENGINE = (0, 9)
+_DATA_VERSION = 1
+_FUNCTIONS = (
+    *("env_create", "env_open", "env_close", "env_copy2", "env_copyfd2", "env_copy3", "env_copyfd3"),
+    *("env_sync", "env_stat", "env_info", "env_get_flags", "env_set_flags", "env_get_maxkeysize"),
+    *("env_get_maxreaders", "env_get_path", "env_set_mapsize", "env_set_maxdbs", "env_set_maxreaders"),
+    *("reader_check", "reader_list"),
+    *("txn_begin", "txn_commit", "txn_abort", "txn_reset", "txn_renew", "txn_id"),
+    *("dbi_open", "dbi_flags", "dbi_close", "drop", "get", "put", "del", "stat"),
+    *("cursor_open", "cursor_close", "cursor_get", "cursor_put", "cursor_del", "cursor_count"),
+    *("strerror", "version"),
+)
+
+_ENV_NOMETASYNC = 0x40000
+_ENV_RDONLY = 0x20000
+_ENV_NOTLS = 0x200000  # a read transaction belongs to its object, not to its thread
+_TXN_RDONLY = 0x20000
+_DBI_CREATE = 0x40000
+CURSOR_FIRST, CURSOR_LAST, CURSOR_NEXT, CURSOR_PREV, CURSOR_SET_RANGE = 0, 6, 8, 12, 17
+
+_NOTFOUND = -30798
+_FULL = frozenset({28, 122, 27, -30792})  # ENOSPC, EDQUOT, EFBIG, MDB_MAP_FULL
+_CORRUPT = frozenset({-30793, -30796, -30797})  # MDB_INVALID, MDB_CORRUPTED, MDB_PAGE_NOTFOUND
+_HALT = frozenset({5, -30795})  # EIO, MDB_PANIC
+_VERSION_MISMATCH = -30794
+_READERS_FULL = -30790
+_RETRY_AFTER_MS = 100
+
+_pointer, _uint, _size = ctypes.c_void_p, ctypes.c_uint, ctypes.c_size_t
+
+
+class _Value(ctypes.Structure):
+    """MDB_val on the way in; keeps the bytes object alive."""
+
+    _fields_ = (("size", _size), ("data", ctypes.c_char_p))
+
+
+class _Result(ctypes.Structure):
+    """MDB_val on the way out."""
+
+    _fields_ = (("size", _size), ("data", _pointer))
+
+
+class _Stat(ctypes.Structure):
+    _fields_ = (
+        ("page_bytes", _uint),
+        ("depth", _uint),
+        ("branch_pages", _size),
+        ("leaf_pages", _size),
+        ("overflow_pages", _size),
+        ("entries", _size),
+    )
+
+
+_Call = Callable[..., int]
+
+
+class _Api:
+    """The function table of the bundled engine; loaded on first use."""
+
+    def __init__(self) -> None:
+        if not lmdb.__version__.startswith(_LMDB_RELEASE):
+            raise LedgerError(
+                f"lmdb {lmdb.__version__} is not the release {_LMDB_RELEASE}x that is supported"
+            )
+        binding = find_spec("lmdb.cpython")
+        if binding is None or binding.origin is None:
+            raise LedgerError("lmdb is installed without its C extension")
+        table = (ctypes.c_char * 0).in_dll(ctypes.PyDLL(binding.origin), "lmdb_api_v09")
+        base = ctypes.addressof(table)
+        version = tuple((ctypes.c_int * 4).from_address(base))
+        if version[:2] != _ENGINE or version[3] != _DATA_VERSION:
+            raise LedgerError(f"the LMDB engine is {version}, not {_ENGINE}")
+        self._table = table
+        pointers = (_pointer * len(_FUNCTIONS)).from_address(base + 4 * ctypes.sizeof(ctypes.c_int))
+        self.address = {name: cast(int, pointers[n]) for n, name in enumerate(_FUNCTIONS)}
+        self._bind_environment()
+        self._bind_data()
+
+    def _held(self, name: str, *types: Any, result: Any = ctypes.c_int) -> _Call:
+        return cast(_Call, ctypes.PYFUNCTYPE(result, *types)(self.address[name]))
+
+    def _released(self, name: str, *types: Any, result: Any = ctypes.c_int) -> _Call:
+        return cast(_Call, ctypes.CFUNCTYPE(result, *types)(self.address[name]))
+
+    def _bind_environment(self) -> None:
+        self.env_create = self._held("env_create", _pointer)
+        self.env_open = self._released("env_open", _pointer, ctypes.c_char_p, _uint, _uint)
+        self.env_close = self._released("env_close", _pointer, result=None)
+        self.env_sync = self._released("env_sync", _pointer, ctypes.c_int)
+        self.env_set_mapsize = self._held("env_set_mapsize", _pointer, _size)
+        self.env_set_maxdbs = self._held("env_set_maxdbs", _pointer, _uint)
+        self.env_set_maxreaders = self._held("env_set_maxreaders", _pointer, _uint)
+        self.reader_check = self._held("reader_check", _pointer, _pointer)
+        self.strerror = self._held("strerror", ctypes.c_int, result=ctypes.c_char_p)
+
+    def _bind_data(self) -> None:
+        self.write_begin = self._released("txn_begin", _pointer, _pointer, _uint, _pointer)
+        self.read_begin = self._held("txn_begin", _pointer, _pointer, _uint, _pointer)
+        self.commit = self._released("txn_commit", _pointer)
+        self.abort = self._held("txn_abort", _pointer, result=None)
+        self.reset = self._held("txn_reset", _pointer, result=None)
+        self.renew = self._held("txn_renew", _pointer)
+        self.dbi_open = self._held("dbi_open", _pointer, ctypes.c_char_p, _uint, _pointer)
+        self.get = self._held("get", _pointer, _uint, _pointer, _pointer)
+        self.delete = self._held("del", _pointer, _uint, _pointer, _pointer)
+        self.stat = self._held("stat", _pointer, _uint, _pointer)
+        self.cursor_open = self._held("cursor_open", _pointer, _uint, _pointer)
+        self.cursor_close = self._held("cursor_close", _pointer, result=None)
+        self.cursor_get = self._held("cursor_get", _pointer, _pointer, _pointer, _uint)
+        self.cursor_put = self._held("cursor_put", _pointer, _pointer, _pointer, _uint)
+
+    def error(self, code: int, path: Path) -> LedgerError:
+        """The typed error for one of LMDB's or the system's codes."""
+        reason = (cast(bytes | None, self.strerror(code)) or b"").decode("ascii", "replace")
+        message = f"{reason} ({code})"
+        if code in _FULL:
+            return StorageFullError(f"{path}: {message}")
+        if code in _CORRUPT:
+            return CorruptionError(message, path=str(path))
+        if code in _HALT:
+            return LedgerHaltedError(f"{path}: {message}")
+        if code == _VERSION_MISMATCH:
+            return FormatVersionError(f"{path}: {message}")
+        if code == _READERS_FULL:
+            return LedgerBusyError(f"{path}: {message}", retry_after_ms=_RETRY_AFTER_MS)
+        return LedgerError(f"{path}: {message}")
+
+
+_api_lock = threading.Lock()
+_loaded: list[_Api] = []
+_open_paths: set[Path] = set()
+
+
+def _api() -> _Api:
+    with _api_lock:
+        if not _loaded:
+            _loaded.append(_Api())
+        return _loaded[0]
+
+
+class Transaction:
+    """One transaction. A read transaction may move between threads but is used by one at a time."""
+
+    def __init__(self, environment: "Environment", handle: int) -> None:
+        self._environment = environment
+        self._api = environment.api
+        self._handle: int | None = handle
+        self._key = _Value()
+        self._value = _Result()
+        self._key_at = ctypes.addressof(self._key)
+        self._value_at = ctypes.addressof(self._value)
+
+    @property
+    def handle(self) -> int:
+        if self._handle is None:
+            raise LedgerClosedError("the read snapshot or its index is closed")
+        return self._handle
+
+    def check(self, code: int) -> None:
+        if code:
+            raise self._api.error(code, self._environment.path)
+
+    def get(self, database: int, key: bytes) -> bytes | None:
+        """A copy of the value; None if there is no such key."""
+        if not key:
+            return None
+        self._key.size, self._key.data = len(key), key
+        code = self._api.get(self.handle, database, self._key_at, self._value_at)
+        if code == _NOTFOUND:
+            return None
+        self.check(code)
+        return ctypes.string_at(self._value.data, self._value.size)
+
+    def count(self, database: int) -> int:
+        stat = _Stat()
+        self.check(self._api.stat(self.handle, database, ctypes.addressof(stat)))
+        return int(stat.entries)
+
+    def put_sorted(
+        self, database: int, items: Iterable[tuple[bytes, bytes]], put_many: PutMany | None
+    ) -> None:
+        """Puts (key, value) pairs; sorted keys are several times faster than unsorted ones."""
+        with self.cursor(database) as cursor:
+            if put_many is not None:
+                keys, values = zip(*items, strict=True) if items else ((), ())
+                self.check(put_many(self._api.address["cursor_put"], cursor.address, keys, values, 0))
+                return
+            put, handle = self._api.cursor_put, cursor.address
+            key, value = _Value(), _Value()
+            key_at, value_at = ctypes.addressof(key), ctypes.addressof(value)
+            for key_data, value_data in items:
+                key.size, key.data = len(key_data), key_data
+                value.size, value.data = len(value_data), value_data
+                code = put(handle, key_at, value_at, 0)
+                if code:
+                    raise self._api.error(code, self._environment.path)
+
+    def delete_many(self, database: int, keys: Iterable[bytes]) -> None:
+        """Deletes the keys that are there."""
+        for key in keys:
+            self._key.size, self._key.data = len(key), key
+            code = self._api.delete(self.handle, database, self._key_at, None)
+            if code != _NOTFOUND:
+                self.check(code)
+
+    @contextmanager
+    def cursor(self, database: int) -> "Iterator[Cursor]":
+        cursor = Cursor(self, self._api, database)
+        try:
+            yield cursor
+        finally:
+            cursor.close()
+
+    def renew(self) -> None:
+        """Moves a read transaction to the newest commit; its cursors must be closed."""
+        self._api.reset(self.handle)
+        self.check(self._api.renew(self.handle))
+
+    def commit(self) -> None:
+        handle, self._handle = self.handle, None
+        self.check(self._api.commit(handle))
+
+    def abort(self) -> None:
+        """Ends the transaction; harmless when it has ended."""
+        handle, self._handle = self._handle, None
+        if handle is not None:
+            self._api.abort(handle)
+        self._environment.ended(self)
+
+
+class Cursor:
+    """A position in one database."""
+
+    def __init__(self, transaction: Transaction, api: _Api, database: int) -> None:
+        self._transaction = transaction
+        self._api = api
+        self._key = _Value()
+        self._key_out = _Result.from_buffer(self._key)
+        self._value = _Result()
+        self._key_at = ctypes.addressof(self._key)
+        self._value_at = ctypes.addressof(self._value)
+        handle = _pointer()
+        transaction.check(api.cursor_open(transaction.handle, database, ctypes.byref(handle)))
+        self._handle = handle.value
+
+    @property
+    def address(self) -> int:
+        if self._handle is None or not self._transaction.handle:
+            raise LedgerClosedError("the cursor is closed")
+        return self._handle
+
+    def move(self, operation: int, key: bytes = b"") -> tuple[bytes, bytes] | None:
+        """(key, value) at the new position; None if there is none."""
+        self._key.size, self._key.data = len(key), key
+        code = self._api.cursor_get(self.address, self._key_at, self._value_at, operation)
+        if code == _NOTFOUND:
+            return None
+        self._transaction.check(code)
+        copy = ctypes.string_at
+        return copy(self._key_out.data, self._key_out.size), copy(self._value.data, self._value.size)
+
+    def scan(self, start: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Ascending from the first key >= ``start``."""
+        item = self.move(CURSOR_SET_RANGE, start) if start else self.move(CURSOR_FIRST)
+        while item is not None:
+            yield item
+            item = self.move(CURSOR_NEXT)
+
+    def scan_back(self, start: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Descending from the last key <= ``start``."""
+        item = self.move(CURSOR_SET_RANGE, start)
+        if item is None:
+            item = self.move(CURSOR_LAST)
+        elif item[0] != start:
+            item = self.move(CURSOR_PREV)
+        while item is not None:
+            yield item
+            item = self.move(CURSOR_PREV)
+
+    def close(self) -> None:
+        handle, self._handle = self._handle, None
+        if handle is not None:
+            self._api.cursor_close(handle)
+
+
+class Environment:
+    """One LMDB environment: one writing thread, many readers. One per path and process."""
+
+    def __init__(
+        self, path: Path, databases: Sequence[str], *, map_bytes: int, readers_max: int, readonly: bool
+    ) -> None:
+        self.api = _api()
+        self.path = path
+        self.readonly = readonly
+        self.databases: dict[str, int] = {}
+        self._identity = path.resolve()
+        self._write_lock = threading.Lock()
+        self._readers: set[Transaction] = set()
+        with _api_lock:
+            if self._identity in _open_paths:
+                raise LedgerLockedError(f"{path} is open in this process")
+            _open_paths.add(self._identity)
+        self._handle: int | None = None
+        try:
+            self._open(map_bytes, readers_max, databases)
+        except BaseException:
+            self.close()
+            raise
+
+    def _check(self, code: int) -> None:
+        if code:
+            raise self.api.error(code, self.path)
+
+    def _open(self, map_bytes: int, readers_max: int, databases: Sequence[str]) -> None:
+        api, handle = self.api, _pointer()
+        self._check(api.env_create(ctypes.byref(handle)))
+        self._handle = handle.value
+        self._check(api.env_set_mapsize(handle, map_bytes))
+        self._check(api.env_set_maxdbs(handle, len(databases)))
+        self._check(api.env_set_maxreaders(handle, readers_max))
+        # Without the sync of the meta page a power cut may undo the last commit, never half of one.
+        flags = _ENV_NOTLS | _ENV_NOMETASYNC | (_ENV_RDONLY if self.readonly else 0)
+        self._check(api.env_open(handle, bytes(self.path), flags, 0o600))
+        dead = ctypes.c_int()
+        self._check(api.reader_check(handle, ctypes.byref(dead)))
+        with self.read() if self.readonly else self.write() as txn:
+            for name in databases:
+                dbi = _uint()
+                flags = 0 if self.readonly else _DBI_CREATE
+                self._check(api.dbi_open(txn.handle, name.encode("ascii"), flags, ctypes.byref(dbi)))
+                self.databases[name] = dbi.value
+            if self.readonly:
+                txn.commit()  # only a commit keeps the handles
+
+    def _begin(self, flags: int, begin: _Call) -> Transaction:
+        if self._handle is None:
+            raise LedgerClosedError(f"{self.path} is closed")
+        handle = _pointer()
+        self._check(begin(self._handle, None, flags, ctypes.byref(handle)))
+        return Transaction(self, cast(int, handle.value))
+
+    def begin_read(self) -> Transaction:
+        """A read transaction that its owner ends with ``abort()``."""
+        transaction = self._begin(_TXN_RDONLY, self.api.read_begin)
+        self._readers.add(transaction)
+        return transaction
+
+    @contextmanager
+    def read(self) -> Iterator[Transaction]:
+        transaction = self.begin_read()
+        try:
+            yield transaction
+        finally:
+            transaction.abort()
+
+    @contextmanager
+    def write(self) -> Iterator[Transaction]:
+        """Commits at the end of the block, or takes everything back if it raises."""
+        # Two threads of one process must not meet at LMDB's own mutex: it knows nothing of the GIL.
+        with self._write_lock:
+            transaction = self._begin(0, self.api.write_begin)
+            try:
+                yield transaction
+            except BaseException:
+                transaction.abort()
+                raise
+            transaction.commit()
+
+    def ended(self, transaction: Transaction) -> None:
+        self._readers.discard(transaction)
+
+    def sync(self) -> None:
+        """Makes the last commit's meta page durable too."""
+        if self._handle is None:
+            raise LedgerClosedError(f"{self.path} is closed")
+        self._check(self.api.env_sync(self._handle, 1))
+
+    def close(self) -> None:
+        """Ends all read transactions; their owners get LedgerClosedError from then on."""
+        with self._write_lock:
+            for transaction in list(self._readers):
+                transaction.abort()
+            handle, self._handle = self._handle, None
+            if handle is not None:
+                self.api.env_close(handle)
+        with _api_lock:
+            _open_paths.discard(self._identity)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
