@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from fastledger.crypto.folders import (
     EPOCH_MAX,
-    TERM_BYTES_MAX,
+    INDEX_TERM_BYTES_MAX,
     FolderKey,
     WrappedFolderKeys,
     blind_token,
@@ -219,7 +219,7 @@ def test_a_folder_key_does_not_show_itself() -> None:
     assert "key" not in repr(KEY).lower().removeprefix("folderkey")
 
 
-@given(st.text(min_size=1, max_size=TERM_BYTES_MAX // 4))
+@given(st.text(min_size=1, max_size=INDEX_TERM_BYTES_MAX // 4))
 def test_tokens_are_truncated_hmac(term: str) -> None:  # SPEC-FOLDER-5
     try:
         encoded = term.encode()
@@ -255,8 +255,8 @@ def test_tokens_of_a_record_come_sorted_and_once() -> None:
 
 
 def test_impossible_terms_are_refused() -> None:
-    for term in ("", "x" * (TERM_BYTES_MAX + 1), "é" * (TERM_BYTES_MAX // 2 + 1), "\ud800"):
+    for term in ("", "x" * (INDEX_TERM_BYTES_MAX + 1), "é" * (INDEX_TERM_BYTES_MAX // 2 + 1), "\ud800"):
         with pytest.raises(EnvelopeError) as refusal:
             blind_token(KEY, term)
         assert refusal.value.code is Code.MALFORMED
-    assert blind_token(KEY, "x" * TERM_BYTES_MAX)
+    assert blind_token(KEY, "x" * INDEX_TERM_BYTES_MAX)

@@ -20,10 +20,10 @@ from fastledger.crypto.hpke import KemPrivateKey
 from fastledger.crypto.keystore import (
     DEFAULT_KDF,
     ITERATIONS_MAX,
+    KEYSTORE_ENTRY_BYTES_MAX,
+    KEYSTORE_NAME_BYTES_MAX,
     LANES_MAX,
     MEMORY_KIB_MAX,
-    NAME_BYTES_MAX,
-    SECRET_BYTES_MAX,
     EntryKind,
     KdfParams,
     Keystore,
@@ -385,15 +385,15 @@ def test_impossible_entries_are_refused(path: Path) -> None:
     keystore = Keystore.open(path, PASSWORD)
     for name, secret in (
         ("", b"1"),
-        ("x" * (NAME_BYTES_MAX + 1), b"1"),
+        ("x" * (KEYSTORE_NAME_BYTES_MAX + 1), b"1"),
         ("\ud800", b"1"),
         ("a", b""),
-        ("a", bytes(SECRET_BYTES_MAX + 1)),
+        ("a", bytes(KEYSTORE_ENTRY_BYTES_MAX + 1)),
     ):
         with pytest.raises(KeystoreError) as refusal:
             keystore.put(name, secret)
         assert refusal.value.code is Code.MALFORMED
-    keystore.put("x" * NAME_BYTES_MAX, bytes(SECRET_BYTES_MAX))
+    keystore.put("x" * KEYSTORE_NAME_BYTES_MAX, bytes(KEYSTORE_ENTRY_BYTES_MAX))
 
 
 def test_entries_are_read_only(path: Path) -> None:

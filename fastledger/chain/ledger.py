@@ -174,6 +174,7 @@ class Ledger:
         try:
             if node_key is None:
                 save_node_key(directory.node_key_path, key, password)
+            SegmentLog.create(directory.root, genesis.chain_id).close()
         except BaseException:
             directory.close()
             raise

@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap
 
 from fastledger.crypto.hpke import KEY_BYTES, KemPrivateKey, context_info, wrap
 from fastledger.errors import Code, EnvelopeError
-from fastledger.limits import FOLDERS_PER_CONSENT_MAX
+from fastledger.limits import FOLDERS_PER_CONSENT_MAX, INDEX_TERM_BYTES_MAX
 
 FOLDER_ID_BYTES: Final = 16
 EPOCH_MAX: Final = 2**32 - 1
@@ -35,7 +35,6 @@ WRAPPED_KEY_BYTES: Final = KEY_BYTES + 8  # RFC 3394 adds one 64-bit block.
 FOLDER_KEY_FORMAT: Final = 1
 FOLDER_KEY_BYTES: Final = 1 + KEY_ID_BYTES + KEY_BYTES
 TOKEN_BYTES: Final = 16
-TERM_BYTES_MAX: Final = 512
 
 _WRAP_LABEL: Final = "fastledger/wrap/v1"
 _INDEX_LABEL: Final = "fastledger/index/v1"
@@ -204,7 +203,7 @@ def blind_token(folder_key: FolderKey, term: str) -> bytes:
         term: such as ``code:http://loinc.org|8302-2``, ``type:Observation`` or ``month:2019-05``.
 
     Raises:
-        EnvelopeError: ``MALFORMED``, the term is empty, longer than ``TERM_BYTES_MAX`` or not encodable.
+        EnvelopeError: ``MALFORMED``, the term is empty, longer than ``INDEX_TERM_BYTES_MAX`` or not encodable.
     """
     inner_keyed, outer_keyed = folder_key.index_mac
     inner = inner_keyed.copy()
@@ -278,8 +277,8 @@ def _term_bytes(term: str) -> bytes:
         encoded = term.encode()
     except UnicodeEncodeError:
         raise EnvelopeError("an index term that is not Unicode text", code=Code.MALFORMED) from None
-    if not 1 <= len(encoded) <= TERM_BYTES_MAX:
+    if not 1 <= len(encoded) <= INDEX_TERM_BYTES_MAX:
         raise EnvelopeError(
-            f"an index term of {len(encoded)} bytes, not 1 to {TERM_BYTES_MAX}", code=Code.MALFORMED
+            f"an index term of {len(encoded)} bytes, not 1 to {INDEX_TERM_BYTES_MAX}", code=Code.MALFORMED
         )
     return encoded

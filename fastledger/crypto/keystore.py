@@ -42,12 +42,13 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
 from fastledger.errors import Code, KeystoreError, LedgerError, StorageFullError
-from fastledger.limits import KEYSTORE_BYTES_MAX
+from fastledger.limits import (
+    KEYSTORE_BYTES_MAX,
+    KEYSTORE_ENTRY_BYTES_MAX,
+    KEYSTORE_NAME_BYTES_MAX,
+    PASSWORD_BYTES_MAX,
+)
 from fastledger.version import KEYSTORE_FORMAT_VERSION
-
-NAME_BYTES_MAX: Final = 128
-SECRET_BYTES_MAX: Final = 4096
-PASSWORD_BYTES_MAX: Final = 1024
 
 # What a file may ask of the reader before anything of it is authenticated.
 MEMORY_KIB_MAX: Final = 1024 * 1024
@@ -345,9 +346,9 @@ def _check_entry(name: str, secret: bytes) -> None:
         name_bytes = len(name.encode())
     except UnicodeEncodeError:
         raise KeystoreError("an entry name that is not Unicode text", code=Code.MALFORMED) from None
-    if not 1 <= name_bytes <= NAME_BYTES_MAX:
+    if not 1 <= name_bytes <= KEYSTORE_NAME_BYTES_MAX:
         raise KeystoreError(f"an entry name of {name_bytes} bytes", code=Code.MALFORMED)
-    if not 1 <= len(secret) <= SECRET_BYTES_MAX:
+    if not 1 <= len(secret) <= KEYSTORE_ENTRY_BYTES_MAX:
         raise KeystoreError(f"an entry of {len(secret)} bytes", code=Code.MALFORMED)
 
 

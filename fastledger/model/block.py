@@ -116,7 +116,7 @@ class HeaderBody:
 
 @dataclass(frozen=True)
 class Block:
-    """A whole block. ``transactions`` is the concatenation of all; ``lengths`` n × u32, ``results`` n × u16 (LE, BE)."""
+    """A whole block: ``transactions`` one after another, their ``lengths`` n × u32 LE, ``results`` n × u16 BE."""
 
     header: Header
     body: HeaderBody

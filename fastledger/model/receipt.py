@@ -9,7 +9,7 @@ result's proof, so that a reader learns offline *what became* of the transaction
 """
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,7 +83,7 @@ def _cose_sign1(
     )
 
 
-def _parse_cose_sign1(data: bytes, what: str) -> tuple[bytes, dict[Any, Any], bytes | None, bytes]:
+def _parse_cose_sign1(data: bytes, what: str) -> tuple[bytes, Mapping[Any, Any], bytes | None, bytes]:
     if len(data) > STATEMENT_BYTES_MAX:
         raise ReceiptError(f"{what} is longer than {STATEMENT_BYTES_MAX} bytes")
     try:
@@ -92,7 +92,7 @@ def _parse_cose_sign1(data: bytes, what: str) -> tuple[bytes, dict[Any, Any], by
         well_formed = item.tag == COSE_SIGN1_TAG
     except Exception:
         raise ReceiptError(f"{what} is not a tagged COSE_Sign1") from None
-    types = (isinstance(protected, bytes), isinstance(unprotected, dict), isinstance(signature, bytes))
+    types = (isinstance(protected, bytes), isinstance(unprotected, Mapping), isinstance(signature, bytes))
     if not well_formed or not all(types) or not (payload is None or isinstance(payload, bytes)):
         raise ReceiptError(f"{what} is not a tagged COSE_Sign1")
     return protected, unprotected, payload, signature
@@ -160,7 +160,7 @@ def verify_statement(statement: bytes, *, chain_id: bytes, proposers: Collection
     """
     protected, unprotected, payload, signature = _parse_cose_sign1(statement, "statement")
     receipts = unprotected.get(RECEIPTS_LABEL)
-    if set(unprotected) != {RECEIPTS_LABEL} or not isinstance(receipts, list) or len(receipts) != 1:
+    if set(unprotected) != {RECEIPTS_LABEL} or not isinstance(receipts, list | tuple) or len(receipts) != 1:
         raise ReceiptError("a statement carries one receipt")
     if not isinstance(receipts[0], bytes):
         raise ReceiptError("a receipt is a byte string")
@@ -196,7 +196,7 @@ def _verify_receipt(
 
 
 def _is_path(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(node, bytes) and len(node) == 32 for node in value)
+    return isinstance(value, list | tuple) and all(isinstance(node, bytes) and len(node) == 32 for node in value)
 
 
 def _parse_proof(proofs: Any) -> tuple[int, int, list[bytes]]:
@@ -207,7 +207,7 @@ def _parse_proof(proofs: Any) -> tuple[int, int, list[bytes]]:
         raise ReceiptError("the inclusion proof is malformed") from None
     if type(tree_size) is not int or type(index) is not int or not _is_path(path):
         raise ReceiptError("the inclusion proof is malformed")
-    return tree_size, index, path
+    return tree_size, index, list(path)
 
 
 def _parse_outcome(encoded: Any) -> tuple[Header, HeaderBody, int, list[bytes]]:
@@ -219,4 +219,4 @@ def _parse_outcome(encoded: Any) -> tuple[Header, HeaderBody, int, list[bytes]]:
         raise ReceiptError("the outcome is malformed") from None
     if not _is_path(path):
         raise ReceiptError("the outcome is malformed")
-    return header, parsed_body, int(known_code), path
+    return header, parsed_body, int(known_code), list(path)
