@@ -102,6 +102,10 @@ def certainly_after(first: str, second: str) -> bool:
 
     Unparsable values are never after anything: their form is another check's matter.
     """
+    if len(first) <= 10 and len(second) <= 10:
+        # Two dates are compared as far as both are given, as FHIRPath does.
+        shared = min(len(first), len(second))
+        return first[:shared] > second[:shared] and first[:4].isdigit() and second[:4].isdigit()
     try:
         earliest, latest = _instants(first)[0], _instants(second)[1]
     except (ValueError, OverflowError):
