@@ -332,6 +332,19 @@ def test_sound_resources_pass(node: Node) -> None:
     assert issues_of(encode(node)) == ()
 
 
+def test_hostile_sizes_cost_linear_time() -> None:
+    """Each of these would take hours if a rule compared everything with everything."""
+    many = 30_000
+    contained = [{**DRUG, "id": f"m{number}"} for number in range(many)]
+    assert len(issues_of(encode(medication(*contained, reference="#m0")))) == ISSUES_PER_RESOURCE_MAX
+    codings = [{"system": "s:s", "code": f"c{number}"} for number in range(many)]
+    parts = [{"code": {"coding": [{"system": "s:s", "code": f"d{number}"}]}} for number in range(many)]
+    assert issues_of(encode(observation(code={"coding": codings}, component=parts))) == ()
+    assert issues_of(encode({**PATIENT, "a" * 1_000_000: {"b": 1}})) == (
+        ("Patient", "holds an unknown element"),
+    )
+
+
 def test_duplicate_keys_are_refused() -> None:
     raw = encode(PATIENT).replace(b'"gender"', b'"gender": "male", "gender"')
     assert ("Patient", "holds a key more than once") in issues_of(raw)

@@ -58,8 +58,8 @@ def validate(raw: bytes) -> Validated:
 def validate_many(resources: Sequence[bytes], threads: int = 1) -> list[Validated | FhirError]:
     """Validate a batch: for each resource, in order, what it is or why it is refused. Never raises for input.
 
-    ``threads`` is for the shape, which is checked off the interpreter's lock; 0 means one per core. One is the
-    default: more cost half as much processor time again for little wall time (``benchmarks/bench_fhir.py``).
+    ``threads`` is for the shape, which is checked off the interpreter's lock; 0 means one per core. One is
+    the default: more cost half as much processor time again for little wall time.
     """
     outcomes: list[Validated | FhirError] = [_read(raw) for raw in resources]
     readable = [index for index, outcome in enumerate(outcomes) if isinstance(outcome, Validated)]
@@ -214,7 +214,7 @@ def _known_path(path: str, resource: dict[str, Any]) -> str:
     return known if isinstance(node, dict) and rest in node else path.partition(".")[0]
 
 
-_path_step = re.compile(r"([A-Za-z_]+[0-9]*[A-Za-z]*)(?:\[(\d{1,9})\])?\.").match
+_path_step = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?:\[(\d{1,9})\])?\.").match
 
 
 def _step(rest: str) -> tuple[str, int | None, str] | None:
