@@ -105,9 +105,9 @@ def split(data, *, size_t count_max=BATCH_TRANSACTIONS_MAX):
 def scan_many(data, offsets):
     """Scan transactions ``data[offsets[i]:offsets[i + 1]]`` and hash what each signs (SPEC-TX).
 
-    ``data``: contiguous bytes, kept by the result; a writable buffer is copied first. ``offsets``: a buffer of
-    n + 1 uint64 that never decrease and end within ``data``. ValueError for anything else. The GIL is released
-    once, or not at all for a batch of less than 64 KiB.
+    ``data``: contiguous bytes, kept by the result; a writable buffer is copied first. ``offsets``: a buffer
+    of n + 1 uint64 that never decrease and end within ``data``. ValueError for anything else. The GIL is
+    released once, or not at all for a batch of less than 64 KiB.
     """
     cdef ScanBatch batch = ScanBatch.__new__(ScanBatch)
     batch._take_data(data)
