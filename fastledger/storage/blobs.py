@@ -8,8 +8,8 @@
     tmp/  erasing/        files on their way in and out
 
 A blob is there when the call that puts it has returned, and then durably (SPEC-BLOB-1). Erasure overwrites
-the bytes in place; a device that remaps writes, or a file system that copies on write, may keep old ones: what is
-stored here is meant to be encrypted, and its key to be destroyed as well.
+the bytes in place. A device that remaps writes, or a file system that copies on write, may keep old ones: so
+what is stored here is meant to be encrypted, and its key to be destroyed as well.
 """
 
 import threading
@@ -127,7 +127,7 @@ class BlobStore:
     def _recover(self) -> None:
         if not self._readonly:
             for digest, location in self._index.erasures():
-                self._packs.erase(*location)
+                self._packs.erase(digest, *location)
                 self._index.end_erasure(digest)
         first, start = self._index.position()
         numbers = [number for number in self._packs.numbers() if number >= first]
@@ -256,7 +256,7 @@ class BlobStore:
             try:
                 self._index.begin_erasure(digest, location)
                 self._pending.pop(digest, None)
-                self._packs.erase(*location)
+                self._packs.erase(digest, *location)
                 self._index.end_erasure(digest)
             except LedgerError:
                 self._halted = True

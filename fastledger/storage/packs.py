@@ -289,18 +289,19 @@ class PackFiles:
         with self._lease(number) as file:
             return self.files.read(file, length, offset + BLOB_HEADER_BYTES)
 
-    def erase(self, number: int, offset: int, length: int) -> None:
+    def erase(self, digest: bytes, number: int, offset: int, length: int) -> None:
         """Marks the blob as erased, then overwrites it; each step durable before the next. Idempotent."""
         pack, blob = self.pack(number), self.header(number, offset)
-        data_offset = offset + BLOB_HEADER_BYTES
+        # A header that is damaged, or torn by a crash in this very step, is written anew.
+        erased = blob or PackBlob(number, offset, length, digest, KIND_ERASED, 0)
+        header = encode_blob_header(erased._replace(kind=KIND_ERASED), pack.seed)
+        start = _WORD_AT if blob is not None else 0
         with self._lease(number, writable=True) as file:
-            if blob is not None:  # a damaged header cannot be marked, but the bytes must go all the same
-                word = encode_blob_header(blob._replace(kind=KIND_ERASED), pack.seed)[_WORD_AT:]
-                self.files.write(file, [word], offset + _WORD_AT)
-                self.files.fdatasync(file)
-            self.files.write_zeros(file, data_offset, length)
+            self.files.write(file, [header[start:]], offset + start)
             self.files.fdatasync(file)
-            self.files.punch_hole(file, data_offset, length)
+            self.files.write_zeros(file, erased.data_offset, length)
+            self.files.fdatasync(file)
+            self.files.punch_hole(file, erased.data_offset, length)
 
     @property
     def position(self) -> tuple[int, int]:
