@@ -23,7 +23,6 @@ from fastledger.model.codec import decode, encode
 from fastledger.model.genesis import Genesis
 from fastledger.model.receipt import make_seal
 from fastledger.state.identity import install_authorities
-from fastledger.state.terms import Term
 from fastledger.state.transition import apply, keys_read
 from fastledger.state.view import View, Writes, next_state_root
 from fastledger.storage.log import FrameRef, SegmentLog
@@ -70,8 +69,8 @@ class Execution:
     view: View
     first_seq: int
     txids: dict[bytes, int] = field(default_factory=dict)
-    codes: list[int] = field(default_factory=list)
-    terms: list[tuple[int, list[tuple[Term, bytes]]]] = field(default_factory=list)
+    codes: list[Code] = field(default_factory=list)
+    terms: list[tuple[int, list[bytes]]] = field(default_factory=list)
     erased: list[bytes] = field(default_factory=list)
 
     def run(self, txid: bytes, signer: bytes, body: Any, *, chain_id: bytes, time_ms: int) -> None:
@@ -235,7 +234,7 @@ class Executor:
                     verdicts[index] = self._known_outcome(txid, known[txid])
                 elif txid in execution.txids:
                     place = execution.txids[txid] - execution.first_seq
-                    verdicts[index] = Outcome(txid, Code(execution.codes[place]), height, place, True)
+                    verdicts[index] = Outcome(txid, execution.codes[place], height, place, True)
                 else:
                     execution.run(
                         txid,
@@ -244,7 +243,7 @@ class Executor:
                         chain_id=self.chain_id,
                         time_ms=time_ms,
                     )
-                    verdicts[index] = Outcome(txid, Code(execution.codes[-1]), height, len(chosen))
+                    verdicts[index] = Outcome(txid, execution.codes[-1], height, len(chosen))
                     chosen.append(batch.encoded[index])
         return chosen
 

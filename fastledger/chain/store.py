@@ -14,13 +14,13 @@ one assignment, and an entry always stands in the next structure before it leave
 
 import threading
 from bisect import bisect_right
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from fastledger.limits import STATE_CACHE_ENTRIES_MAX
-from fastledger.state.terms import Term
 from fastledger.state.view import Writes
 from fastledger.storage.index import CheckpointBatch, Index, IndexView
 from fastledger.storage.log import FrameRef
@@ -70,7 +70,7 @@ class Layer(NamedTuple):
     entry: BlockEntry
     writes: Writes
     txids: dict[bytes, int]
-    terms: list[tuple[int, list[tuple[Term, bytes]]]]
+    terms: list[tuple[int, list[bytes]]]
     meta: dict[bytes, bytes]
 
 
@@ -80,7 +80,7 @@ class Overlay:
 
     state: Writes = field(default_factory=dict)
     txids: dict[bytes, int] = field(default_factory=dict)
-    postings: dict[tuple[Term, bytes], list[int]] = field(default_factory=dict)
+    postings: defaultdict[bytes, list[int]] = field(default_factory=lambda: defaultdict(list))
     heights: list[int] = field(default_factory=list)
     first_seqs: list[int] = field(default_factory=list)
     entries: list[BlockEntry] = field(default_factory=list)
@@ -92,11 +92,11 @@ class Overlay:
         self.state.update(layer.writes)
         postings = self.postings
         for seq, terms in layer.terms:
-            for term in dict.fromkeys(terms):
-                if term in postings:
-                    postings[term].append(seq)
-                else:
-                    postings[term] = [seq]
+            for term in terms:
+                seqs = postings[term]
+                # A transaction may name a term twice.
+                if not seqs or seqs[-1] != seq:
+                    seqs.append(seq)
             self.posting_count += len(terms)
         self.entries.append(layer.entry)
         self.first_seqs.append(layer.entry.first_seq)
@@ -168,39 +168,38 @@ class Snapshot:
         return None if found is None else (found[0], BlockEntry.unpack(found[2]))
 
     def postings(
-        self, table: Term, term: bytes, start_seq: int, end_seq: int, *, reverse: bool = False
+        self, term: bytes, start_seq: int, end_seq: int, *, reverse: bool = False
     ) -> Iterator[int]:
         """Numbers of the transactions under a term in [start_seq, end_seq), ascending or descending."""
-        recent = self._recent_postings(table, term, start_seq, end_seq)
+        recent = self._recent_postings(term, start_seq, end_seq)
         if reverse:
             yield from reversed(recent)
             first = recent[0] if recent else end_seq
-            indexed = self._index.iter_postings(int(table), term, start_seq=first - 1, reverse=True)
             if first > 0:
-                for seq in indexed:
+                for seq in self._index.iter_postings(term, start_seq=first - 1, reverse=True):
                     if seq < start_seq:
                         return
                     yield seq
             return
         last = -1
-        for seq in self._index.iter_postings(int(table), term, start_seq=start_seq):
+        for seq in self._index.iter_postings(term, start_seq=start_seq):
             if seq >= end_seq:
                 return
             yield seq
             last = seq
         yield from (seq for seq in recent if seq > last)
 
-    def _recent_postings(self, table: Term, term: bytes, start_seq: int, end_seq: int) -> list[int]:
+    def _recent_postings(self, term: bytes, start_seq: int, end_seq: int) -> list[int]:
         found: list[int] = []
         for overlay in reversed(self._overlays):
-            seqs = overlay.postings.get((table, term))
+            seqs = overlay.postings.get(term)
             if seqs:
                 found += [seq for seq in tuple(seqs) if start_seq <= seq < end_seq]
         return found
 
-    def has_posting(self, table: Term, term: bytes, seq: int) -> bool:
+    def has_posting(self, term: bytes, seq: int) -> bool:
         """Whether transaction ``seq`` stands under a term."""
-        return next(self.postings(table, term, seq, seq + 1), None) == seq
+        return next(self.postings(term, seq, seq + 1), None) == seq
 
 
 class ChainStore:

@@ -15,7 +15,7 @@ from fastledger.model.bodies import BODIES, AccessRead, RecordAmend, RecordPut, 
 from fastledger.state import access, consent, identity, records
 from fastledger.state.context import Context
 from fastledger.state.entities import BLOBS, FOLDERS, KEYS, RECORDS
-from fastledger.state.terms import KIND_TERMS, Term, code_term
+from fastledger.state.terms import KIND_TERMS, code_term
 from fastledger.state.view import Refusal, View
 
 _HANDLERS: dict[str, Callable[[Context, Any], None]] = {
@@ -59,7 +59,7 @@ class Effect(NamedTuple):
     """What a transaction came to: its result code, where it is found, which envelopes it erased."""
 
     code: Code
-    terms: list[tuple[Term, bytes]]
+    terms: list[bytes]
     erased: list[bytes]
 
 
@@ -89,12 +89,12 @@ def apply(view: View, *, chain_id: bytes, signer: bytes, time_ms: int, body: Any
     """
     handler, kind_term = _RULES[type(body)]
     ctx = Context(view, chain_id=chain_id, signer=signer, time_ms=time_ms)
-    ctx.terms.append((Term.KIND, kind_term))
+    ctx.terms.append(kind_term)
     try:
         handler(ctx, body)
     except Refusal as refusal:
         view.rollback()
-        ctx.terms.append((Term.CODE, code_term(refusal.code)))
+        ctx.terms.append(code_term(refusal.code))
         return Effect(refusal.code, ctx.terms, [])
     view.commit()
     return Effect(Code.OK, ctx.terms, ctx.erased)

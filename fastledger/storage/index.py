@@ -32,7 +32,7 @@ class CheckpointBatch:
     state: Mapping[bytes, bytes | None] = field(default_factory=dict)  # None deletes
     txids: Mapping[bytes, int] | Sequence[tuple[bytes, int]] = ()  # txid (32 bytes), seq
     blocks: Sequence[tuple[int, int, bytes]] = ()  # height, first seq, opaque entry
-    postings: Mapping[tuple[int, bytes], Sequence[int]] = field(default_factory=dict)  # (table, term), seqs up
+    postings: Mapping[bytes, Sequence[int]] = field(default_factory=dict)  # term (17 bytes), seqs ascending
     meta: Mapping[bytes, bytes] = field(default_factory=dict)
 
 
@@ -104,27 +104,25 @@ class IndexView:
 
     def iter_postings(
         self,
-        table: int,
         term: bytes,
         *,
         start_seq: int | None = None,
         reverse: bool = False,
     ) -> Iterator[int]:
         """Sequence numbers from ``start_seq`` on, ascending (descending: ``reverse``), read as they are asked for."""
-        prefix = keys.posting_prefix(table, term)
         if start_seq is None:
             start_seq = keys.SEQ_MAX if reverse else 0
-        start = prefix + keys.encode_seq(start_seq)
+        start = term + keys.encode_seq(start_seq)
         with self._transaction.cursor(self._databases["postings"]) as cursor:
             if reverse:
-                for run in _runs(cursor.scan_back(start), prefix):
+                for run in _runs(cursor.scan_back(start), term):
                     yield from (seq for seq in reversed(run) if seq <= start_seq)
                 return
             # The run before may reach beyond the start.
-            for run in _runs(islice(cursor.scan_back(start), 1), prefix):
+            for run in _runs(islice(cursor.scan_back(start), 1), term):
                 yield from (seq for seq in run if seq >= start_seq)
-                start = prefix + keys.encode_seq(min(run[0] + 1, keys.SEQ_MAX))
-            for run in _runs(cursor.scan(start), prefix):
+                start = term + keys.encode_seq(min(run[0] + 1, keys.SEQ_MAX))
+            for run in _runs(cursor.scan(start), term):
                 yield from (seq for seq in run if seq >= start_seq)
 
     def iter_state(self, prefix: bytes = b"", *, start: bytes | None = None) -> Iterator[tuple[bytes, bytes]]:
@@ -213,13 +211,14 @@ class Index:
         txids = _in_order([(txid, keys.encode_seq(seq)) for txid, seq in pairs])
         _check_lengths("state key", batch.state, 1, keys.STATE_KEY_BYTES_MAX)
         _check_lengths("txid", (txid for txid, _ in txids), keys.TXID_BYTES, keys.TXID_BYTES)
+        _check_lengths("term", batch.postings, keys.TERM_BYTES, keys.TERM_BYTES)
         blocks = [(keys.encode_height(h), keys.encode_seq(s) + entry) for h, s, entry in sorted(batch.blocks)]
         seqs = sorted((keys.seq_key(s, h), _EMPTY) for h, s, _ in batch.blocks)
         postings = _in_order(
             [
                 run
-                for (table, term), seqs_of_term in batch.postings.items()
-                for run in keys.posting_runs(table, term, seqs_of_term)
+                for term, seqs_of_term in batch.postings.items()
+                for run in keys.posting_runs(term, seqs_of_term)
             ]
         )
         databases = self._environment.databases
@@ -280,10 +279,10 @@ def _check_lengths(what: str, names: Iterable[bytes], shortest: int, longest: in
             raise InputError(f"{what} of {length} bytes")
 
 
-def _runs(items: Iterator[tuple[bytes, bytes]], prefix: bytes) -> Iterator[list[int]]:
+def _runs(items: Iterator[tuple[bytes, bytes]], term: bytes) -> Iterator[list[int]]:
     """The runs of one term, to where another begins."""
     for key, value in items:
-        if not key.startswith(prefix):
+        if not key.startswith(term):
             return
         yield keys.run_seqs(key, value)
 
