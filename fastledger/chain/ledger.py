@@ -170,15 +170,15 @@ class Ledger:
         genesis = Genesis.create(
             created_ms=options.clock_ms(), proposers=(key.public_key,), authorities=tuple(authorities)
         )
-        directory = LedgerDirectory.create(Path(path), genesis.encoded)
-        try:
+
+        def fill(directory: LedgerDirectory) -> None:
+            SegmentLog.create(directory.root, genesis.chain_id).close()
+            # Left by an interrupted creation: the log has just shown that nothing was ever sealed with it.
+            directory.node_key_path.unlink(missing_ok=True)
             if node_key is None:
                 save_node_key(directory.node_key_path, key, password)
-            SegmentLog.create(directory.root, genesis.chain_id).close()
-        except BaseException:
-            directory.close()
-            raise
-        return cls(directory, genesis, key, options)
+
+        return cls(LedgerDirectory.create(Path(path), genesis.encoded, fill=fill), genesis, key, options)
 
     @classmethod
     def open(
