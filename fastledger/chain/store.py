@@ -14,18 +14,18 @@ one assignment, and an entry always stands in the next structure before it leave
 
 import threading
 from bisect import bisect_right
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from fastledger._native.lmdb_batch import find_postings
 from fastledger.limits import STATE_CACHE_ENTRIES_MAX
 from fastledger.state.view import Writes
 from fastledger.storage.index import CheckpointBatch, Index, IndexView
+from fastledger.storage.keys import TermLog
 from fastledger.storage.log import FrameRef
 
-_POSTING_BYTES = 120
 _WRITE_BYTES = 220
 
 
@@ -70,7 +70,7 @@ class Layer(NamedTuple):
     entry: BlockEntry
     writes: Writes
     txids: dict[bytes, int]
-    terms: list[tuple[int, list[bytes]]]
+    terms: TermLog
     meta: dict[bytes, bytes]
 
 
@@ -80,29 +80,28 @@ class Overlay:
 
     state: Writes = field(default_factory=dict)
     txids: dict[bytes, int] = field(default_factory=dict)
-    postings: defaultdict[bytes, list[int]] = field(default_factory=lambda: defaultdict(list))
+    terms: list[TermLog] = field(default_factory=list)
     heights: list[int] = field(default_factory=list)
     first_seqs: list[int] = field(default_factory=list)
     entries: list[BlockEntry] = field(default_factory=list)
     meta: dict[bytes, bytes] = field(default_factory=dict)
-    posting_count: int = 0
+    term_bytes: int = 0
 
     def add(self, layer: Layer) -> None:
         """Takes a block in; sequence numbers only grow, so every posting list stays sorted."""
         self.state.update(layer.writes)
-        postings = self.postings
-        for seq, terms in layer.terms:
-            for term in terms:
-                seqs = postings[term]
-                # A transaction may name a term twice.
-                if not seqs or seqs[-1] != seq:
-                    seqs.append(seq)
-            self.posting_count += len(terms)
+        self.terms.append(layer.terms)
+        self.term_bytes += len(layer.terms.terms)
         self.entries.append(layer.entry)
         self.first_seqs.append(layer.entry.first_seq)
         self.heights.append(layer.height)
         self.meta = layer.meta
         self.txids.update(layer.txids)
+
+    def terms_between(self, start_seq: int, end_seq: int) -> list[TermLog]:
+        """The term logs of the blocks that hold transactions of [start_seq, end_seq)."""
+        first = max(bisect_right(self.first_seqs, start_seq) - 1, 0)
+        return [log for log in self.terms[first:] if log.first_seq < end_seq]
 
     @property
     def transaction_count(self) -> int:
@@ -112,7 +111,7 @@ class Overlay:
     @property
     def bytes_estimate(self) -> int:
         """About how much memory it takes, for the checkpoint bound."""
-        return len(self.state) * _WRITE_BYTES + self.posting_count * _POSTING_BYTES
+        return len(self.state) * _WRITE_BYTES + self.term_bytes
 
     def batch(self) -> CheckpointBatch:
         """The overlay as one index transaction."""
@@ -121,7 +120,7 @@ class Overlay:
             for height, entry in zip(self.heights, self.entries, strict=True)
         ]
         return CheckpointBatch(
-            state=self.state, txids=self.txids, blocks=blocks, postings=self.postings, meta=self.meta
+            state=self.state, txids=self.txids, blocks=blocks, postings=self.terms, meta=self.meta
         )
 
 
@@ -192,9 +191,8 @@ class Snapshot:
     def _recent_postings(self, term: bytes, start_seq: int, end_seq: int) -> list[int]:
         found: list[int] = []
         for overlay in reversed(self._overlays):
-            seqs = overlay.postings.get(term)
-            if seqs:
-                found += [seq for seq in tuple(seqs) if start_seq <= seq < end_seq]
+            logs = overlay.terms_between(start_seq, end_seq)
+            found += [seq for seq in find_postings(logs, term) if start_seq <= seq < end_seq]
         return found
 
     def has_posting(self, term: bytes, seq: int) -> bool:
@@ -235,11 +233,7 @@ class ChainStore:
         """Reads what a block is likely to ask the index for in one go; for the executor's thread."""
         if len(self._cache) > STATE_CACHE_ENTRIES_MAX:
             self._cache.clear()
-        recent = [layer.writes for layer in self._layers]
-        recent += [overlay.state for overlay in self._overlays]
-        recent.append(self._cache)
-        wanted = [key for key in dict.fromkeys(keys) if not any(key in known for known in recent)]
-        self._cache.update(self._reader.get_states(wanted))
+        self._cache.update(self._reader.get_states(keys))
 
     def seqs_of_txids(self, txids: Sequence[bytes]) -> dict[bytes, int]:
         """Those of ``txids`` that the chain holds, durable or not; for the executor's thread."""

@@ -27,7 +27,7 @@ class Context:
 
     __slots__ = ("chain_id", "erased", "signer", "terms", "time_ms", "view")
 
-    def __init__(self, view: View, *, chain_id: bytes, signer: bytes, time_ms: int) -> None:
+    def __init__(self, view: View, chain_id: bytes, signer: bytes, time_ms: int) -> None:
         self.view = view
         self.chain_id = chain_id
         self.signer = signer

@@ -4,7 +4,7 @@ Pure and deterministic: the same view, block time and transaction give the same 
 machine. A refused transaction writes nothing.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import cbor2
@@ -14,7 +14,7 @@ from fastledger.limits import CLOCK_SKEW_MS_MAX, VALIDITY_WINDOW_MS_MAX
 from fastledger.model.bodies import BODIES, AccessRead, RecordAmend, RecordPut, parse_body
 from fastledger.state import access, consent, identity, records
 from fastledger.state.context import Context
-from fastledger.state.entities import BLOBS, FOLDERS, KEYS, RECORDS
+from fastledger.state.entities import BLOBS, RECORDS
 from fastledger.state.terms import KIND_TERMS, code_term
 from fastledger.state.view import Refusal, View
 
@@ -37,22 +37,15 @@ if set(_HANDLERS) != set(BODIES):
     raise RuntimeError("every kind of transaction has a body and a rule")
 # One lookup a transaction: body type -> rule, kind's term.
 _RULES = {BODIES[kind]: (_HANDLERS[kind], KIND_TERMS[kind]) for kind in BODIES}
+_ABOUT_ENVELOPES = (RecordPut, RecordAmend)
+_ABOUT_RECORDS = (*_ABOUT_ENVELOPES, AccessRead)
 
 
-def keys_read(signer: bytes, body: Any) -> tuple[bytes, ...]:
-    """State keys that judging a transaction will surely read: a hint for reading them ahead, without meaning."""
-    if isinstance(body, RecordPut):
-        return (
-            KEYS.prefix + signer,
-            FOLDERS.prefix + body.folder,
-            RECORDS.prefix + body.record,
-            BLOBS.prefix + body.digest,
-        )
-    if isinstance(body, RecordAmend):
-        return (KEYS.prefix + signer, RECORDS.prefix + body.record, BLOBS.prefix + body.digest)
-    if isinstance(body, AccessRead):
-        return (KEYS.prefix + signer, RECORDS.prefix + body.record)
-    return (KEYS.prefix + signer,)
+def keys_read(bodies: Sequence[Any]) -> list[bytes]:
+    """State keys, new to most blocks, that judging ``bodies`` will read: a hint for reading ahead, no more."""
+    found = [RECORDS.prefix + body.record for body in bodies if isinstance(body, _ABOUT_RECORDS)]
+    found += [BLOBS.prefix + body.digest for body in bodies if isinstance(body, _ABOUT_ENVELOPES)]
+    return found
 
 
 class Effect(NamedTuple):
@@ -82,13 +75,13 @@ def parse(kind: str, body: bytes) -> Any:
     return parse_body(kind, cbor2.loads(body))
 
 
-def apply(view: View, *, chain_id: bytes, signer: bytes, time_ms: int, body: Any) -> Effect:
+def apply(view: View, chain_id: bytes, signer: bytes, time_ms: int, body: Any) -> Effect:
     """Judges one transaction whose form, signature, chain and window were checked; ``body`` is from :func:`parse`.
 
     On success its writes are committed to ``view``, on refusal they are gone.
     """
     handler, kind_term = _RULES[type(body)]
-    ctx = Context(view, chain_id=chain_id, signer=signer, time_ms=time_ms)
+    ctx = Context(view, chain_id, signer, time_ms)
     ctx.terms.append(kind_term)
     try:
         handler(ctx, body)

@@ -17,7 +17,8 @@ The blob store keeps ``blobs`` (digest 32 -> place 12, see ``blob_index.py``) in
 """
 
 import struct
-from collections.abc import Iterator, Sequence
+from array import array
+from typing import NamedTuple
 
 from fastledger.errors import InputError
 
@@ -27,15 +28,24 @@ HEIGHT_BYTES = 8
 TXID_BYTES = 32
 TERM_BYTES = 17
 STATE_KEY_BYTES_MAX = 500  # LMDB's own limit is 511
-# A run's value stays a fraction of a page, so that runs of rare terms share pages.
-POSTING_RUN_SEQS = 256
 
 META_FORMAT = b"format"
 META_CHAIN = b"chain"
 
 _HEIGHT = struct.Struct(">Q")
 _RUN_ITEM = struct.Struct("<I")
-_RUN_OF_ONE = bytes(4)
+
+
+class TermLog(NamedTuple):
+    """The terms of consecutive transactions: what a block adds to the postings, before they are sorted.
+
+    ``terms`` are n × 17 bytes; ``counts`` (uint32) tells how many each transaction has; ``first_seq`` is the number
+    of the first transaction.
+    """
+
+    terms: bytes
+    counts: "array[int]"
+    first_seq: int
 
 
 def encode_seq(seq: int) -> bytes:
@@ -61,27 +71,10 @@ def decode_height(data: bytes) -> int:
     return value
 
 
-def posting_runs(term: bytes, seqs: Sequence[int]) -> Iterator[tuple[bytes, bytes]]:
-    """Ascending seqs under a term (17 bytes) as (key, value) of runs of at most ``POSTING_RUN_SEQS``."""
-    if len(seqs) == 1:
-        yield term + encode_seq(seqs[0]), _RUN_OF_ONE
-        return
-    for start in range(0, len(seqs), POSTING_RUN_SEQS):
-        run = seqs[start : start + POSTING_RUN_SEQS]
-        first = run[0]
-        if not 0 <= run[-1] - first < 1 << 32:
-            raise InputError("the postings of one checkpoint span too many transactions")
-        yield term + encode_seq(first), _run_value([seq - first for seq in run])
-
-
 def run_seqs(key: bytes, value: bytes) -> list[int]:
     """The seqs of a run."""
     first = int.from_bytes(key[-SEQ_BYTES:], "big")
     return [first + offset for (offset,) in _RUN_ITEM.iter_unpack(value)]
-
-
-def _run_value(offsets: list[int]) -> bytes:
-    return struct.pack(f"<{len(offsets)}I", *offsets)
 
 
 def seq_key(first_seq: int, height: int) -> bytes:
