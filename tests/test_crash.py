@@ -37,7 +37,15 @@ ROUNDS_PER_DIRECTORY = 25
 OPERATIONS_PER_ROUND = 400
 CHILD_SECONDS_MAX = 60
 PHASES = ("startup", "ingest", "checkpoint", "close", "operation")
-_CHANGING = ("raw_pwritev", "raw_fdatasync", "raw_fsync_dir", "raw_allocate", "raw_rename", "raw_unlink", "raw_create")
+_CHANGING = (
+    "raw_pwritev",
+    "raw_fdatasync",
+    "raw_fsync_dir",
+    "raw_allocate",
+    "raw_rename",
+    "raw_unlink",
+    "raw_create",
+)
 
 
 def die() -> None:
@@ -259,7 +267,9 @@ def test_nothing_acknowledged_is_lost_by_kill_9(tmp_path: Path) -> None:  # SPEC
             killed += life.killed
             acknowledged += sum(len(planned.txids) for planned in life.history.batches)
         assert rounds <= 3 * ROUNDS + 20, "the node is never alive when it is to be killed"
-    print(f"seed {SEED}: {killed.total()} kills in {rounds} rounds {dict(killed)}, {acknowledged} transactions kept")
+    print(
+        f"seed {SEED}: {killed.total()} kills in {rounds} rounds {dict(killed)}, {acknowledged} transactions kept"
+    )
     assert set(killed) == set(PHASES)
     assert acknowledged > ROUNDS
 
