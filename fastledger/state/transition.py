@@ -55,7 +55,7 @@ class Effect(NamedTuple):
 
 
 def validity_code(issued_ms: int, expires_ms: int, time_ms: int) -> Code:
-    """Whether a transaction's window is well formed and open at ``time_ms`` (SPEC-TX-5)."""
+    """Whether a transaction's window is well formed and open at ``time_ms`` (SPEC-TX-9)."""
     if not 0 < expires_ms - issued_ms <= VALIDITY_WINDOW_MS_MAX:
         return Code.WINDOW_TOO_LONG
     if time_ms > expires_ms:
