@@ -22,6 +22,9 @@ cdef enum:
     SEQ_LEN = 6
     RUN_SEQS_MAX = 256  # a run's value stays a fraction of a page, so that runs of rare terms share pages
 
+cdef uint64_t SEQ_END = <uint64_t>1 << 48
+cdef uint64_t RUN_SPAN_MAX = <uint64_t>1 << 32
+
 # One pair to put, and one posting: sorted by key, and by term and then number.
 cdef struct pair:
     mdb_val key
@@ -119,6 +122,21 @@ cdef size_t read_logs(list logs, term_log *out) except? 0:
     return total
 
 
+cdef int check_numbers(const term_log *logs, size_t log_count) except -1:
+    """Numbers fit their 6 bytes, and offsets of a run their 4."""
+    cdef size_t i
+    cdef uint64_t low = logs[0].first_seq, high = 0, end
+    for i in range(log_count):
+        if logs[i].first_seq >= SEQ_END:
+            raise ValueError(f"log {i}: number {logs[i].first_seq} is out of range")
+        end = logs[i].first_seq + logs[i].tx_count
+        low = min(low, logs[i].first_seq)
+        high = max(high, end)
+    if high > SEQ_END or high - low > RUN_SPAN_MAX:
+        raise ValueError(f"numbers from {low} to {high} are out of range or span too many")
+    return 0
+
+
 cdef void list_postings(posting *out, const term_log *logs, size_t log_count) noexcept nogil:
     """Every posting of the logs, in their order."""
     cdef size_t i, j, k, n = 0
@@ -167,8 +185,8 @@ def put_postings(uintptr_t cursor_put, uintptr_t cursor, list logs not None):
     """Puts the postings of term logs as sorted runs; returns 0 or the engine's first error code.
 
     A log is ``(terms, counts, first_seq)``: the 17-byte terms of consecutive transactions, one after another, as
-    bytes; how many each transaction has, as uint32; the number of the first one. Numbers of one call span less
-    than 2^32. The GIL is released once.
+    bytes; how many each transaction has, as uint32; the number of the first one. Numbers are below 2^48 and those
+    of one call span less than 2^32, else ValueError. The GIL is released once.
     """
     cdef size_t log_count = len(logs), total
     if log_count == 0:
@@ -180,6 +198,7 @@ def put_postings(uintptr_t cursor_put, uintptr_t cursor, list logs not None):
         raise MemoryError(f"no room for {log_count} term logs")
     try:
         total = read_logs(logs, listed)
+        check_numbers(listed, log_count)
         if total == 0:
             return 0
         postings = <posting *>malloc(total * sizeof(posting))

@@ -8,7 +8,7 @@
     checkpointer thread overlay to LMDB, now and then
 
 A failure to write or sync halts the pipeline: everything not yet acknowledged fails, nothing is retried, and the
-ledger has to be opened again (SPEC-PIPE-1..4).
+ledger has to be opened again (SPEC-PIPE-1..5).
 """
 
 import threading

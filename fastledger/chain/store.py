@@ -9,7 +9,7 @@
 
 Three threads meet here. The executor pushes layers and reads through all of them; the syncer turns layers into
 overlay; the checkpointer writes the frozen overlay. Each structure has one writer, what readers see is replaced in
-one assignment, and an entry always stands in the next structure before it leaves the one above (SPEC-STO-3).
+one assignment, and an entry always stands in the next structure before it leaves the one above (SPEC-PIPE-5).
 """
 
 import threading

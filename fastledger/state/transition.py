@@ -7,11 +7,9 @@ machine. A refused transaction writes nothing.
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import cbor2
-
 from fastledger.errors import Code
 from fastledger.limits import CLOCK_SKEW_MS_MAX, VALIDITY_WINDOW_MS_MAX
-from fastledger.model.bodies import BODIES, AccessRead, RecordAmend, RecordPut, parse_body
+from fastledger.model.bodies import BODIES, AccessRead, RecordAmend, RecordPut
 from fastledger.state import access, consent, identity, records
 from fastledger.state.context import Context
 from fastledger.state.entities import BLOBS, RECORDS
@@ -57,7 +55,7 @@ class Effect(NamedTuple):
 
 
 def validity_code(issued_ms: int, expires_ms: int, time_ms: int) -> Code:
-    """Whether a transaction's window is well formed and open at ``time_ms`` (SPEC-TX-5)."""
+    """Whether a transaction's window is well formed and open at ``time_ms`` (SPEC-TX-9)."""
     if not 0 < expires_ms - issued_ms <= VALIDITY_WINDOW_MS_MAX:
         return Code.WINDOW_TOO_LONG
     if time_ms > expires_ms:
@@ -67,16 +65,8 @@ def validity_code(issued_ms: int, expires_ms: int, time_ms: int) -> Code:
     return Code.OK
 
 
-def parse(kind: str, body: bytes) -> Any:
-    """The typed body of a transaction whose CBOR was found deterministic.
-
-    Raises ``InputError`` with ``UNKNOWN_KIND`` or ``BAD_BODY``.
-    """
-    return parse_body(kind, cbor2.loads(body))
-
-
 def apply(view: View, chain_id: bytes, signer: bytes, time_ms: int, body: Any) -> Effect:
-    """Judges one transaction whose form, signature, chain and window were checked; ``body`` is from :func:`parse`.
+    """Judges one transaction whose form, signature, chain and window were checked; ``body`` is its typed body.
 
     On success its writes are committed to ``view``, on refusal they are gone.
     """
