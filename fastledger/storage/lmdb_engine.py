@@ -12,6 +12,8 @@ Nothing here is checked by the C side: a :class:`Transaction` refuses calls afte
 """
 
 import ctypes
+import errno
+import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -62,6 +64,7 @@ _HALT = frozenset({5, -30795})  # EIO, MDB_PANIC
 _VERSION_MISMATCH = -30794
 _READERS_FULL = -30790
 _RETRY_AFTER_MS = 100
+_FULL_BELOW_BYTES = 1024 * 1024
 
 _pointer, _uint, _size = ctypes.c_void_p, ctypes.c_uint, ctypes.c_size_t
 
@@ -151,7 +154,7 @@ class _Api:
         """The typed error for one of LMDB's or the system's codes."""
         reason = (cast(bytes | None, self.strerror(code)) or b"").decode("ascii", "replace")
         message = f"{reason} ({code})"
-        if code in _FULL:
+        if code in _FULL or (code == errno.EIO and _disk_is_full(path)):
             return StorageFullError(f"{path}: {message}")
         if code in _CORRUPT:
             return CorruptionError(message, path=str(path))
@@ -162,6 +165,12 @@ class _Api:
         if code == _READERS_FULL:
             return LedgerBusyError(f"{path}: {message}", retry_after_ms=_RETRY_AFTER_MS)
         return LedgerError(f"{path}: {message}")
+
+
+def _disk_is_full(path: Path) -> bool:
+    """LMDB reports a write that was cut short, as the last one on a filling disk is, as an I/O error."""
+    status = os.statvfs(path)
+    return status.f_bavail * status.f_frsize < _FULL_BELOW_BYTES
 
 
 _api_lock = threading.Lock()
