@@ -10,6 +10,7 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
+from zlib import crc32
 
 from fastledger.chain.admission import Admitted
 from fastledger.chain.outcome import Outcome
@@ -30,6 +31,7 @@ from fastledger.storage.keys import TermLog
 from fastledger.storage.log import FrameRef, SegmentLog
 
 CHECKPOINT_KEY = b"checkpoint"
+_CHECKSUM_BYTES = 4
 
 
 class Position(NamedTuple):
@@ -42,9 +44,12 @@ class Position(NamedTuple):
     history: bytes
 
     def pack(self) -> bytes:
-        """As kept in the index's ``meta`` database."""
+        """As kept in the index's ``meta`` database, behind a CRC-32.
+
+        LMDB has no checksums, and a wrong state root here would go into every block from here on.
+        """
         tip = self.tip
-        return encode(
+        data = encode(
             [
                 tip.height,
                 tip.block_id,
@@ -56,10 +61,14 @@ class Position(NamedTuple):
                 self.history,
             ]
         )
+        return crc32(data).to_bytes(_CHECKSUM_BYTES, "big") + data
 
     @classmethod
-    def unpack(cls, data: bytes) -> "Position":
-        """The inverse of :meth:`pack`."""
+    def unpack(cls, packed: bytes) -> "Position":
+        """The inverse of :meth:`pack`; raises ``InputError`` where the bytes are not what it made."""
+        checksum, data = packed[:_CHECKSUM_BYTES], packed[_CHECKSUM_BYTES:]
+        if crc32(data) != int.from_bytes(checksum, "big"):
+            raise InputError("the checkpoint does not match its checksum", code=Code.CORRUPT)
         height, block_id, time_ms, seal, ref, next_seq, state_root, history = decode(data, what="checkpoint")
         return cls(Tip(height, block_id, time_ms, seal), FrameRef.unpack(ref), next_seq, state_root, history)
 

@@ -74,6 +74,14 @@ class Layer(NamedTuple):
     meta: dict[bytes, bytes]
 
 
+class Durable(NamedTuple):
+    """The newest block that is durable and visible, and the number of the transaction after it."""
+
+    height: int = -1
+    block_id: bytes = bytes(32)
+    next_seq: int = 0
+
+
 @dataclass
 class Overlay:
     """Durable blocks that the index does not hold yet."""
@@ -139,6 +147,11 @@ class Snapshot:
                 return overlay.state[key]
         return self._index.get_state(key)
 
+    def get_states(self, keys: Sequence[bytes]) -> dict[bytes, bytes | None]:
+        """The state values of many keys."""
+        # One by one: a batch read drops the GIL, and the ledger may be closed by another thread meanwhile.
+        return {key: self.get_state(key) for key in keys}
+
     def seq_of_txid(self, txid: bytes) -> int | None:
         """The transaction's number in the chain, counted from 0."""
         for overlay in self._overlays:
@@ -166,9 +179,7 @@ class Snapshot:
         found = self._index.block_of_seq(seq)
         return None if found is None else (found[0], BlockEntry.unpack(found[2]))
 
-    def postings(
-        self, term: bytes, start_seq: int, end_seq: int, *, reverse: bool = False
-    ) -> Iterator[int]:
+    def postings(self, term: bytes, start_seq: int, end_seq: int, *, reverse: bool = False) -> Iterator[int]:
         """Numbers of the transactions under a term in [start_seq, end_seq), ascending or descending."""
         recent = self._recent_postings(term, start_seq, end_seq)
         if reverse:
@@ -212,7 +223,8 @@ class ChainStore:
         self._frozen_written = False
         self._reader = index.reader()
         self._cache: Writes = {}
-        self.durable_seq = 0
+        self.durable = Durable()
+        self._unwritten: Overlay | None = None
 
     # The executor's side.
 
@@ -277,13 +289,20 @@ class ChainStore:
         active = self._overlays[0]
         for layer in self._layers[:count]:
             active.add(layer)
-            self.durable_seq = layer.entry.first_seq + layer.entry.tx_count
+            entry = layer.entry
+            self.durable = Durable(layer.height, entry.block_id, entry.first_seq + entry.tx_count)
         with self._lock:
             self._layers = self._layers[count:]
 
     def freeze(self, *, transactions_min: int, bytes_min: int) -> Overlay | None:
-        """Begins a checkpoint where there is enough to write and none in progress; returns what to write."""
+        """Begins a checkpoint where there is enough to write and none in progress; returns what to write.
+
+        One that could not be written is begun again first.
+        """
         with self._lock:
+            if self._unwritten is not None:
+                frozen, self._unwritten = self._unwritten, None
+                return frozen
             active = self._overlays[0]
             enough = active.transaction_count >= transactions_min or active.bytes_estimate >= bytes_min
             if len(self._overlays) > 1 or not active.entries or not enough:
@@ -295,7 +314,12 @@ class ChainStore:
 
     def write_frozen(self, frozen: Overlay) -> None:
         """Writes the frozen overlay to the index; the executor lets go of it later (:meth:`renew`)."""
-        self.index.write_checkpoint(frozen.batch())
+        try:
+            self.index.write_checkpoint(frozen.batch())
+        except BaseException:
+            with self._lock:
+                self._unwritten = frozen
+            raise
         with self._lock:
             self._frozen_written = True
 
@@ -305,7 +329,7 @@ class ChainStore:
     def snapshot(self) -> Iterator[Snapshot]:
         """Everything durable now."""
         # Overlays first: what leaves them later is in the index that is opened after.
-        end_seq = self.durable_seq
+        end_seq = self.durable.next_seq
         overlays = self._overlays
         with self.index.snapshot() as view:
             yield Snapshot(overlays, view, end_seq)
