@@ -1,48 +1,395 @@
-"""The content-addressed blob store (signatures first)."""
+"""The content-addressed blob store: a blob's name is the SHA-256 of its stored bytes.
 
-from collections.abc import Buffer, Callable, Iterator, Sequence
+::
+
+    packs/00000000.pack   blobs up to BLOB_PACKED_BYTES_MAX, many to a file
+    files/ab/cdef...      larger ones, a file each, named by their digest in hex
+    index/                LMDB, derived: digest -> place in a pack
+    tmp/  erasing/        files on their way in and out
+
+A blob is there when the call that puts it has returned, and then durably (SPEC-BLOB-1). Erasure overwrites
+the bytes in place. A device that remaps writes, or a file system that copies on write, may keep old ones: what
+is stored here is meant to be encrypted, and its key to be destroyed as well.
+"""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from hashlib import sha256
 from pathlib import Path
+from types import TracebackType
 from typing import Self
 
-from fastledger.errors import CorruptionError
-from fastledger.storage.files import OsFiles
+from fastledger.errors import (
+    Code,
+    CorruptionError,
+    InputError,
+    LedgerClosedError,
+    LedgerError,
+    LedgerHaltedError,
+    NotFoundError,
+)
+from fastledger.limits import BLOB_BYTES_MAX, BLOB_PACK_BYTES, BLOB_PACKED_BYTES_MAX
+from fastledger.storage.blob_index import BlobIndex, Location
+from fastledger.storage.files import READ_CHUNK_BYTES, Buffer, OsFiles
+from fastledger.storage.large_blobs import LargeBlobs, LargeWriter
+from fastledger.storage.packs import (
+    ALIGNMENT,
+    DIGEST_BYTES,
+    KIND_ERASED,
+    KIND_LIVE,
+    PACK_HEADER_BYTES,
+    PackFiles,
+    blob_bytes,
+)
+from fastledger.storage.verify import ERRORS_MAX, Progress
+
+HashMany = Callable[[Sequence[Buffer]], list[bytes]]
+PENDING_BLOBS_MAX = 8_192  # indexed together; they are scanned again after a crash
+
+
+def hash_each(blobs: Sequence[Buffer]) -> list[bytes]:
+    """SHA-256 of each."""
+    return [sha256(blob).digest() for blob in blobs]
+
+
+@dataclass(frozen=True, slots=True)
+class BlobStats:
+    """What a store holds; bytes as the files are long, erased ranges included."""
+
+    packed: int
+    packs: int
+    pack_bytes: int
+    large: int
+    large_bytes: int
 
 
 class BlobStore:
-    """digest = SHA-256 of the stored bytes (32 bytes)."""
+    """An open store: one put or erase at a time, any number of readers."""
+
+    def __init__(
+        self,
+        packs: PackFiles,
+        large: LargeBlobs,
+        index: BlobIndex,
+        hash_many: HashMany,
+        *,
+        packed_bytes_max: int,
+        readonly: bool,
+    ) -> None:
+        self._packs = packs
+        self._large = large
+        self._index = index
+        self._hash_many = hash_many
+        self._packed_bytes_max = packed_bytes_max
+        self._readonly = readonly
+        self._lock = threading.Lock()
+        self._pending: dict[bytes, Location] = {}  # durable, not yet indexed
+        self._halted = False
+        self._closed = False
 
     @classmethod
-    def open(cls, path: Path, files: OsFiles | None = None, *,
-             hash_many: Callable[[Sequence[Buffer]], list[bytes]] = ..., readonly: bool = False) -> Self:
-        """Creates if absent."""
+    def open(
+        cls,
+        path: Path,
+        files: OsFiles | None = None,
+        *,
+        hash_many: HashMany = hash_each,
+        readonly: bool = False,
+        pack_bytes: int = BLOB_PACK_BYTES,
+        packed_bytes_max: int = BLOB_PACKED_BYTES_MAX,
+    ) -> Self:
+        """Creates the store if there is none; finishes erasures and indexes what a crash left unindexed.
+
+        ``hash_many`` may be a native one. ``pack_bytes`` is for new packs.
+        """
+        files = files or OsFiles()
+        if not 0 < packed_bytes_max <= pack_bytes - PACK_HEADER_BYTES - blob_bytes(0) - ALIGNMENT:
+            raise InputError(f"blobs of {packed_bytes_max} bytes do not fit packs of {pack_bytes}")
+        if readonly and not path.is_dir():
+            raise NotFoundError(f"{path} holds no blob store")
+        packs = PackFiles(path / "packs", files, pack_bytes)
+        large = LargeBlobs(path, files)
+        if not readonly:
+            files.make_dir(packs.path)
+            large.prepare()
+        index = BlobIndex(path / "index", readonly=readonly)
+        store = cls(packs, large, index, hash_many, packed_bytes_max=packed_bytes_max, readonly=readonly)
+        try:
+            store._recover()
+        except BaseException:
+            packs.close()
+            index.close()
+            raise
+        return store
+
+    def _recover(self) -> None:
+        if not self._readonly:
+            for digest, location in self._index.erasures():
+                self._packs.erase(digest, *location)
+                self._index.end_erasure(digest)
+        first, start = self._index.position()
+        numbers = [number for number in self._packs.numbers() if number >= first]
+        for number in numbers:
+            if number == numbers[-1]:
+                found = self._packs.open_last(start, readonly=self._readonly)
+            else:
+                found = self._packs.scan_pack(number, start)
+            start = 0
+            for blob in found:
+                if blob.kind == KIND_LIVE:
+                    self._pending[blob.digest] = Location(blob.pack, blob.offset, blob.length)
+            if not self._readonly and len(self._pending) >= PENDING_BLOBS_MAX:
+                self._flush(self._packs.position if number == numbers[-1] else (number + 1, 0))
 
     def put_many(self, blobs: Sequence[Buffer]) -> list[bytes]:
-        """Durable on return (one sync for all the small ones); digests in the order given."""
+        """The digests (32 bytes each), in the order given; all durable on return, the small ones by one sync.
+
+        Bytes that are stored already are not stored again. InputError if one is longer than BLOB_BYTES_MAX.
+        """
+        blobs = [blob.cast("B") if isinstance(blob, memoryview) else blob for blob in blobs]
+        for blob in blobs:
+            if len(blob) > BLOB_BYTES_MAX:
+                raise InputError(f"blob of {len(blob)} bytes is too long", code=Code.OVERSIZED)
+        digests = self._hash_many(blobs)
+        small: dict[bytes, Buffer] = {}
+        for digest, blob in zip(digests, blobs, strict=True):
+            if len(blob) <= self._packed_bytes_max:
+                small[digest] = blob
+            elif not self._large.has(digest):
+                self._put_large(blob)
+        if small:
+            with self._lock:
+                self._put_small(small)
+        return digests
+
+    def _put_small(self, blobs: dict[bytes, Buffer]) -> None:
+        self._check_writable()
+        present = self._present(blobs)
+        new = {digest: blob for digest, blob in blobs.items() if digest not in present}
+        if not new:
+            return
+        try:
+            placed = self._packs.append(list(new), list(new.values()))
+            self._packs.sync()
+        except BaseException:  # an interrupt, too, leaves the pack and what is known of it apart
+            self._halted = True
+            raise
+        for blob in placed:
+            self._pending[blob.digest] = Location(blob.pack, blob.offset, blob.length)
+        if len(self._pending) >= PENDING_BLOBS_MAX:
+            self._flush(self._packs.position)
+
+    def _put_large(self, blob: Buffer) -> None:
+        with self.open_writer() as writer:
+            writer.write(blob)
+            writer.commit()
+
+    def open_writer(self) -> "BlobWriter":
+        """For a blob that comes in pieces; not there before ``commit()``."""
+        self._check_writable()
+        return BlobWriter(self, self._large.writer(), self._packed_bytes_max)
 
     def get(self, digest: bytes) -> bytes:
-        """NotFoundError if absent or erased; CorruptionError if the bytes no longer match."""
+        """NotFoundError if it is not there (any more), CorruptionError if its bytes no longer match."""
+        self._check_open()
+        location = self._locate(digest)
+        if location is None:
+            return b"".join(self._large.read(digest, READ_CHUNK_BYTES))
+        data = self._packs.read(*location)
+        if sha256(data).digest() == digest:
+            return data
+        header = self._packs.header(location.pack, location.offset)
+        if header is not None and header.kind == KIND_ERASED:
+            raise NotFoundError(f"blob {digest.hex()} is erased")
+        name = str(self._packs.path_of(location.pack))
+        raise CorruptionError(f"blob {digest.hex()} is damaged", path=name, offset=location.offset)
 
-    def has(self, digest: bytes) -> bool: ...
+    def open_reader(self, digest: bytes, chunk_bytes: int = READ_CHUNK_BYTES) -> Iterator[bytes]:
+        """The blob in pieces, then CorruptionError if they do not hash to ``digest``."""
+        self._check_open()
+        if self._locate(digest) is None:
+            yield from self._large.read(digest, chunk_bytes)
+            return
+        data = self.get(digest)
+        for at in range(0, len(data), chunk_bytes):
+            yield data[at : at + chunk_bytes]
+
+    def has(self, digest: bytes) -> bool:
+        self._check_open()
+        return self._locate(digest) is not None or self._large.has(digest)
+
     def missing(self, digests: Sequence[bytes]) -> list[bytes]:
-        """Those not stored, in the order given (one lookup for a batch)."""
-    def size(self, digest: bytes) -> int: ...
-    def open_writer(self) -> "BlobWriter": ...
-    def open_reader(self, digest: bytes, chunk_bytes: int = ...) -> Iterator[bytes]:
-        """Streams the bytes; the digest is checked at the end (CorruptionError before StopIteration)."""
+        """Those that are not there, in the order given."""
+        self._check_open()
+        present = self._present(digests)
+        return [digest for digest in digests if digest not in present and not self._large.has(digest)]
+
+    def size(self, digest: bytes) -> int:
+        """Length in bytes. NotFoundError if it is not there."""
+        self._check_open()
+        location = self._locate(digest)
+        return self._large.size(digest) if location is None else location.length
+
+    def _locate(self, digest: bytes) -> Location | None:
+        if len(digest) != DIGEST_BYTES:
+            raise InputError(f"digest has {len(digest)} bytes")
+        # Pending first: a flush indexes before it clears.
+        return self._pending.get(digest) or self._index.find(digest)
+
+    def _present(self, digests: Sequence[bytes] | dict[bytes, Buffer]) -> set[bytes]:
+        pending = self._pending
+        found = {digest for digest in digests if digest in pending}
+        return found | self._index.present(digest for digest in digests if digest not in found)
+
     def erase(self, digest: bytes) -> bool:
-        """Overwrites and syncs; False if it was not there. Durable on return, idempotent."""
-    def verify(self, progress: Callable[[int, int], None] | None = None) -> list[CorruptionError]: ...
-    def stats(self) -> "BlobStats": ...
+        """Overwrites the blob; durable on return. False if it is not there: erasing twice is harmless.
+
+        From the first step on nobody finds the blob; a crash at any step is finished by the next opening.
+        """
+        with self._lock:
+            self._check_writable()
+            location = self._locate(digest)
+            if location is None:
+                return self._large.erase(digest)
+            try:
+                self._index.begin_erasure(digest, location)
+                self._pending.pop(digest, None)
+                self._packs.erase(digest, *location)
+                self._index.end_erasure(digest)
+            except LedgerError:
+                self._halted = True
+                raise
+            return True
+
     def flush(self) -> None:
-        """Writes the lazily kept location index; loses nothing if never called."""
-    def close(self) -> None: ...
+        """Indexes the latest blobs. Nothing is lost without it; opening is faster with it."""
+        with self._lock:
+            self._check_writable()
+            self._flush(self._packs.position)
 
+    def _flush(self, position: tuple[int, int]) -> None:
+        self._index.add(self._pending, position)
+        self._pending = {}
 
-class BlobStats: ...
+    def verify(self, progress: Progress | None = None) -> list[CorruptionError]:
+        """Every byte of every pack and file, and every entry of the index; at most ERRORS_MAX entries.
+
+        ``progress`` gets (files done, files in all). Puts wait while the last pack is read.
+        """
+        self._check_open()
+        packs, files = self._packs.numbers(), self._large.paths()
+        checks: list[Callable[[], list[CorruptionError]]] = [
+            *(partial(self._verify_pack, number, number == packs[-1]) for number in packs),
+            *(partial(self._large.verify, path) for path in files),
+            self._verify_index,
+        ]
+        errors: list[CorruptionError] = []
+        for done, check in enumerate(checks, start=1):
+            errors += check()
+            if progress is not None:
+                progress(done, len(checks))
+            if len(errors) >= ERRORS_MAX:
+                break
+        return errors[:ERRORS_MAX]
+
+    def _verify_pack(self, number: int, last: bool) -> list[CorruptionError]:
+        if not last:
+            return self._packs.verify(number)
+        with self._lock:
+            return self._packs.verify(number)
+
+    def _verify_index(self) -> list[CorruptionError]:
+        errors: list[CorruptionError] = []
+        page = self._index.after(b"", PENDING_BLOBS_MAX)
+        while page and len(errors) < ERRORS_MAX:
+            for digest, location in page:
+                try:
+                    header = self._packs.header(location.pack, location.offset)
+                except CorruptionError as error:
+                    errors.append(error)
+                    continue
+                if header is None or (header.digest, header.kind) != (digest, KIND_LIVE):
+                    name = str(self._packs.path_of(location.pack))
+                    message = f"blob {digest.hex()} is not where the index has it"
+                    errors.append(CorruptionError(message, path=name, offset=location.offset))
+            page = self._index.after(page[-1][0], PENDING_BLOBS_MAX)
+        return errors
+
+    def stats(self) -> BlobStats:
+        """Counts by looking at every directory: for an operator, not for a hot path."""
+        self._check_open()
+        packs = self._packs.numbers()
+        files = [path.stat().st_size for path in self._large.paths()]
+        return BlobStats(
+            packed=self._index.count() + len(self._pending),
+            packs=len(packs),
+            pack_bytes=sum(self._packs.path_of(number).stat().st_size for number in packs),
+            large=len(files),
+            large_bytes=sum(files),
+        )
+
+    def close(self) -> None:
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            try:
+                if not self._readonly and not self._halted and self._pending:
+                    self._flush(self._packs.position)
+            finally:
+                self._packs.close()
+                self._index.close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise LedgerClosedError("the blob store is closed")
+
+    def _check_writable(self) -> None:
+        self._check_open()
+        if self._halted:
+            raise LedgerHaltedError("an earlier write or sync of the blob store failed; reopen it")
+        if self._readonly:
+            raise LedgerHaltedError("the blob store is open for reading only")
 
 
 class BlobWriter:
-    """``with store.open_writer() as w: w.write(chunk); digest = w.commit()``; leaving without commit discards."""
+    """Takes a blob in pieces; leaving the ``with`` block without ``commit()`` leaves nothing behind."""
 
-    def write(self, chunk: Buffer) -> None: ...
-    def commit(self) -> bytes: ...
+    def __init__(self, store: BlobStore, large: LargeWriter, packed_bytes_max: int) -> None:
+        self._store = store
+        self._large = large
+        self._packed_bytes_max = packed_bytes_max
+        self._small: bytearray | None = bytearray()  # until the blob is too long for a pack
+        self._closed = False
+
+    def write(self, chunk: Buffer) -> None:
+        """InputError once the blob is longer than BLOB_BYTES_MAX."""
+        if self._closed:
+            raise LedgerClosedError("the blob writer is closed")
+        if self._small is not None:
+            if len(self._small) + len(chunk) <= self._packed_bytes_max:
+                self._small += chunk
+                return
+            self._large.write(self._small)
+            self._small = None
+        self._large.write(chunk)
+
+    def commit(self) -> bytes:
+        """The digest; the blob is durable on return."""
+        if self._closed:
+            raise LedgerClosedError("the blob writer is closed")
+        self._closed = True
+        if self._small is not None:
+            return self._store.put_many([self._small])[0]
+        return self._large.commit()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._closed = True
+        self._large.discard()

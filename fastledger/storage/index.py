@@ -19,7 +19,7 @@ from fastledger.version import INDEX_FORMAT_VERSION
 
 DATABASES = ("meta", "state", "txids", "blocks", "seqs", "postings")
 _EMPTY = b""
-SORT_ITEMS = 8_192  # some 5 ms
+SORT_ITEMS = 4_096  # a few milliseconds
 
 _Item = tuple[bytes, bytes]
 

@@ -12,7 +12,7 @@ postings table 1, term 16, seq 6            empty                    query index
 ======== ================================== ======================== =====================================
 
 ``seq`` numbers the transactions of a chain from 0, in order. ``table`` and ``term`` belong to upstream.
-The blob store keeps ``blobs`` (digest 32 -> location 17, see ``blobs.py``) in an environment of its own.
+The blob store keeps ``blobs`` (digest 32 -> place 12, see ``blob_index.py``) in an environment of its own.
 """
 
 import struct

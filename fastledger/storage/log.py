@@ -171,7 +171,7 @@ class SegmentLog:
             try:
                 self._make_room(frame_bytes(length), height)
                 return self._write(KIND_DATA, height, parts, length, block_id)
-            except LedgerError:
+            except BaseException:  # an interrupt, too, leaves the file and what is known of it apart
                 self._halted = True
                 self._undo()
                 raise
