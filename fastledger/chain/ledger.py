@@ -328,8 +328,10 @@ class Ledger:
 
     def block(self, height: int) -> Block:
         """The durable block at ``height``; raises ``NotFoundError``."""
-        with self._store.snapshot() as snapshot:
-            entry = snapshot.block_entry(height)
+        entry = None
+        if 0 <= height <= self.height:
+            with self._store.snapshot() as snapshot:
+                entry = snapshot.block_entry(height)
         if entry is None:
             raise NotFoundError(f"there is no block at height {height}")
         return self._read_block(entry.ref)
@@ -393,6 +395,8 @@ class Ledger:
     def record_version(self, record: bytes, version: int = 0) -> RecordVersion:
         """Digest, size and author of one version's envelope; 0 is the present version."""
         number = version or self.record(record).version
+        if not 0 < number < 2**32:
+            raise NotFoundError(f"a record has no version {number}")
         return self._entity(VERSIONS, version_key(record, number))
 
     def consent(self, consent: bytes) -> Consent:

@@ -86,7 +86,8 @@ class Pipeline:
         self._groups: deque[Group] = deque()
         self._frozen: Overlay | None = None
         self._in_flight = 0
-        self._paused = 0
+        self._paused = False
+        self._pausing = threading.Lock()
         self._closing = False
         self._failure: BaseException | None = None
         self._threads = [
@@ -106,6 +107,8 @@ class Pipeline:
         """Queues an admitted batch. A full queue blocks, or raises ``LedgerBusyError`` where ``wait`` is false."""
         ticket = Ticket(admitted, byte_count)
         ticket.verdicts = [None] * ticket.count
+        # Once queued it cannot be taken back: a caller who gives up waiting cancels nothing.
+        ticket.future.set_running_or_notify_cancel()
         with self._changed:
             while self._in_flight >= PENDING_BATCHES_MAX and not self._ended():
                 if not wait:
@@ -241,18 +244,20 @@ class Pipeline:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Holds execution while everything before is durable; submitted batches wait."""
-        with self._changed:
-            self._raise_if_ended()
-            self._paused += 1
-            while self._building() and not self._ended():
-                self._changed.wait()
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._paused -= 1
-                self._changed.notify_all()
+        """Holds execution while everything before is durable; submitted batches wait, and so do other pausers."""
+        with self._pausing:
+            try:
+                with self._changed:
+                    self._raise_if_ended()
+                    self._paused = True
+                    while self._building() and self._failure is None:
+                        self._changed.wait()
+                    self._raise_if_ended()
+                yield
+            finally:
+                with self._changed:
+                    self._paused = False
+                    self._changed.notify_all()
 
     def _building(self) -> bool:
         """Whether a batch is between the waiting queue and its answer, or a checkpoint is being written."""
@@ -273,8 +278,11 @@ class Pipeline:
             self._store.renew()
 
     def close(self) -> None:
-        """Answers everything submitted, writes a last checkpoint and ends the threads."""
-        with self._changed:
+        """Answers everything submitted, writes a last checkpoint and ends the threads.
+
+        Waits for who holds :meth:`paused`: what a verification reads must not be closed under it.
+        """
+        with self._pausing, self._changed:
             self._closing = True
             self._changed.notify_all()
         for thread in self._threads:
