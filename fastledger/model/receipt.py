@@ -9,17 +9,15 @@ result's proof, so that a reader learns offline *what became* of the transaction
 """
 
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-import cbor2
-
 from fastledger.crypto.merkle import inclusion_proof, leaf_hash, leaf_hashes, verify_inclusion
 from fastledger.crypto.signing import SigningKey, verify_one
-from fastledger.errors import Code, FastLedgerError, ReceiptError
+from fastledger.errors import Code, FastLedgerError, InputError, ReceiptError
 from fastledger.model.block import Block, Header, HeaderBody, result_entries
-from fastledger.model.codec import encode
+from fastledger.model.codec import decode, encode
 from fastledger.model.transaction import Transaction
 
 ALGORITHM_LABEL = 1
@@ -32,7 +30,7 @@ OUTCOME_LABEL = -65538
 INCLUSION_PROOFS = -1
 ES256K = -47
 RFC9162_SHA256 = 1
-COSE_SIGN1_TAG = 18
+COSE_SIGN1_HEAD = b"\xd2"  # tag 18
 STATEMENT_BYTES_MAX = 256 * 1024
 
 
@@ -59,13 +57,15 @@ class SealHeader:
     @classmethod
     def decode(cls, data: bytes) -> "SealHeader":
         """Exactly the header that :meth:`encode` writes; raises ``ReceiptError`` for any other."""
-        try:
-            fields = cbor2.loads(data)
-            header = cls(fields[KEY_LABEL], *fields[BLOCK_LABEL])
-            same = header.encode() == data
-        except Exception:
-            raise ReceiptError("protected header is not that of a seal") from None
-        if not same or [len(header.proposer), len(header.chain_id), len(header.block_id)] != [33, 8, 32]:
+        fields = _strict(data, "protected header")
+        block = fields.get(BLOCK_LABEL) if isinstance(fields, dict) else None
+        if not isinstance(block, list) or len(block) != 3 or type(block[1]) is not int:
+            raise ReceiptError("protected header is not that of a seal")
+        ids = (fields.get(KEY_LABEL), block[0], block[2])
+        if [len(item) if isinstance(item, bytes) else -1 for item in ids] != [33, 8, 32]:
+            raise ReceiptError("protected header is not that of a seal")
+        header = cls(ids[0], *block)
+        if header.encode() != data:
             raise ReceiptError("protected header is not that of a seal")
         return header
 
@@ -78,22 +78,28 @@ def _seal_digest(protected: bytes, tx_root: bytes) -> bytes:
 def _cose_sign1(
     protected: bytes, unprotected: dict[Any, Any], payload: bytes | None, signature: bytes
 ) -> bytes:
-    return cbor2.dumps(
-        cbor2.CBORTag(COSE_SIGN1_TAG, [protected, unprotected, payload, signature]), canonical=True
-    )
+    return COSE_SIGN1_HEAD + encode([protected, unprotected, payload, signature])
 
 
-def _parse_cose_sign1(data: bytes, what: str) -> tuple[bytes, Mapping[Any, Any], bytes | None, bytes]:
+def _strict(data: bytes, what: str) -> Any:
+    """``data`` as one deterministic CBOR item: what is not signed must not have two forms either."""
+    try:
+        return decode(data, what=what)
+    except InputError as error:
+        raise ReceiptError(error.args[0]) from None
+
+
+def _parse_cose_sign1(data: bytes, what: str) -> tuple[bytes, dict[Any, Any], bytes | None, bytes]:
     if len(data) > STATEMENT_BYTES_MAX:
         raise ReceiptError(f"{what} is longer than {STATEMENT_BYTES_MAX} bytes")
-    try:
-        item = cbor2.loads(data)
-        protected, unprotected, payload, signature = item.value
-        well_formed = item.tag == COSE_SIGN1_TAG
-    except Exception:
-        raise ReceiptError(f"{what} is not a tagged COSE_Sign1") from None
-    types = (isinstance(protected, bytes), isinstance(unprotected, Mapping), isinstance(signature, bytes))
-    if not well_formed or not all(types) or not (payload is None or isinstance(payload, bytes)):
+    if data[:1] != COSE_SIGN1_HEAD:
+        raise ReceiptError(f"{what} is not a tagged COSE_Sign1")
+    parts = _strict(data[1:], what)
+    if not isinstance(parts, list) or len(parts) != 4:
+        raise ReceiptError(f"{what} is not a tagged COSE_Sign1")
+    protected, unprotected, payload, signature = parts
+    types = (isinstance(protected, bytes), isinstance(unprotected, dict), isinstance(signature, bytes))
+    if not all(types) or not (payload is None or isinstance(payload, bytes)):
         raise ReceiptError(f"{what} is not a tagged COSE_Sign1")
     return protected, unprotected, payload, signature
 
@@ -160,7 +166,7 @@ def verify_statement(statement: bytes, *, chain_id: bytes, proposers: Collection
     """
     protected, unprotected, payload, signature = _parse_cose_sign1(statement, "statement")
     receipts = unprotected.get(RECEIPTS_LABEL)
-    if set(unprotected) != {RECEIPTS_LABEL} or not isinstance(receipts, list | tuple) or len(receipts) != 1:
+    if set(unprotected) != {RECEIPTS_LABEL} or not isinstance(receipts, list) or len(receipts) != 1:
         raise ReceiptError("a statement carries one receipt")
     if not isinstance(receipts[0], bytes):
         raise ReceiptError("a receipt is a byte string")
@@ -192,31 +198,37 @@ def _verify_receipt(
     result_leaf = leaf_hash(transaction.txid + code.to_bytes(2, "big"))
     if not verify_inclusion(result_leaf, index, tree_size, result_path, body.result_root, hashed=True):
         raise ReceiptError("the inclusion proof of the result does not verify")
-    return Verified(transaction, Code(code), body.height, index, seal.block_id, body.time_ms, body.proposer)
+    return Verified(transaction, code, body.height, index, seal.block_id, body.time_ms, body.proposer)
 
 
 def _is_path(value: Any) -> bool:
-    return isinstance(value, list | tuple) and all(isinstance(node, bytes) and len(node) == 32 for node in value)
+    return isinstance(value, list) and all(isinstance(node, bytes) and len(node) == 32 for node in value)
 
 
 def _parse_proof(proofs: Any) -> tuple[int, int, list[bytes]]:
-    try:
-        (encoded,) = proofs[INCLUSION_PROOFS]
-        tree_size, index, path = cbor2.loads(encoded)
-    except Exception:
-        raise ReceiptError("the inclusion proof is malformed") from None
+    encoded = proofs.get(INCLUSION_PROOFS) if isinstance(proofs, dict) and len(proofs) == 1 else None
+    if not isinstance(encoded, list) or len(encoded) != 1:
+        raise ReceiptError("a receipt has one inclusion proof")
+    tree_size, index, path = _array(encoded[0], 3, "inclusion proof")
     if type(tree_size) is not int or type(index) is not int or not _is_path(path):
         raise ReceiptError("the inclusion proof is malformed")
-    return tree_size, index, list(path)
+    return tree_size, index, path
 
 
-def _parse_outcome(encoded: Any) -> tuple[Header, HeaderBody, int, list[bytes]]:
-    try:
-        header80, body, code, path = cbor2.loads(encoded)
-        header, parsed_body = Header.decode(header80), HeaderBody.decode(body)
-        known_code = Code(code)
-    except Exception:
-        raise ReceiptError("the outcome is malformed") from None
-    if not _is_path(path):
+def _parse_outcome(encoded: Any) -> tuple[Header, HeaderBody, Code, list[bytes]]:
+    header80, body, code, path = _array(encoded, 4, "outcome")
+    well_formed = isinstance(header80, bytes) and isinstance(body, bytes) and type(code) is int
+    if not well_formed or not _is_path(path):
         raise ReceiptError("the outcome is malformed")
-    return header, parsed_body, int(known_code), list(path)
+    try:
+        return Header.decode(header80), HeaderBody.decode(body), Code(code), path
+    except (InputError, ValueError):
+        raise ReceiptError("the outcome is malformed") from None
+
+
+def _array(encoded: Any, count: int, what: str) -> list[Any]:
+    """The items of an encoded array of ``count`` items."""
+    items = _strict(encoded, what) if isinstance(encoded, bytes) else None
+    if not isinstance(items, list) or len(items) != count:
+        raise ReceiptError(f"the {what} is malformed")
+    return items
