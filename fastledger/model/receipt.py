@@ -1,9 +1,9 @@
 """Seals and receipts: COSE_Sign1 objects that bind a block, and every transaction in it, to its proposer.
 
 The *seal* of a block is a COSE_Sign1 (ES256K) with the block's ``tx_root`` as detached payload and protected header
-``{1: -47, 4: proposer, 395: 1, -65537: [chain_id, height, block_id]}``. One signature a block thus serves as the seal
-and as the signature of every COSE Receipt (RFC 9942, RFC9162_SHA256) for that block: a receipt is the seal with the
-inclusion proof in its unprotected header. Under the private label -65538 it also carries the header and the
+``{1: -47, 4: proposer, 395: 1, -65537: [chain_id, height, block_id, count]}``. One signature a block thus serves as
+the seal and as the signature of every COSE Receipt (RFC 9942, RFC9162_SHA256) for that block: a receipt is the seal
+with the inclusion proof in its unprotected header. Under the private label -65538 it also carries the header and the
 result's proof, so that a reader learns offline *what became* of the transaction, not just that it is there
 (SPEC-RCP-1..5). A *transparent statement* is the transaction with its receipt under label 394 (RFC 9943).
 """
@@ -36,12 +36,17 @@ STATEMENT_BYTES_MAX = 256 * 1024
 
 @dataclass(frozen=True)
 class SealHeader:
-    """The protected header of a seal: who sealed which block of which chain."""
+    """The protected header of a seal: who sealed which block of which chain.
+
+    ``count`` is the number of its transactions: a root alone would let the last leaf of an uneven tree pass for
+    an earlier leaf of a smaller one.
+    """
 
     proposer: bytes
     chain_id: bytes
     height: int
     block_id: bytes
+    count: int
 
     def encode(self) -> bytes:
         """The protected header map as deterministic CBOR."""
@@ -50,7 +55,7 @@ class SealHeader:
                 ALGORITHM_LABEL: ES256K,
                 KEY_LABEL: self.proposer,
                 TREE_LABEL: RFC9162_SHA256,
-                BLOCK_LABEL: [self.chain_id, self.height, self.block_id],
+                BLOCK_LABEL: [self.chain_id, self.height, self.block_id, self.count],
             }
         )
 
@@ -59,7 +64,7 @@ class SealHeader:
         """Exactly the header that :meth:`encode` writes; raises ``ReceiptError`` for any other."""
         fields = _strict(data, "protected header")
         block = fields.get(BLOCK_LABEL) if isinstance(fields, dict) else None
-        if not isinstance(block, list) or len(block) != 3 or type(block[1]) is not int:
+        if not isinstance(block, list) or len(block) != 4 or {type(block[1]), type(block[3])} != {int}:
             raise ReceiptError("protected header is not that of a seal")
         ids = (fields.get(KEY_LABEL), block[0], block[2])
         if [len(item) if isinstance(item, bytes) else -1 for item in ids] != [33, 8, 32]:
@@ -104,16 +109,16 @@ def _parse_cose_sign1(data: bytes, what: str) -> tuple[bytes, dict[Any, Any], by
     return protected, unprotected, payload, signature
 
 
-def make_seal(key: SigningKey, chain_id: bytes, header: Header, body: HeaderBody) -> bytes:
-    """The proposer's seal of a block, as COSE_Sign1 with detached payload."""
-    protected = SealHeader(key.public_key, chain_id, body.height, header.block_id).encode()
+def make_seal(key: SigningKey, chain_id: bytes, header: Header, body: HeaderBody, count: int) -> bytes:
+    """The proposer's seal of a block of ``count`` transactions, as COSE_Sign1 with detached payload."""
+    protected = SealHeader(key.public_key, chain_id, body.height, header.block_id, count).encode()
     return _cose_sign1(protected, {}, None, key.sign(_seal_digest(protected, body.tx_root)))
 
 
 def check_seal(block: Block, chain_id: bytes) -> None:
     """Raises ``ReceiptError`` unless the block's seal is its own proposer's over this very block."""
     protected, unprotected, payload, signature = _parse_cose_sign1(block.seal, "seal")
-    expected = SealHeader(block.body.proposer, chain_id, block.height, block.block_id)
+    expected = SealHeader(block.body.proposer, chain_id, block.height, block.block_id, block.count)
     if SealHeader.decode(protected) != expected or unprotected or payload is not None:
         raise ReceiptError(f"the seal of height {block.height} is for another block")
     _check_signature(protected, block.body, signature)
@@ -187,6 +192,8 @@ def _verify_receipt(
     if seal.chain_id != chain_id or seal.proposer not in proposers:
         raise ReceiptError("the receipt is not signed by a proposer of this chain")
     tree_size, index, tx_path = _parse_proof(unprotected[PROOFS_LABEL])
+    if tree_size != seal.count:
+        raise ReceiptError("proof and seal count different transactions")
     header, body, code, result_path = _parse_outcome(unprotected[OUTCOME_LABEL])
     if header.block_id != seal.block_id or header.commitment != body.commitment:
         raise ReceiptError("header and seal name different blocks")
