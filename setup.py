@@ -32,7 +32,7 @@ NATIVE_SOURCES: dict[str, list[str]] = {
 if X86_64:
     NATIVE_SOURCES["sha256_shani.c"] = ["-msha", "-msse4.1", "-mssse3"]
 
-MODULES = ("hashing", "work", "ecdsa", "scan")
+MODULES = ("hashing", "work", "ecdsa", "scan", "lmdb_batch")
 
 DEBUG = os.environ.get("FASTLEDGER_DEBUG") == "1"
 SANITIZE = os.environ.get("FASTLEDGER_SANITIZE") == "1"

@@ -64,8 +64,11 @@ struct fl_ecdsa {
 typedef struct {
     const fl_ecdsa *verifier;
     uint8_t *ok;
-    const uint8_t *digest32s, *sig64s, *key33s;
+    const uint8_t *digest32s, *sig64s;
     secp256k1_pubkey *keys;
+    /* Our copy. Were the caller's memory to change between parsing a key and keeping it, the table would
+     * answer for one signer with the key of another, to everybody. */
+    uint8_t *key33s;
     uint8_t *key_known; /* 1 where keys[i] was found in the table */
     size_t count;
     atomic_size_t next;
@@ -204,15 +207,16 @@ int fl_ecdsa_verify_many(fl_ecdsa *verifier, uint8_t *ok, const uint8_t *digest3
                           .ok = ok,
                           .digest32s = digest32s,
                           .sig64s = sig64s,
-                          .key33s = key33s,
                           .count = count};
 
     if (count == 0)
         return 1;
-    batch.keys = malloc(count * (sizeof *batch.keys + 1)); /* the flags stand behind the keys */
+    batch.keys = malloc(count * (sizeof *batch.keys + KEY_LEN + 1)); /* keys, key33s and key_known */
     if (batch.keys == NULL)
         return 0;
-    batch.key_known = (uint8_t *)(batch.keys + count);
+    batch.key33s = (uint8_t *)(batch.keys + count);
+    batch.key_known = batch.key33s + KEY_LEN * count;
+    memcpy(batch.key33s, key33s, KEY_LEN * count);
     atomic_init(&batch.next, 0);
     cache_lookup_many(verifier, &batch);
     run_workers(&batch, threads > 0 ? threads : 1);

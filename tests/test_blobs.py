@@ -478,6 +478,22 @@ def test_many_readers_beside_puts_and_flushes(tmp_path: Path, monkeypatch: pytes
     assert store.verify() == []
 
 
+def test_a_flush_between_two_steps_of_a_lookup_hides_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(tmp_path)
+    digest = store.put_many([b"pending"])[0]
+    find = store._index.find
+
+    def find_then_flush(wanted: bytes) -> object:
+        found = find(wanted)
+        store.flush()
+        return found
+
+    monkeypatch.setattr(store._index, "find", find_then_flush)
+    assert store.has(digest)
+
+
 class BlobMachine(RuleBasedStateMachine):
     """The store against a dict. SPEC-BLOB-1 to SPEC-BLOB-5."""
 

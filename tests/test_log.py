@@ -30,7 +30,7 @@ from fastledger.errors import (
     LedgerHaltedError,
     StorageFullError,
 )
-from fastledger.storage.files import OsFiles
+from fastledger.storage.files import FileCache, OsFiles
 from fastledger.storage.frames import FRAME_HEADER_BYTES, SEGMENT_HEADER_BYTES, FrameRef, frame_bytes
 from fastledger.storage.head import SLOT_BYTES
 from fastledger.storage.log import SegmentLog
@@ -377,6 +377,21 @@ def test_a_frame_smuggled_in_as_payload_is_not_taken_for_one(tmp_path: Path) -> 
     assert heights(reopen(tmp_path / "victim")) == [0]
 
 
+def test_a_whole_segment_of_another_history_is_found(tmp_path: Path) -> None:
+    for name in ("ours", "theirs"):
+        log = new_log(tmp_path / name)
+        fill(log, 40)
+        log.close()
+    shutil.copy(tmp_path / "theirs/log/00000001.seg", tmp_path / "ours/log/00000001.seg")
+    log = reopen(tmp_path / "ours")
+    with pytest.raises(CorruptionError, match="does not follow"):
+        list(log.frames())
+    assert [(Path(error.path).name, error.offset) for error in log.verify()] == [
+        ("00000001.seg", 0),
+        ("00000002.seg", 0),
+    ]
+
+
 # Failing disks. SPEC-LOG-6.
 
 
@@ -532,6 +547,23 @@ def test_append_sync_and_read_from_three_threads(tmp_path: Path) -> None:
     assert log.durable.height == count - 1
     assert log.verify() == []
     assert heights(log) == list(range(count))
+
+
+def test_no_file_is_closed_while_it_is_read(tmp_path: Path) -> None:
+    files = OsFiles()
+    for number in range(5):
+        (tmp_path / str(number)).write_bytes(b"%d" % number)
+    cache = FileCache(files, lambda number: tmp_path / str(number), open_max=2)
+    with cache.lease(0) as first:
+        for number in range(1, 5):
+            with cache.lease(number) as other:
+                assert files.read(other, 9, 0) == b"%d" % number
+        assert len(cache._open) <= 3  # bounded: the two that the cache may keep and the one that is read
+        cache.forget(0)
+        assert files.read(first, 9, 0) == b"0"
+    assert first not in cache._open.values()
+    cache.close()
+    assert not cache._open
 
 
 def test_verify_reports_progress_to_the_end(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ LAYERS: dict[str, set[str]] = {
     "_native": set(),
     "crypto": {"_native"},
     "model": {"_native", "crypto"},
-    "storage": set(),
+    "storage": {"_native"},
     "state": {"crypto", "model"},
     "consensus": {"model"},
     "chain": {"_native", "crypto", "model", "storage", "state", "consensus", "clock"},

@@ -6,7 +6,7 @@ because of what a transaction holds, so that one bad transaction costs its batch
 
 from cpython.buffer cimport PyBuffer_Release
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint64_t
 from libc.string cimport memcmp
 
 from fastledger._native.c_fl cimport GIL_RELEASE_BYTES_MIN, acquire_bytes, fl_offsets_check, init_backend
@@ -105,12 +105,12 @@ def split(data, *, size_t count_max=BATCH_TRANSACTIONS_MAX):
 def scan_many(data, offsets):
     """Scan transactions ``data[offsets[i]:offsets[i + 1]]`` and hash what each signs (SPEC-TX).
 
-    ``data``: contiguous bytes, referenced by the result and not to be changed while that lives. ``offsets``:
-    a buffer of n + 1 uint64 that never decrease and end within ``data``. ValueError for anything else. The
-    GIL is released once, or not at all for a batch of less than 64 KiB.
+    ``data``: contiguous bytes, kept by the result; a writable buffer is copied first. ``offsets``: a buffer
+    of n + 1 uint64 that never decrease and end within ``data``. ValueError for anything else. The GIL is
+    released once, or not at all for a batch of less than 64 KiB.
     """
     cdef ScanBatch batch = ScanBatch.__new__(ScanBatch)
-    acquire_bytes(data, &batch._data, "data")
+    batch._take_data(data)
     batch._take_offsets(offsets)
     batch._allocate()
     if batch.count > 0:
@@ -223,6 +223,15 @@ cdef class ScanBatch:
         for i in range(self.count):
             out[i] = status[i] == FL_OK and memcmp(fields[i].chain_id, wanted, CHAIN_ID_LEN) == 0
         return mask
+
+    cdef int _take_data(self, object data) except -1:
+        """Keep bytes as they are, and a copy of what could change after it has been checked."""
+        acquire_bytes(data, &self._data, "data")
+        if self._data.readonly:
+            return 0
+        snapshot = PyBytes_FromStringAndSize(<const char *>self._data.buf, self._data.len)
+        PyBuffer_Release(&self._data)
+        return acquire_bytes(snapshot, &self._data, "data")
 
     cdef int _take_offsets(self, object offsets) except -1:
         """Copy and check the offsets: what has been checked must not change while it is used."""

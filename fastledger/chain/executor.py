@@ -24,7 +24,7 @@ from fastledger.model.genesis import Genesis
 from fastledger.model.receipt import make_seal
 from fastledger.state.identity import install_authorities
 from fastledger.state.terms import Term
-from fastledger.state.transition import apply
+from fastledger.state.transition import apply, keys_read
 from fastledger.state.view import View, Writes, next_state_root
 from fastledger.storage.log import FrameRef, SegmentLog
 
@@ -223,7 +223,7 @@ class Executor:
         """Runs every transaction that may enter; returns the encodings of those that did, in order."""
         chosen: list[bytes] = []
         height = self.tip_position.tip.height + 1
-        known = self.store.seqs_of_txids([b.txid(i) for b in batches for i in range(len(b.codes))])
+        known = self._look_ahead(batches)
         for batch, verdicts in zip(batches, outcomes, strict=True):
             for index, code in enumerate(batch.codes):
                 txid = batch.txid(index)
@@ -247,6 +247,17 @@ class Executor:
                     verdicts[index] = Outcome(txid, Code(execution.codes[-1]), height, len(chosen))
                     chosen.append(batch.encoded[index])
         return chosen
+
+    def _look_ahead(self, batches: Sequence[Admitted]) -> dict[bytes, int]:
+        """Reads what the batches will need from the index; returns the transactions that the chain has already."""
+        self.store.prefetch(
+            key
+            for batch in batches
+            for index, body in enumerate(batch.bodies)
+            if body is not None
+            for key in keys_read(batch.signer(index), body)
+        )
+        return self.store.seqs_of_txids([b.txid(i) for b in batches for i in range(len(b.codes))])
 
     def _known_outcome(self, txid: bytes, seq: int) -> Outcome:
         """The verdict that a transaction got when it entered the chain."""
@@ -327,7 +338,7 @@ class Executor:
 
     def _execute_block(self, block: Block, batch: Admitted) -> Execution:
         execution = Execution(View(self.store.get_state), self.tip_position.next_seq)
-        known = self.store.seqs_of_txids([batch.txid(index) for index in range(block.count)])
+        known = self._look_ahead([batch])
         for index, code in enumerate(batch.codes):
             txid = batch.txid(index)
             if code:

@@ -394,10 +394,12 @@ class Ledger:
 
     def record_version(self, record: bytes, version: int = 0) -> RecordVersion:
         """Digest, size and author of one version's envelope; 0 is the present version."""
-        number = version or self.record(record).version
-        if not 0 < number < 2**32:
-            raise NotFoundError(f"a record has no version {number}")
-        return self._entity(VERSIONS, version_key(record, number))
+        present = self.record(record)
+        if version in (0, present.version):
+            return present.present
+        if not 0 < version < present.version:
+            raise NotFoundError(f"record {record.hex()} has no version {version}")
+        return self._entity(VERSIONS, version_key(record, version))
 
     def consent(self, consent: bytes) -> Consent:
         """A consent and whether it was revoked."""

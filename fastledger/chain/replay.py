@@ -173,12 +173,15 @@ def _verify_blobs(index: Index, blobs: BlobStore, report: VerifyReport, tell: Pr
         for key, value in view.iter_state(RECORDS.prefix):
             record_id, record = key[1:], RECORDS.decode(value)
             for number in range(1, record.version + 1):
-                raw = view.get_state(VERSIONS.prefix + version_key(record_id, number))
-                if raw is None:
-                    report.note(f"record {record_id.hex()} lacks version {number}")
-                    continue
+                version = record.present
+                if number < record.version:
+                    raw = view.get_state(VERSIONS.prefix + version_key(record_id, number))
+                    if raw is None:
+                        report.note(f"record {record_id.hex()} lacks version {number}")
+                        continue
+                    version = VERSIONS.decode(raw)
                 report.blobs += 1
-                digest = VERSIONS.decode(raw).digest
+                digest = version.digest
                 if blobs.has(digest) == record.erased:
                     state = "still stored" if record.erased else "missing"
                     report.note(f"record {record_id.hex()} version {number}: envelope {digest.hex()} {state}")

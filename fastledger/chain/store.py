@@ -14,15 +14,15 @@ one assignment, and an entry always stands in the next structure before it leave
 
 import threading
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from fastledger.limits import STATE_CACHE_ENTRIES_MAX
 from fastledger.state.terms import Term
 from fastledger.state.view import Writes
 from fastledger.storage.index import CheckpointBatch, Index, IndexView
-from fastledger.storage.keys import posting_key
 from fastledger.storage.log import FrameRef
 
 _POSTING_BYTES = 120
@@ -116,17 +116,12 @@ class Overlay:
 
     def batch(self) -> CheckpointBatch:
         """The overlay as one index transaction."""
-        postings = [
-            posting_key(int(table), term, seq)
-            for (table, term), seqs in self.postings.items()
-            for seq in seqs
-        ]
         blocks = [
             (height, entry.first_seq, entry.pack())
             for height, entry in zip(self.heights, self.entries, strict=True)
         ]
         return CheckpointBatch(
-            state=self.state, txids=self.txids, blocks=blocks, postings=postings, meta=self.meta
+            state=self.state, txids=self.txids, blocks=blocks, postings=self.postings, meta=self.meta
         )
 
 
@@ -223,6 +218,7 @@ class ChainStore:
         self._overlays: tuple[Overlay, ...] = (Overlay(),)
         self._frozen_written = False
         self._reader = index.reader()
+        self._cache: Writes = {}
         self.durable_seq = 0
 
     # The executor's side.
@@ -235,7 +231,20 @@ class ChainStore:
         for overlay in self._overlays:
             if key in overlay.state:
                 return overlay.state[key]
-        return self._reader.get_state(key)
+        if key in self._cache:
+            return self._cache[key]
+        value = self._cache[key] = self._reader.get_state(key)
+        return value
+
+    def prefetch(self, keys: Iterable[bytes]) -> None:
+        """Reads what a block is likely to ask the index for in one go; for the executor's thread."""
+        if len(self._cache) > STATE_CACHE_ENTRIES_MAX:
+            self._cache.clear()
+        recent = [layer.writes for layer in self._layers]
+        recent += [overlay.state for overlay in self._overlays]
+        recent.append(self._cache)
+        wanted = [key for key in dict.fromkeys(keys) if not any(key in known for known in recent)]
+        self._cache.update(self._reader.get_states(wanted))
 
     def seqs_of_txids(self, txids: Sequence[bytes]) -> dict[bytes, int]:
         """Those of ``txids`` that the chain holds, durable or not; for the executor's thread."""
@@ -267,6 +276,8 @@ class ChainStore:
         with self._lock:
             if self._frozen_written:
                 self._reader.renew()
+                # It may hold what the frozen overlay had overwritten.
+                self._cache.clear()
                 self._overlays = self._overlays[:1]
                 self._frozen_written = False
 

@@ -44,16 +44,28 @@ _SUSPECT_DAYS = (b"-02-29", b"-02-3", b"-04-31", b"-06-31", b"-09-31", b"-11-31"
 
 
 class _Report:
-    """Collects problems up to the bound and locates them in the tree."""
+    """Collects problems up to the bound; they are located in the tree, all at once, at the end."""
 
     def __init__(self, root: Node) -> None:
-        self.root = root
-        self.issues: list[Issue] = []
+        self._root = root
+        self._found: list[tuple[Node, str, str]] = []
 
-    def add(self, node: object, problem: str, key: str = "") -> None:
-        if len(self.issues) < ISSUES_PER_RESOURCE_MAX:
-            place = path_of(self.root, node)
-            self.issues.append((f"{place}.{key}" if key else place, problem))
+    @property
+    def full(self) -> bool:
+        return len(self._found) >= ISSUES_PER_RESOURCE_MAX
+
+    def add(self, node: Node, problem: str, key: str = "") -> None:
+        if not self.full:
+            self._found.append((node, problem, key))
+
+    def issues(self) -> list[Issue]:
+        if not self._found:
+            return []
+        paths = paths_of(self._root, {id(node) for node, _, _ in self._found})
+        return [
+            (f"{paths[id(node)]}.{key}" if key else paths[id(node)], problem)
+            for node, problem, key in self._found
+        ]
 
 
 class _Scope(NamedTuple):
@@ -73,15 +85,17 @@ def check(resource: Node, raw: bytes) -> list[Issue]:
     """
     report = _Report(resource)
     suspect = _is_suspect(raw)
+    if b"fhir_comments" in raw:
+        _check_comments(resource, report)
     scopes = [_Scope(resource, 1, False, [])]
     for scope in scopes:
         _check_scope(scope, scopes, suspect, report)
-        if len(report.issues) >= ISSUES_PER_RESOURCE_MAX:
-            return report.issues
+        if report.full:
+            return report.issues()
     for scope in scopes:
         if not scope.contained and (scope.fragments or "contained" in scope.node):
             _check_contained(scope, report)
-    return report.issues
+    return report.issues()
 
 
 def _is_suspect(raw: bytes) -> bool:
@@ -89,6 +103,13 @@ def _is_suspect(raw: bytes) -> bool:
         if day in raw:
             return True
     return False
+
+
+def _check_comments(resource: Node, report: _Report) -> None:
+    """An element of earlier versions that the shape check passes over: unvalidated text has no place here."""
+    for node in _objects(resource):
+        if "fhir_comments" in node:
+            report.add(node, "holds an unknown element")
 
 
 def _check_scope(scope: _Scope, scopes: list[_Scope], suspect: bool, report: _Report) -> None:
@@ -187,28 +208,28 @@ def _check_contained(scope: _Scope, report: _Report) -> None:
     """dom-3 to dom-5 of a container, and ref-1 of its fragment references."""
     inner = list(dicts(scope.node.get("contained")))
     ids = {resource.get("id") for resource in inner}
-    used = set()
+    used: set[str] = set()
+    names: set[str] | None = None
     for node in scope.fragments:
         name = node["reference"][1:]
         used.add(name)
         if name and name not in ids:
             report.add(node, "breaks ref-1: no contained resource has this id", "reference")
     for resource in inner:
+        if report.full:
+            return
         meta = resource.get("meta")
         if isinstance(meta, dict) and ("versionId" in meta or "lastUpdated" in meta):
             report.add(resource, "breaks dom-4: a contained resource has no version")
         if isinstance(meta, dict) and "security" in meta:
             report.add(resource, "breaks dom-5: a contained resource has no security label")
-        if resource.get("id") not in used and not _is_named(resource, scope.node):
+        if resource.get("id") in used:
+            continue
+        # Canonicals and URIs may name a contained resource too, and one may name its container ("#") itself.
+        if names is None:
+            names = {text[1:] for text in _strings(scope.node) if text[:1] == "#"}
+        if resource.get("id") not in names and "#" not in _strings(resource):
             report.add(resource, "breaks dom-3: nothing refers to this contained resource")
-
-
-def _is_named(resource: Node, container: Node) -> bool:
-    """Whether a contained resource is named by a canonical or URI, or names its container itself."""
-    name = resource.get("id")
-    if isinstance(name, str) and "#" + name in _strings(container):
-        return True
-    return "#" in _strings(resource)
 
 
 def _check_element_ids(scope: Node, report: _Report) -> None:
@@ -328,15 +349,20 @@ def _strings(root: Node) -> Iterator[str]:
                 yield from (item for item in value if isinstance(item, str))
 
 
-def path_of(root: Node, target: object) -> str:
-    """The FHIR path of an object of the tree, found by identity: ``Patient.contact[0]``."""
-    pending: list[tuple[str, object]] = [(str(root.get("resourceType", "Resource")), root)]
-    while pending:
+def paths_of(root: Node, wanted: set[int]) -> dict[int, str]:
+    """The FHIR paths (``Patient.contact[0]``) of the objects of a tree whose ``id()`` is wanted."""
+    paths: dict[int, str] = {}
+    pending: list[tuple[str, object]] = [(str(root["resourceType"]), root)]
+    while pending and len(paths) < len(wanted):
         path, item = pending.pop()
-        if item is target:
-            return path
+        if id(item) in wanted:
+            paths[id(item)] = path
         if isinstance(item, dict):
-            pending.extend((f"{path}.{key}", value) for key, value in item.items())
+            for key, value in item.items():
+                if isinstance(value, dict | list):
+                    pending.append((f"{path}.{key}", value))
         elif isinstance(item, list):
-            pending.extend((f"{path}[{index}]", value) for index, value in enumerate(item))
-    return str(root.get("resourceType", "Resource"))
+            for index, value in enumerate(item):
+                if isinstance(value, dict | list):
+                    pending.append((f"{path}[{index}]", value))
+    return paths

@@ -17,6 +17,7 @@ Predicate = Callable[[Node], bool]
 
 UCUM = "http://unitsofmeasure.org"
 _TERMINOLOGY = "http://terminology.hl7.org/CodeSystem/"
+_CODING_KEYS = ("system", "version", "code", "display", "userSelected")
 _OBSERVATION_VALUES = (
     "valueQuantity",
     "valueCodeableConcept",
@@ -102,6 +103,10 @@ def certainly_after(first: str, second: str) -> bool:
 
     Unparsable values are never after anything: their form is another check's matter.
     """
+    if len(first) <= 10 and len(second) <= 10:
+        # Two dates are compared as far as both are given, as FHIRPath does.
+        shared = min(len(first), len(second))
+        return first[:shared] > second[:shared] and first[:4].isdigit() and second[:4].isdigit()
     try:
         earliest, latest = _instants(first)[0], _instants(second)[1]
     except (ValueError, OverflowError):
@@ -134,16 +139,18 @@ def _instants(text: str) -> tuple[datetime, datetime]:
 # Rules that need more than presence.
 
 
+def _codings(node: Node) -> set[tuple[object, ...]]:
+    """The codings of an object's ``code``, comparable in all they say."""
+    code = node.get("code")
+    codings = dicts(code.get("coding")) if isinstance(code, dict) else ()
+    return {tuple(coding.get(key) for key in _CODING_KEYS) for coding in codings}
+
+
 def _value_and_component_agree(node: Node) -> bool:
     if "component" not in node or not any(key in node for key in _OBSERVATION_VALUES):
         return False
-    code = node.get("code")
-    own = list(dicts(code.get("coding"))) if isinstance(code, dict) else []
-    for component in dicts(node["component"]):
-        code = component.get("code")
-        if isinstance(code, dict) and any(coding in own for coding in dicts(code.get("coding"))):
-            return True
-    return False
+    own = _codings(node)
+    return any(not own.isdisjoint(_codings(component)) for component in dicts(node["component"]))
 
 
 def _value_and_absence(node: Node) -> bool:

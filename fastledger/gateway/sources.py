@@ -51,7 +51,7 @@ class SourceResource:
     """One resource as it stands in its source, not yet validated.
 
     ``raw`` are the exact bytes. ``origin`` names the place by ordinals and may be logged; ``path`` must not.
-    Its ``repr`` shows ordinals only. Indexes count from 0; ``resource_type`` is empty where the resource names none.
+    Its ``repr`` shows ordinals only. Indexes count from 0; ``resource_type`` is empty where none is named.
     """
 
     raw: bytes = field(repr=False)

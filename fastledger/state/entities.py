@@ -7,8 +7,8 @@ prefix    key                        value
 ``I``     identity id                Identity
 ``M``     identity id                KemKey
 ``F``     folder id                  Folder
-``R``     record id                  Record
-``V``     record id, version u32 BE  RecordVersion
+``R``     record id                  Record, with its present version
+``V``     record id, version u32 BE  RecordVersion: those that were superseded
 ``B``     envelope digest            BlobOwner
 ``C``     consent id                 Consent
 ``G``     folder id, grantee id      Grants: what the grantee may do in the folder
@@ -48,14 +48,6 @@ class Folder(Entity, frozen=True):
     epoch: int
 
 
-class Record(Entity, frozen=True):
-    """A record's present version; an erased one keeps its place."""
-
-    folder: bytes
-    version: int
-    erased: bool
-
-
 class RecordVersion(Entity, frozen=True):
     """One version's envelope."""
 
@@ -64,6 +56,15 @@ class RecordVersion(Entity, frozen=True):
     epoch: int
     author: bytes
     time_ms: int
+
+
+class Record(Entity, frozen=True):
+    """A record and its present version, numbered from 1; an erased one keeps its place."""
+
+    folder: bytes
+    version: int
+    erased: bool
+    present: RecordVersion
 
 
 class BlobOwner(Entity, frozen=True):

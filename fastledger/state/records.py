@@ -80,12 +80,8 @@ def put(ctx: Context, body: RecordPut) -> None:
     if ctx.view.load(RECORDS, body.record) is not None:
         raise Refusal(Code.RECORD_EXISTS)
     _claim_blob(ctx, body.digest, body.record)
-    ctx.view.store(RECORDS, body.record, Record(body.folder, 1, False))
-    ctx.view.store(
-        VERSIONS,
-        version_key(body.record, 1),
-        RecordVersion(body.digest, body.size, body.epoch, actor_id, ctx.time_ms),
-    )
+    version = RecordVersion(body.digest, body.size, body.epoch, actor_id, ctx.time_ms)
+    ctx.view.store(RECORDS, body.record, Record(body.folder, 1, False, version))
     for token in body.tokens:
         ctx.find_by(Term.TOKEN, token)
 
@@ -103,12 +99,9 @@ def amend(ctx: Context, body: RecordAmend) -> None:
     if body.version != record.version + 1 or body.version > VERSIONS_PER_RECORD_MAX:
         raise Refusal(Code.WRONG_VERSION)
     _claim_blob(ctx, body.digest, body.record)
-    ctx.view.store(RECORDS, body.record, Record(record.folder, body.version, False))
-    ctx.view.store(
-        VERSIONS,
-        version_key(body.record, body.version),
-        RecordVersion(body.digest, body.size, body.epoch, actor_id, ctx.time_ms),
-    )
+    version = RecordVersion(body.digest, body.size, body.epoch, actor_id, ctx.time_ms)
+    ctx.view.store(VERSIONS, version_key(body.record, record.version), record.present)
+    ctx.view.store(RECORDS, body.record, Record(record.folder, body.version, False, version))
     for token in body.tokens:
         ctx.find_by(Term.TOKEN, token)
 
@@ -126,8 +119,9 @@ def erase(ctx: Context, body: RecordErase) -> None:
     ctx.find_by(Term.SUBJECT, actor_id)
     if record.erased:
         raise Refusal(Code.RECORD_ERASED)
-    for number in range(1, record.version + 1):
+    for number in range(1, record.version):
         version = ctx.view.load(VERSIONS, version_key(body.record, number))
         if version is not None:
             ctx.erased.append(version.digest)
-    ctx.view.store(RECORDS, body.record, Record(record.folder, record.version, True))
+    ctx.erased.append(record.present.digest)
+    ctx.view.store(RECORDS, body.record, Record(record.folder, record.version, True, record.present))

@@ -11,9 +11,10 @@ import cbor2
 
 from fastledger.errors import Code
 from fastledger.limits import CLOCK_SKEW_MS_MAX, VALIDITY_WINDOW_MS_MAX
-from fastledger.model.bodies import BODIES, parse_body
+from fastledger.model.bodies import BODIES, AccessRead, RecordAmend, RecordPut, parse_body
 from fastledger.state import access, consent, identity, records
 from fastledger.state.context import Context
+from fastledger.state.entities import BLOBS, FOLDERS, KEYS, RECORDS
 from fastledger.state.terms import KIND_TERMS, Term, code_term
 from fastledger.state.view import Refusal, View
 
@@ -36,6 +37,22 @@ if set(_HANDLERS) != set(BODIES):
     raise RuntimeError("every kind of transaction has a body and a rule")
 # One lookup a transaction: body type -> rule, kind's term.
 _RULES = {BODIES[kind]: (_HANDLERS[kind], KIND_TERMS[kind]) for kind in BODIES}
+
+
+def keys_read(signer: bytes, body: Any) -> tuple[bytes, ...]:
+    """State keys that judging a transaction will surely read: a hint for reading them ahead, without meaning."""
+    if isinstance(body, RecordPut):
+        return (
+            KEYS.prefix + signer,
+            FOLDERS.prefix + body.folder,
+            RECORDS.prefix + body.record,
+            BLOBS.prefix + body.digest,
+        )
+    if isinstance(body, RecordAmend):
+        return (KEYS.prefix + signer, RECORDS.prefix + body.record, BLOBS.prefix + body.digest)
+    if isinstance(body, AccessRead):
+        return (KEYS.prefix + signer, RECORDS.prefix + body.record)
+    return (KEYS.prefix + signer,)
 
 
 class Effect(NamedTuple):

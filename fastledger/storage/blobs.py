@@ -8,8 +8,8 @@
     tmp/  erasing/        files on their way in and out
 
 A blob is there when the call that puts it has returned, and then durably (SPEC-BLOB-1). Erasure overwrites
-the bytes in place. A device that remaps writes, or a file system that copies on write, may keep old ones: what
-is stored here is meant to be encrypted, and its key to be destroyed as well.
+the bytes in place. A device that remaps writes, or a file system that copies on write, may keep old ones: so
+what is stored here is meant to be encrypted, and its key to be destroyed as well.
 """
 
 import threading

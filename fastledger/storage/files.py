@@ -257,6 +257,7 @@ class FileCache:
         self._lock = threading.Lock()
         self._open: OrderedDict[int, OpenFile] = OrderedDict()
         self._leases: dict[int, int] = {}
+        self._doomed: set[int] = set()
 
     @contextmanager
     def lease(self, number: int, *, writable: bool = False) -> Iterator[OpenFile]:
@@ -269,6 +270,9 @@ class FileCache:
                 self._leases[key] -= 1
                 if not self._leases[key]:
                     del self._leases[key]
+                    if key in self._doomed:
+                        self._doomed.discard(key)
+                        self._files.close(self._open.pop(key))
 
     def _take(self, number: int, writable: bool) -> tuple[OpenFile, int]:
         # Two descriptors at most per number: the writer's must not depend on who read first.
@@ -289,10 +293,12 @@ class FileCache:
                 self._files.close(self._open.pop(key))
 
     def forget(self, number: int) -> None:
-        """Closes what is open of ``number`` unless it is being read; for a file about to be unlinked."""
+        """Closes what is open of a file about to be unlinked, at once or when its last reader has left it."""
         with self._lock:
-            for key in (number * 2, number * 2 + 1):
-                if key in self._open and key not in self._leases:
+            for key in {number * 2, number * 2 + 1} & self._open.keys():
+                if key in self._leases:
+                    self._doomed.add(key)
+                else:
                     self._files.close(self._open.pop(key))
 
     def close(self) -> None:

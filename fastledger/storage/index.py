@@ -8,13 +8,14 @@ from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from heapq import merge
+from itertools import islice
 from pathlib import Path
 from typing import Self
 
 from fastledger.errors import CorruptionError, FormatVersionError, InputError
-from fastledger.limits import LMDB_MAP_BYTES, LMDB_READERS_MAX, QUERY_PAGE_MAX
+from fastledger.limits import LMDB_MAP_BYTES, LMDB_READERS_MAX
 from fastledger.storage import keys
-from fastledger.storage.lmdb_engine import CURSOR_LAST, Environment, PutMany, Transaction
+from fastledger.storage.lmdb_engine import CURSOR_LAST, Environment, Transaction
 from fastledger.version import INDEX_FORMAT_VERSION
 
 DATABASES = ("meta", "state", "txids", "blocks", "seqs", "postings")
@@ -31,7 +32,7 @@ class CheckpointBatch:
     state: Mapping[bytes, bytes | None] = field(default_factory=dict)  # None deletes
     txids: Mapping[bytes, int] | Sequence[tuple[bytes, int]] = ()  # txid (32 bytes), seq
     blocks: Sequence[tuple[int, int, bytes]] = ()  # height, first seq, opaque entry
-    postings: Sequence[bytes] = ()  # keys.posting_key(table, term, seq)
+    postings: Mapping[tuple[int, bytes], Sequence[int]] = field(default_factory=dict)  # (table, term), seqs up
     meta: Mapping[bytes, bytes] = field(default_factory=dict)
 
 
@@ -62,8 +63,8 @@ class IndexView:
 
     def get_states(self, wanted: Iterable[bytes]) -> dict[bytes, bytes | None]:
         """The values of many keys at once; None for those that are not there."""
-        get, database = self._transaction.get, self._state
-        return {key: get(database, key) for key in wanted}
+        keys_wanted = list(wanted)
+        return dict(zip(keys_wanted, self._transaction.get_many(self._state, keys_wanted), strict=True))
 
     def seq_of_txid(self, txid: bytes) -> int | None:
         data = self._transaction.get(self._txids, txid)
@@ -74,9 +75,11 @@ class IndexView:
 
     def seqs_of_txids(self, txids: Iterable[bytes]) -> dict[bytes, int]:
         """Of those that are there."""
-        get, database = self._transaction.get, self._txids
-        found = ((txid, get(database, txid)) for txid in txids)
-        return {txid: keys.decode_seq(data) for txid, data in found if data is not None}
+        wanted = list(txids)
+        found = self._transaction.get_many(self._txids, wanted)
+        return {
+            txid: keys.decode_seq(data) for txid, data in zip(wanted, found, strict=True) if data is not None
+        }
 
     def block_entry(self, height: int) -> bytes | None:
         data = self._transaction.get(self._databases["blocks"], keys.encode_height(height))
@@ -106,19 +109,23 @@ class IndexView:
         *,
         start_seq: int | None = None,
         reverse: bool = False,
-        limit: int = QUERY_PAGE_MAX,
     ) -> Iterator[int]:
-        """At most ``limit`` sequence numbers from ``start_seq`` on, ascending (descending: ``reverse``)."""
+        """Sequence numbers from ``start_seq`` on, ascending (descending: ``reverse``), read as they are asked for."""
         prefix = keys.posting_prefix(table, term)
         if start_seq is None:
             start_seq = keys.SEQ_MAX if reverse else 0
         start = prefix + keys.encode_seq(start_seq)
         with self._transaction.cursor(self._databases["postings"]) as cursor:
-            found = cursor.scan_back(start) if reverse else cursor.scan(start)
-            for _, (key, _) in zip(range(limit), found, strict=False):
-                if not key.startswith(prefix):
-                    return
-                yield keys.posting_seq(key)
+            if reverse:
+                for run in _runs(cursor.scan_back(start), prefix):
+                    yield from (seq for seq in reversed(run) if seq <= start_seq)
+                return
+            # The run before may reach beyond the start.
+            for run in _runs(islice(cursor.scan_back(start), 1), prefix):
+                yield from (seq for seq in run if seq >= start_seq)
+                start = prefix + keys.encode_seq(min(run[0] + 1, keys.SEQ_MAX))
+            for run in _runs(cursor.scan(start), prefix):
+                yield from (seq for seq in run if seq >= start_seq)
 
     def iter_state(self, prefix: bytes = b"", *, start: bytes | None = None) -> Iterator[tuple[bytes, bytes]]:
         """(key, value) of the keys with ``prefix``, ascending, from ``start`` on."""
@@ -131,7 +138,13 @@ class IndexView:
     def iter_all(self, database: str) -> Generator[tuple[bytes, bytes], None, None]:
         """Every (key, value) of one of ``DATABASES``, ascending."""
         with self._transaction.cursor(self._databases[database]) as cursor:
-            yield from cursor.scan(_EMPTY)
+            if database != "postings":
+                yield from cursor.scan(_EMPTY)
+                return
+            # Runs are cut where checkpoints were: what is the same in any index are the postings themselves.
+            for key, value in cursor.scan(_EMPTY):
+                prefix = key[: -keys.SEQ_BYTES]
+                yield from ((prefix + keys.encode_seq(seq), _EMPTY) for seq in keys.run_seqs(key, value))
 
     def count(self, database: str) -> int:
         return self._transaction.count(self._databases[database])
@@ -151,9 +164,8 @@ class Reader(IndexView):
 class Index:
     """An open index; it owns one LMDB environment."""
 
-    def __init__(self, environment: Environment, put_many: PutMany | None) -> None:
+    def __init__(self, environment: Environment) -> None:
         self._environment = environment
-        self._put_many = put_many
 
     @classmethod
     def open(
@@ -163,7 +175,6 @@ class Index:
         *,
         readonly: bool = False,
         map_bytes: int = LMDB_MAP_BYTES,
-        put_many: PutMany | None = None,
     ) -> Self:
         """Creates the index if there is none.
 
@@ -183,7 +194,7 @@ class Index:
         except BaseException:
             environment.close()
             raise
-        return cls(environment, put_many)
+        return cls(environment)
 
     @staticmethod
     def destroy(path: Path) -> None:
@@ -202,19 +213,27 @@ class Index:
         txids = _in_order([(txid, keys.encode_seq(seq)) for txid, seq in pairs])
         _check_lengths("state key", batch.state, 1, keys.STATE_KEY_BYTES_MAX)
         _check_lengths("txid", (txid for txid, _ in txids), keys.TXID_BYTES, keys.TXID_BYTES)
-        _check_lengths("posting", batch.postings, keys.POSTING_KEY_BYTES, keys.POSTING_KEY_BYTES)
         blocks = [(keys.encode_height(h), keys.encode_seq(s) + entry) for h, s, entry in sorted(batch.blocks)]
         seqs = sorted((keys.seq_key(s, h), _EMPTY) for h, s, _ in batch.blocks)
-        postings = _in_order([(key, _EMPTY) for key in batch.postings])
-        databases, put_many = self._environment.databases, self._put_many
+        postings = _in_order(
+            [
+                run
+                for (table, term), seqs_of_term in batch.postings.items()
+                for run in keys.posting_runs(table, term, seqs_of_term)
+            ]
+        )
+        databases = self._environment.databases
         with self._environment.write() as txn:
             txn.delete_many(databases["state"], deleted)
-            txn.put_sorted(databases["state"], state, put_many)
-            txn.put_sorted(databases["txids"], txids, put_many)
-            txn.put_sorted(databases["blocks"], blocks, put_many)
-            txn.put_sorted(databases["seqs"], seqs, put_many)
-            txn.put_sorted(databases["postings"], postings, put_many)
-            txn.put_sorted(databases["meta"], sorted(batch.meta.items()), put_many)
+            for name, items in (
+                ("state", state),
+                ("txids", txids),
+                ("blocks", blocks),
+                ("seqs", seqs),
+                ("postings", postings),
+                ("meta", sorted(batch.meta.items())),
+            ):
+                txn.put_sorted(databases[name], [key for key, _ in items], [value for _, value in items])
 
     @contextmanager
     def snapshot(self) -> Iterator[IndexView]:
@@ -261,6 +280,14 @@ def _check_lengths(what: str, names: Iterable[bytes], shortest: int, longest: in
             raise InputError(f"{what} of {length} bytes")
 
 
+def _runs(items: Iterator[tuple[bytes, bytes]], prefix: bytes) -> Iterator[list[int]]:
+    """The runs of one term, to where another begins."""
+    for key, value in items:
+        if not key.startswith(prefix):
+            return
+        yield keys.run_seqs(key, value)
+
+
 def _map_bytes(path: Path, map_bytes: int) -> int:
     """Address space, not disk; twice what is used, so that an index that filled its map opens with room."""
     data = path / "data.mdb"
@@ -274,7 +301,7 @@ def _check_identity(environment: Environment, chain_id: bytes) -> None:
     if version is None and not environment.readonly:
         version, chain = INDEX_FORMAT_VERSION.to_bytes(2, "big"), chain_id
         with environment.write() as txn:
-            txn.put_sorted(meta, [(keys.META_CHAIN, chain_id), (keys.META_FORMAT, version)], None)
+            txn.put_sorted(meta, [keys.META_CHAIN, keys.META_FORMAT], [chain_id, version])
     if version != INDEX_FORMAT_VERSION.to_bytes(2, "big"):
         number = int.from_bytes(version or b"")
         raise FormatVersionError(f"{environment.path} has index format {number}, not {INDEX_FORMAT_VERSION}")

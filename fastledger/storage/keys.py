@@ -8,14 +8,16 @@ state    state key, 1 to 500 bytes          opaque                   the state a
 txids    txid 32                            seq 6                    which transactions the chain has
 blocks   height 8                           first seq 6, entry       opaque entry: where the block is, its id
 seqs     first seq 6, height 8              empty                    the block that holds a seq
-postings table 1, term 16, seq 6            empty                    query indexes: terms to transactions
+postings table 1, term 16, first seq 6      n × u32 LE               query indexes: a run of seqs under a term
 ======== ================================== ======================== =====================================
 
-``seq`` numbers the transactions of a chain from 0, in order. ``table`` and ``term`` belong to upstream.
+``seq`` numbers the transactions of a chain from 0, in order. ``table`` and ``term`` belong to upstream. A run of
+postings holds ascending seqs as offsets from its first one; the runs of a term follow one another.
 The blob store keeps ``blobs`` (digest 32 -> place 12, see ``blob_index.py``) in an environment of its own.
 """
 
 import struct
+from collections.abc import Iterator, Sequence
 
 from fastledger.errors import InputError
 
@@ -25,12 +27,15 @@ HEIGHT_BYTES = 8
 TXID_BYTES = 32
 TERM_BYTES = 16
 STATE_KEY_BYTES_MAX = 500  # LMDB's own limit is 511
-POSTING_KEY_BYTES = 1 + TERM_BYTES + SEQ_BYTES
+# A run's value stays a fraction of a page, so that runs of rare terms share pages.
+POSTING_RUN_SEQS = 256
 
 META_FORMAT = b"format"
 META_CHAIN = b"chain"
 
 _HEIGHT = struct.Struct(">Q")
+_RUN_ITEM = struct.Struct("<I")
+_RUN_OF_ONE = bytes(4)
 
 
 def encode_seq(seq: int) -> bytes:
@@ -63,14 +68,28 @@ def posting_prefix(table: int, term: bytes) -> bytes:
     return bytes((table,)) + term
 
 
-def posting_key(table: int, term: bytes, seq: int) -> bytes:
-    """23 bytes: table 0..255, term of 16 bytes, sequence number."""
-    return posting_prefix(table, term) + encode_seq(seq)
+def posting_runs(table: int, term: bytes, seqs: Sequence[int]) -> Iterator[tuple[bytes, bytes]]:
+    """Ascending seqs under a term as (key, value) of runs of at most ``POSTING_RUN_SEQS``."""
+    prefix = posting_prefix(table, term)
+    if len(seqs) == 1:
+        yield prefix + encode_seq(seqs[0]), _RUN_OF_ONE
+        return
+    for start in range(0, len(seqs), POSTING_RUN_SEQS):
+        run = seqs[start : start + POSTING_RUN_SEQS]
+        first = run[0]
+        if not 0 <= run[-1] - first < 1 << 32:
+            raise InputError("the postings of one checkpoint span too many transactions")
+        yield prefix + encode_seq(first), _run_value([seq - first for seq in run])
 
 
-def posting_seq(key: bytes) -> int:
-    """The sequence number at the end of a posting key."""
-    return int.from_bytes(key[-SEQ_BYTES:], "big")
+def run_seqs(key: bytes, value: bytes) -> list[int]:
+    """The seqs of a run."""
+    first = int.from_bytes(key[-SEQ_BYTES:], "big")
+    return [first + offset for (offset,) in _RUN_ITEM.iter_unpack(value)]
+
+
+def _run_value(offsets: list[int]) -> bytes:
+    return struct.pack(f"<{len(offsets)}I", *offsets)
 
 
 def seq_key(first_seq: int, height: int) -> bytes:
