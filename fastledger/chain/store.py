@@ -172,14 +172,10 @@ class Snapshot:
     ) -> Iterator[int]:
         """Numbers of the transactions under a term in [start_seq, end_seq), ascending or descending."""
         recent = self._recent_postings(table, term, start_seq, end_seq)
-        # The caller bounds its page; a bound here would end a search in the middle of the postings.
-        limit = max(end_seq - start_seq, 0)
         if reverse:
             yield from reversed(recent)
             first = recent[0] if recent else end_seq
-            indexed = self._index.iter_postings(
-                int(table), term, start_seq=first - 1, reverse=True, limit=limit
-            )
+            indexed = self._index.iter_postings(int(table), term, start_seq=first - 1, reverse=True)
             if first > 0:
                 for seq in indexed:
                     if seq < start_seq:
@@ -187,7 +183,7 @@ class Snapshot:
                     yield seq
             return
         last = -1
-        for seq in self._index.iter_postings(int(table), term, start_seq=start_seq, limit=limit):
+        for seq in self._index.iter_postings(int(table), term, start_seq=start_seq):
             if seq >= end_seq:
                 return
             yield seq
