@@ -267,7 +267,9 @@ class Ledger:
         if blobs:
             with self.times.stage("blobs"):
                 self._blobs.put_many(blobs)
-        encoded = [item.encoded if isinstance(item, Transaction) else bytes(item) for item in batch]
+        encoded = [
+            item.encoded if isinstance(item, Transaction) else bytes(memoryview(item)) for item in batch
+        ]
         if not encoded:
             done: Future[list[Outcome]] = Future()
             done.set_result([])

@@ -52,11 +52,11 @@ class Query:
         )
         for table, term in ids:
             if term is not None:
-                if len(term) != 16:
-                    raise InputError(
-                        f"{table.name.lower()} has 16 bytes, not {len(term)}", code=Code.BAD_QUERY
-                    )
+                if not isinstance(term, bytes) or len(term) != 16:
+                    raise InputError(f"{table.name.lower()} is not an id of 16 bytes", code=Code.BAD_QUERY)
                 found.append((table, term))
+        if self.code is not None and self.code not in set(Code):
+            raise InputError("no such result code", code=Code.BAD_QUERY)
         if self.code is not None and self.code != Code.OK:
             found.append((Term.CODE, code_term(self.code)))
         if self.kind is not None:
