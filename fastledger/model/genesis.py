@@ -58,8 +58,8 @@ class Genesis:
         """Itself, where every field has its shape; raises ``InputError`` with ``BAD_GENESIS``."""
         if self.engine not in ENGINES:
             raise _bad_genesis(f"engine is one of {', '.join(ENGINES)}")
-        if type(self.created_ms) is not int or not 0 <= self.created_ms < 2**53:
-            raise _bad_genesis("created_ms is a time in milliseconds")
+        if type(self.created_ms) is not int or not 0 <= self.created_ms < 1000 * 2**32:
+            raise _bad_genesis("created_ms is a time in milliseconds whose seconds fit a header's 32 bits")
         if not self.proposers or any(len(key) != 33 for key in self.proposers):
             raise _bad_genesis("proposers are one or more 33-byte keys")
         if any(len(authority.key) != 33 for authority in self.authorities):
@@ -91,7 +91,7 @@ class Genesis:
         keys = {"version", "created_ms", "engine", "proposers", "authorities", "salt"}
         if not isinstance(value, dict) or set(value) != keys:
             raise _bad_genesis("a genesis document has other fields")
-        if value["version"] != GENESIS_FORMAT_VERSION:
+        if type(value["version"]) is not int or value["version"] != GENESIS_FORMAT_VERSION:
             raise _bad_genesis(f"not a genesis document of format {GENESIS_FORMAT_VERSION}")
         return cls(
             value["created_ms"],
