@@ -223,7 +223,12 @@ class Ledger:
 
     @classmethod
     def reindex(
-        cls, path: str | Path, *, node_key: SigningKey | None = None, password: str | None = None
+        cls,
+        path: str | Path,
+        *,
+        node_key: SigningKey | None = None,
+        password: str | None = None,
+        options: LedgerOptions | None = None,
     ) -> Self:
         """Throws the index away, rebuilds it from the log and returns the open ledger."""
         directory = LedgerDirectory.open(Path(path))
@@ -231,7 +236,7 @@ class Ledger:
             Index.destroy(directory.index_path)
         finally:
             directory.close()
-        ledger = cls.open(path, node_key=node_key, password=password)
+        ledger = cls.open(path, node_key=node_key, password=password, options=options)
         ledger.checkpoint()
         return ledger
 
