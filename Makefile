@@ -1,15 +1,46 @@
-# Two commands matter: `make demo` and `make test`. Everything runs in .venv, which make itself sets up.
-PYTHON ?= python3
-VENV   := .venv
-BIN    := $(VENV)/bin
-STAMP  := $(VENV)/.built
-SOURCES := pyproject.toml setup.py $(wildcard native/*.[ch] native/*/*.[ch] fastledger/_native/*.pyx fastledger/_native/*.pxd)
+# Two commands matter: `make demo` and `make test`. Everything runs in .venv, which make sets up by itself.
+PYTHON  ?= python3
+VENV    := .venv
+BIN     := $(VENV)/bin
+STAMP   := $(VENV)/.built
+PEERS   := .venv-peers
+SOURCES := pyproject.toml setup.py $(wildcard native/*.[ch] fastledger/_native/*.pyx fastledger/_native/*.pxd)
+PIP     := -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help build test
+.PHONY: help build demo test lint types unit bench soak fuzz sanitize clean
 
-help:
-	@sed -n 's/^## //p' Makefile
+## make demo      hospital histories through the whole engine (BUNDLES=path for FHIR sources of your own)
+demo: $(STAMP)
+	$(BIN)/fastledger demo $(if $(BUNDLES),--bundles $(BUNDLES))
+
+## make test      lint, types, layers and every test
+test: lint types unit
+
+lint: $(STAMP)
+	$(BIN)/ruff check fastledger tests benchmarks setup.py
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+unit: $(STAMP) $(PEERS)/.built
+	$(BIN)/pytest
+
+## make bench     every benchmark beside its peers, one table
+bench: $(STAMP)
+	$(BIN)/python benchmarks/report.py
+
+## make soak      kill -9 two hundred times, and the demo on all of the shared histories
+soak: $(STAMP)
+	FASTLEDGER_CRASH_ROUNDS=200 FASTLEDGER_FULL_DEMO=1 $(BIN)/pytest tests/test_crash.py tests/test_demo.py
+
+## make fuzz      the property tests with many more examples
+fuzz: $(STAMP)
+	HYPOTHESIS_PROFILE=fuzz $(BIN)/pytest tests/test_scan.py tests/test_cbor_strict.py tests/test_ecdsa.py tests/test_envelope.py tests/test_model.py tests/test_bad_input.py
+
+## make sanitize  the native tests under AddressSanitizer and UBSan
+sanitize: $(VENV)/bin/python
+	./.ci/sanitize $(BIN)/python
 
 build: $(STAMP)
 
@@ -17,5 +48,17 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(STAMP): $(VENV)/bin/python $(SOURCES)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	$(BIN)/python $(PIP) -e '.[dev]'
 	@touch $(STAMP)
+
+# A COSE library that is not ours needs another cbor2 than ours: it lives apart.
+$(PEERS)/.built: tests/peers/requirements.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python $(PIP) -r tests/peers/requirements.txt
+	@touch $(PEERS)/.built
+
+clean:
+	rm -rf $(VENV) $(PEERS) build dist *.egg-info fastledger/_native/*.c fastledger/_native/*.so
+
+help:
+	@sed -n 's/^## //p' Makefile

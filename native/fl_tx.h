@@ -53,6 +53,12 @@ int fl_cbor_read_head(fl_cbor_head *head, const uint8_t *data, size_t len, size_
 int fl_cbor_check(size_t *item_len, size_t *error_offset, const uint8_t *data, size_t len,
                   unsigned depth_max);
 
+/* ---- MessagePack (msgpack.c) ---- */
+
+/* Write the items of data[0..len), which fl_cbor_check has found deterministic, as MessagePack to out, which has
+ * room for 3 x len bytes and does not overlap data. Returns the bytes written; 0 for data that was not checked. */
+size_t fl_cbor_to_msgpack(uint8_t *out, const uint8_t *data, size_t len);
+
 /* ---- Transactions (scan.c) ---- */
 
 typedef struct {

@@ -6,13 +6,14 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Sequence
+from array import array
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fastledger._native.lmdb_batch import find_postings
 from fastledger.errors import (
     CorruptionError,
     FormatVersionError,
@@ -26,11 +27,25 @@ from fastledger.storage.index import CheckpointBatch, Difference, Index
 from fastledger.storage.lmdb_engine import Environment
 
 CHAIN = b"testnet\0"
-TERM = bytes(range(16))
+TERM = bytes(range(17))
 
 
 def open_index(path: Path, **options: object) -> Index:
     return Index.open(path, CHAIN, map_bytes=64 * 1024 * 1024, **options)  # type: ignore[arg-type]
+
+
+def term_log(first_seq: int, terms: list[list[bytes]]) -> keys.TermLog:
+    """The terms of consecutive transactions."""
+    return keys.TermLog(b"".join(map(b"".join, terms)), array("I", map(len, terms)), first_seq)
+
+
+def logs_of(postings: dict[bytes, set[int]]) -> list[keys.TermLog]:
+    """One log a transaction, in order."""
+    by_seq: dict[int, list[bytes]] = {}
+    for term, seqs in postings.items():
+        for seq in seqs:
+            by_seq.setdefault(seq, []).append(term)
+    return [term_log(seq, [by_seq[seq]]) for seq in sorted(by_seq)]
 
 
 def batch_of(seed: int, count: int = 50) -> CheckpointBatch:
@@ -40,7 +55,7 @@ def batch_of(seed: int, count: int = 50) -> CheckpointBatch:
         state={rng.randbytes(rng.randrange(1, 60)): rng.randbytes(rng.randrange(300)) for _ in range(count)},
         txids={rng.randbytes(32): first + n for n in range(count)},
         blocks=[(seed, first, b"entry %d" % seed)],
-        postings=[keys.posting_key(n % 3, TERM, first + n) for n in range(count)],
+        postings=[term_log(first, [[bytes([n % 3]) + TERM[1:]] for n in range(count)])],
         meta={b"height": str(seed).encode()},
     )
 
@@ -64,7 +79,7 @@ def test_a_checkpoint_comes_back(tmp_path: Path) -> None:
         assert (view.get_meta(b"height"), view.get_meta(b"none")) == (b"1", None)
         assert dict(view.iter_state()) == batch.state
         assert [key for key, _ in view.iter_state()] == sorted(batch.state)
-    assert index.stats() == {"meta": 3, "state": 50, "txids": 50, "blocks": 1, "seqs": 1, "postings": 50}
+    assert index.stats() == {"meta": 3, "state": 50, "txids": 50, "blocks": 1, "seqs": 1, "postings": 3}
     index.close()
     again = open_index(tmp_path, readonly=True)
     with again.snapshot() as view:
@@ -99,30 +114,86 @@ def test_the_block_of_a_seq_skips_empty_blocks(tmp_path: Path) -> None:
     assert found[10] == (2, 10, b"2")
 
 
+NEIGHBOURS = [b"\4" + TERM[1:], b"\6" + TERM[1:], b"\5" + bytes(16), b"\5" + b"\xff" * 16]
+
+
 @given(
-    seqs=st.sets(st.integers(0, keys.SEQ_MAX) | st.integers(0, 40), max_size=40),
-    start=st.none() | st.integers(0, 45) | st.integers(0, keys.SEQ_MAX),
+    base=st.sampled_from((0, 1000, keys.SEQ_MAX - 2000)),
+    checkpoints=st.lists(st.sets(st.integers(0, 600), max_size=400), max_size=3),
+    start=st.none() | st.integers(0, 1_900),
     reverse=st.booleans(),
-    limit=st.integers(0, 50),
 )
 @settings(max_examples=60, deadline=None)
-def test_postings_page_like_a_sorted_list(
-    tmp_path_factory: pytest.TempPathFactory, seqs: set[int], start: int | None, reverse: bool, limit: int
+def test_postings_read_like_a_sorted_list(
+    tmp_path_factory: pytest.TempPathFactory,
+    base: int,
+    checkpoints: list[set[int]],
+    start: int | None,
+    reverse: bool,
 ) -> None:
     index = open_index(tmp_path_factory.mktemp("index"))
-    neighbours = [(4, TERM), (6, TERM), (5, bytes(16)), (5, b"\xff" * 16)]
-    postings = [keys.posting_key(5, TERM, seq) for seq in seqs]
-    postings += [
-        keys.posting_key(table, term, seq) for table, term in neighbours for seq in (0, 7, keys.SEQ_MAX)
-    ]
-    index.write_checkpoint(CheckpointBatch(postings=postings))
+    term = b"\5" + TERM[1:]
+    wanted: list[int] = []
+    # Each checkpoint's numbers lie beyond those of the one before; more than 256 make more than one run.
+    for number, offsets in enumerate(checkpoints):
+        seqs = {base + 601 * number + offset for offset in offsets}
+        postings = {term: seqs} | {near: {base + 601 * number} for near in NEIGHBOURS}
+        index.write_checkpoint(CheckpointBatch(postings=logs_of(postings)))
+        wanted += sorted(seqs)
+    first = None if start is None else base + start
     with index.snapshot() as view:
-        found = list(view.iter_postings(5, TERM, start_seq=start, reverse=reverse, limit=limit))
+        found = list(view.iter_postings(term, start_seq=first, reverse=reverse))
+        everything = [key for key, _ in view.iter_all("postings") if key.startswith(term)]
     index.close()
-    wanted = sorted(seqs, reverse=reverse)
-    if start is not None:
-        wanted = [seq for seq in wanted if (seq <= start if reverse else seq >= start)]
-    assert found == wanted[:limit]
+    if reverse:
+        wanted.reverse()
+    assert everything == [term + keys.encode_seq(seq) for seq in sorted(wanted)]
+    assert found == [seq for seq in wanted if first is None or (seq <= first if reverse else seq >= first)]
+
+
+def test_a_term_named_twice_by_a_transaction_counts_once(tmp_path: Path) -> None:
+    index = open_index(tmp_path)
+    index.write_checkpoint(CheckpointBatch(postings=[term_log(3, [[TERM, TERM], [], [TERM]])]))
+    with index.snapshot() as view:
+        assert list(view.iter_postings(TERM)) == [3, 5]
+
+
+def test_postings_do_not_depend_on_where_checkpoints_were(tmp_path: Path) -> None:
+    ours, theirs = open_index(tmp_path / "a"), open_index(tmp_path / "b")
+    logs = [term_log(n, [[TERM], [TERM, b"\1" + TERM[1:]]]) for n in range(0, 600, 2)]
+    ours.write_checkpoint(CheckpointBatch(postings=logs))
+    for n in range(0, 300, 7):
+        theirs.write_checkpoint(CheckpointBatch(postings=logs[n : n + 7]))
+    assert ours.compare(theirs) == []
+    theirs.write_checkpoint(CheckpointBatch(postings=[term_log(700, [[TERM]])]))
+    assert [item.key for item in ours.compare(theirs)] == [TERM + keys.encode_seq(700)]
+
+
+@pytest.mark.parametrize(
+    "log",
+    [
+        (b"short", array("I", [1]), 0),
+        (TERM, array("I", [2]), 0),
+        (TERM, array("I", [1]), keys.SEQ_MAX + 1),
+        (b"", array("I", []), 1 << 63),
+    ],
+)
+def test_broken_term_logs_are_refused(tmp_path: Path, log: tuple[bytes, "array[int]", int]) -> None:
+    index = open_index(tmp_path)
+    with pytest.raises(ValueError, match=r"log|numbers"):
+        index.write_checkpoint(CheckpointBatch(postings=[keys.TermLog(*log)]))
+    far = [term_log(0, [[TERM]]), term_log(1 << 33, [[TERM]])]
+    with pytest.raises(ValueError, match="span"):
+        index.write_checkpoint(CheckpointBatch(postings=far))
+    assert index.stats()["postings"] == 0
+
+
+def test_terms_are_found_in_logs_before_they_are_indexed() -> None:
+    logs = [term_log(10, [[TERM], [b"\7" + TERM[1:]], [TERM, TERM]]), term_log(90, [[TERM]])]
+    assert find_postings(logs, TERM) == [10, 12, 90]
+    assert find_postings([], TERM) == []
+    with pytest.raises(ValueError, match="17 bytes"):
+        find_postings(logs, b"short")
 
 
 def test_state_ranges_by_prefix(tmp_path: Path) -> None:
@@ -177,14 +248,11 @@ def test_what_is_out_of_bounds_is_refused_before_anything_is_written(tmp_path: P
         CheckpointBatch(txids=[(bytes(31), 1)]),
         CheckpointBatch(txids=[(bytes(32), keys.SEQ_MAX + 1)]),
         CheckpointBatch(blocks=[(-1, 0, b"")]),
-        CheckpointBatch(postings=[b"short"]),
     ):
         with pytest.raises(InputError):
             index.write_checkpoint(batch)
     assert index.stats()["state"] == 0
     for call in (
-        lambda: keys.posting_key(256, TERM, 0),
-        lambda: keys.posting_key(0, TERM[:-1], 0),
         lambda: keys.encode_seq(-1),
     ):
         with pytest.raises(InputError):
@@ -244,22 +312,6 @@ def test_compare_names_what_differs(tmp_path: Path) -> None:
     assert ours.compare(theirs) == differences
     assert ours.compare(theirs, limit=2) == differences[:2]
     assert ours.compare(theirs, databases=("meta",)) == [Difference("meta", b"x", b"y", None)]
-
-
-def test_a_native_put_can_stand_in(tmp_path: Path) -> None:
-    calls: list[int] = []
-
-    def put_many(put: int, cursor: int, names: Sequence[bytes], values: Sequence[bytes], flags: int) -> int:
-        assert put and cursor and len(names) == len(values) and not flags
-        assert list(names) == sorted(names)
-        calls.append(len(names))
-        return -30792 if b"full" in names else 0
-
-    index = open_index(tmp_path, put_many=put_many)
-    index.write_checkpoint(batch_of(1))
-    assert calls == [50, 50, 1, 1, 50, 1]
-    with pytest.raises(StorageFullError):
-        index.write_checkpoint(CheckpointBatch(state={b"full": b""}))
 
 
 def test_readers_in_threads_see_whole_checkpoints(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ def digest(seed: int, patients: int) -> str:
     return state.hexdigest()
 
 
-def test_same_seed_same_bytes() -> None:  # SPEC-WORK-1
+def test_same_seed_same_bytes() -> None:  # SPEC-LOAD-1
     assert digest(7, 3) == DIGEST
     assert digest(8, 3) != DIGEST
 

@@ -17,6 +17,8 @@ cdef extern from "fl_tx.h" nogil:
         size_t *item_len, size_t *error_offset, const uint8_t *data, size_t len, unsigned depth_max
     ) noexcept
 
+    size_t fl_cbor_to_msgpack(uint8_t *out, const uint8_t *data, size_t len) noexcept
+
     ctypedef struct fl_tx_limits:
         size_t transaction_bytes_max
         size_t kind_bytes_max

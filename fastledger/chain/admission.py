@@ -16,8 +16,8 @@ from fastledger.crypto import verify_batch
 from fastledger.errors import Code, InputError
 from fastledger.limits import BATCH_BYTES_MAX, BATCH_TRANSACTIONS_MAX
 from fastledger.model.block import Block
-from fastledger.model.bodies import RecordAmend, RecordPut
-from fastledger.state.transition import parse, validity_code
+from fastledger.model.bodies import RecordAmend, RecordPut, decode_body
+from fastledger.state.transition import validity_code
 
 
 @dataclass(slots=True)
@@ -102,7 +102,7 @@ def _check_contents(admitted: Admitted, chain_id: bytes, now_ms: int) -> None:
         if codes[index]:
             continue
         try:
-            bodies[index] = parse(scan.kind(index), scan.body(index))
+            bodies[index] = decode_body(scan.kind(index), scan.body_as_msgpack(index))
         except InputError as error:
             codes[index] = error.code
 

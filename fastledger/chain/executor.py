@@ -6,9 +6,11 @@ log becomes a layer of the :class:`ChainStore` and is acknowledged by others, af
 
 import hashlib
 import struct
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
+from zlib import crc32
 
 from fastledger.chain.admission import Admitted
 from fastledger.chain.outcome import Outcome
@@ -23,12 +25,13 @@ from fastledger.model.codec import decode, encode
 from fastledger.model.genesis import Genesis
 from fastledger.model.receipt import make_seal
 from fastledger.state.identity import install_authorities
-from fastledger.state.terms import Term
 from fastledger.state.transition import apply, keys_read
 from fastledger.state.view import View, Writes, next_state_root
+from fastledger.storage.keys import TermLog
 from fastledger.storage.log import FrameRef, SegmentLog
 
 CHECKPOINT_KEY = b"checkpoint"
+_CHECKSUM_BYTES = 4
 
 
 class Position(NamedTuple):
@@ -41,9 +44,12 @@ class Position(NamedTuple):
     history: bytes
 
     def pack(self) -> bytes:
-        """As kept in the index's ``meta`` database."""
+        """As kept in the index's ``meta`` database, behind a CRC-32.
+
+        LMDB has no checksums, and a wrong state root here would go into every block from here on.
+        """
         tip = self.tip
-        return encode(
+        data = encode(
             [
                 tip.height,
                 tip.block_id,
@@ -55,10 +61,14 @@ class Position(NamedTuple):
                 self.history,
             ]
         )
+        return crc32(data).to_bytes(_CHECKSUM_BYTES, "big") + data
 
     @classmethod
-    def unpack(cls, data: bytes) -> "Position":
-        """The inverse of :meth:`pack`."""
+    def unpack(cls, packed: bytes) -> "Position":
+        """The inverse of :meth:`pack`; raises ``InputError`` where the bytes are not what it made."""
+        checksum, data = packed[:_CHECKSUM_BYTES], packed[_CHECKSUM_BYTES:]
+        if crc32(data) != int.from_bytes(checksum, "big"):
+            raise InputError("the checkpoint does not match its checksum", code=Code.CORRUPT)
         height, block_id, time_ms, seal, ref, next_seq, state_root, history = decode(data, what="checkpoint")
         return cls(Tip(height, block_id, time_ms, seal), FrameRef.unpack(ref), next_seq, state_root, history)
 
@@ -68,20 +78,25 @@ class Execution:
     """What executing a run of transactions came to."""
 
     view: View
+    chain_id: bytes
+    time_ms: int
     first_seq: int
     txids: dict[bytes, int] = field(default_factory=dict)
-    codes: list[int] = field(default_factory=list)
-    terms: list[tuple[int, list[tuple[Term, bytes]]]] = field(default_factory=list)
+    codes: list[Code] = field(default_factory=list)
+    terms: list[bytes] = field(default_factory=list)
+    term_counts: "array[int]" = field(default_factory=lambda: array("I"))
     erased: list[bytes] = field(default_factory=list)
 
-    def run(self, txid: bytes, signer: bytes, body: Any, *, chain_id: bytes, time_ms: int) -> None:
+    def run(self, txid: bytes, signer: bytes, body: Any) -> Code:
         """Executes the next transaction of the block."""
-        effect = apply(self.view, chain_id=chain_id, signer=signer, time_ms=time_ms, body=body)
-        seq = self.first_seq + len(self.codes)
-        self.txids[txid] = seq
-        self.codes.append(effect.code)
-        self.terms.append((seq, effect.terms))
-        self.erased += effect.erased
+        code, terms, erased = apply(self.view, self.chain_id, signer, self.time_ms, body)
+        self.txids[txid] = self.first_seq + len(self.codes)
+        self.codes.append(code)
+        self.terms += terms
+        self.term_counts.append(len(terms))
+        if erased:
+            self.erased += erased
+        return code
 
     @property
     def results(self) -> bytes:
@@ -138,7 +153,7 @@ class Executor:
         """Writes block 0 of a new chain."""
         writes = genesis_writes(self.genesis)
         block = self.genesis.block(next_state_root(bytes(32), writes))
-        return self._append(block, Execution(_finished_view(writes), 0))
+        return self._append(block, self._genesis_execution(writes))
 
     def start_from(self, block: Block, ref: FrameRef) -> Appended:
         """Takes block 0 from the log, where it is the one that the genesis document gives."""
@@ -146,7 +161,12 @@ class Executor:
         expected = self.genesis.block(next_state_root(bytes(32), writes))
         if block.encode() != expected.encode():
             raise InputError("block 0 is not that of the genesis document", code=Code.BAD_BLOCK)
-        return self._settle_position(block, ref, Execution(_finished_view(writes), 0))
+        return self._settle_position(block, ref, self._genesis_execution(writes))
+
+    def _genesis_execution(self, writes: Writes) -> Execution:
+        view = View(lambda _key: None)
+        view.writes = writes
+        return Execution(view, self.chain_id, self.genesis.created_ms, 0)
 
     @property
     def tip_position(self) -> Position:
@@ -167,8 +187,8 @@ class Executor:
         position = self.tip_position
         plan = self._plan(now_ms)
         view = View(self.store.get_state)
-        execution = Execution(view, position.next_seq)
-        chosen = self._execute_batches(batches, outcomes, execution, plan.time_ms)
+        execution = Execution(view, self.chain_id, plan.time_ms, position.next_seq)
+        chosen = self._execute_batches(batches, outcomes, execution)
         if not chosen:
             return None
         txids = b"".join(execution.txids)
@@ -218,7 +238,6 @@ class Executor:
         batches: Sequence[Admitted],
         outcomes: Sequence[list[Outcome | None]],
         execution: Execution,
-        time_ms: int,
     ) -> list[bytes]:
         """Runs every transaction that may enter; returns the encodings of those that did, in order."""
         chosen: list[bytes] = []
@@ -227,7 +246,7 @@ class Executor:
         for batch, verdicts in zip(batches, outcomes, strict=True):
             for index, code in enumerate(batch.codes):
                 txid = batch.txid(index)
-                if not code and batch.scan.expires_ms(index) < time_ms:
+                if not code and batch.scan.expires_ms(index) < execution.time_ms:
                     code = Code.EXPIRED
                 if code:
                     verdicts[index] = Outcome(txid, Code(code))
@@ -235,28 +254,16 @@ class Executor:
                     verdicts[index] = self._known_outcome(txid, known[txid])
                 elif txid in execution.txids:
                     place = execution.txids[txid] - execution.first_seq
-                    verdicts[index] = Outcome(txid, Code(execution.codes[place]), height, place, True)
+                    verdicts[index] = Outcome(txid, execution.codes[place], height, place, True)
                 else:
-                    execution.run(
-                        txid,
-                        batch.signer(index),
-                        batch.bodies[index],
-                        chain_id=self.chain_id,
-                        time_ms=time_ms,
-                    )
-                    verdicts[index] = Outcome(txid, Code(execution.codes[-1]), height, len(chosen))
+                    verdict = execution.run(txid, batch.signer(index), batch.bodies[index])
+                    verdicts[index] = Outcome(txid, verdict, height, len(chosen))
                     chosen.append(batch.encoded[index])
         return chosen
 
     def _look_ahead(self, batches: Sequence[Admitted]) -> dict[bytes, int]:
         """Reads what the batches will need from the index; returns the transactions that the chain has already."""
-        self.store.prefetch(
-            key
-            for batch in batches
-            for index, body in enumerate(batch.bodies)
-            if body is not None
-            for key in keys_read(batch.signer(index), body)
-        )
+        self.store.prefetch(keys_read([body for batch in batches for body in batch.bodies]))
         return self.store.seqs_of_txids([b.txid(i) for b in batches for i in range(len(b.codes))])
 
     def _known_outcome(self, txid: bytes, seq: int) -> Outcome:
@@ -296,7 +303,7 @@ class Executor:
             entry,
             execution.view.writes,
             execution.txids,
-            execution.terms,
+            TermLog(b"".join(execution.terms), execution.term_counts, execution.first_seq),
             {CHECKPOINT_KEY: self.position.pack()},
         )
         self.store.push(layer)
@@ -337,7 +344,9 @@ class Executor:
             raise _differs(block, "number of transactions")
 
     def _execute_block(self, block: Block, batch: Admitted) -> Execution:
-        execution = Execution(View(self.store.get_state), self.tip_position.next_seq)
+        execution = Execution(
+            View(self.store.get_state), self.chain_id, block.body.time_ms, self.tip_position.next_seq
+        )
         known = self._look_ahead([batch])
         for index, code in enumerate(batch.codes):
             txid = batch.txid(index)
@@ -345,20 +354,8 @@ class Executor:
                 raise _differs(block, f"transaction {index} ({Code(code).slug})")
             if txid in known or txid in execution.txids:
                 raise _differs(block, f"transaction {index} ({Code.DUPLICATE.slug})")
-            execution.run(
-                txid,
-                batch.signer(index),
-                batch.bodies[index],
-                chain_id=self.chain_id,
-                time_ms=block.body.time_ms,
-            )
+            execution.run(txid, batch.signer(index), batch.bodies[index])
         return execution
-
-
-def _finished_view(writes: Writes) -> View:
-    view = View(lambda _key: None)
-    view.writes = writes
-    return view
 
 
 def _differs(block: Block, what: str) -> InputError:

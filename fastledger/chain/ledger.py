@@ -7,6 +7,7 @@ Every method may be called from any thread. ``submit`` returns when the verdicts
 call it from several threads or use ``submit_nowait``. :class:`fastledger.AsyncLedger` is the same for asyncio.
 """
 
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
@@ -16,6 +17,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+import msgspec
+
 from fastledger.chain.admission import admit, scan_batch
 from fastledger.chain.executor import Executor, Position
 from fastledger.chain.metrics import StageTimes
@@ -23,8 +26,15 @@ from fastledger.chain.node_key import load_node_key, save_node_key
 from fastledger.chain.outcome import Outcome
 from fastledger.chain.pipeline import Pipeline
 from fastledger.chain.query import Entry, Page, Query, load_entry, run_query
-from fastledger.chain.replay import Progress, VerifyReport, checkpoint_position, replay_log, verify_all
-from fastledger.chain.store import ChainStore
+from fastledger.chain.replay import (
+    Progress,
+    VerifyReport,
+    checkpoint_position,
+    damaged_block,
+    replay_log,
+    verify_all,
+)
+from fastledger.chain.store import ChainStore, Durable, Snapshot
 from fastledger.clock import system_clock_ms
 from fastledger.consensus.engine import Engine
 from fastledger.consensus.solo import SoloEngine
@@ -44,6 +54,7 @@ from fastledger.model.genesis import Authority, Genesis
 from fastledger.model.receipt import make_receipt, make_statement
 from fastledger.model.transaction import Transaction
 from fastledger.state.entities import (
+    BLOBS,
     CONSENTS,
     FOLDERS,
     IDENTITIES,
@@ -94,13 +105,14 @@ class Ledger:
         self.times = StageTimes()
         self._directory = directory
         self._closed = False
+        self._closing = threading.Lock()
         self._engine: Engine = SoloEngine(genesis.proposers)
         self._read_block = lru_cache(maxsize=_BLOCK_CACHE)(self._load_block)
         with ExitStack() as undo:
             undo.callback(directory.close)
             self._index = Index.open(directory.index_path, genesis.chain_id)
             undo.callback(self._index.close)
-            checkpoint = checkpoint_position(self._index)
+            checkpoint = checkpoint_position(self._index, directory.index_path)
             scan_from = None if checkpoint is None else checkpoint.ref
             self._log = SegmentLog.open(directory.root, genesis.chain_id, scan_from=scan_from)
             undo.callback(self._log.close)
@@ -130,12 +142,16 @@ class Ledger:
         if checkpoint is not None:
             if self._log.end.height < checkpoint.tip.height:
                 raise CorruptionError(
-                    f"ends at height {self._log.end.height}, the index at {checkpoint.tip.height}", path="log"
+                    f"ends at height {self._log.end.height}, the index at {checkpoint.tip.height}",
+                    path=str(self._directory.log_path),
                 )
             if self._load_block(checkpoint.ref).block_id != checkpoint.tip.block_id:
-                raise CorruptionError("holds another chain's checkpoint: reindex", path="index")
+                raise CorruptionError(
+                    "holds another chain's checkpoint: reindex", path=str(self._directory.index_path)
+                )
             self._executor.resume(checkpoint)
-            self._store.durable_seq = checkpoint.next_seq
+            tip = checkpoint.tip
+            self._store.durable = Durable(tip.height, tip.block_id, checkpoint.next_seq)
         elif self._log.end.height < 0:
             self._executor.start()
             self._log.sync()
@@ -170,15 +186,15 @@ class Ledger:
         genesis = Genesis.create(
             created_ms=options.clock_ms(), proposers=(key.public_key,), authorities=tuple(authorities)
         )
-        directory = LedgerDirectory.create(Path(path), genesis.encoded)
-        try:
+
+        def fill(directory: LedgerDirectory) -> None:
+            SegmentLog.create(directory.root, genesis.chain_id).close()
+            # Left by an interrupted creation: the log has just shown that nothing was ever sealed with it.
+            directory.node_key_path.unlink(missing_ok=True)
             if node_key is None:
                 save_node_key(directory.node_key_path, key, password)
-            SegmentLog.create(directory.root, genesis.chain_id).close()
-        except BaseException:
-            directory.close()
-            raise
-        return cls(directory, genesis, key, options)
+
+        return cls(LedgerDirectory.create(Path(path), genesis.encoded, fill=fill), genesis, key, options)
 
     @classmethod
     def open(
@@ -221,13 +237,14 @@ class Ledger:
 
     def close(self) -> None:
         """Answers everything submitted, writes a checkpoint and lets go of the directory. May be called twice."""
-        if self._closed:
-            return
-        self._closed = True
-        try:
-            self._pipeline.close()
-        finally:
-            self._parts.close()
+        with self._closing:
+            if self._closed:
+                return
+            self._closed = True
+            try:
+                self._pipeline.close()
+            finally:
+                self._parts.close()
 
     def __enter__(self) -> Self:
         return self
@@ -266,7 +283,7 @@ class Ledger:
         self._pipeline.check_running()
         if blobs:
             with self.times.stage("blobs"):
-                self._blobs.put_many(blobs)
+                self._blobs.put_many(blobs, unwanted=self._erased_envelopes)
         encoded = [
             item.encoded if isinstance(item, Transaction) else bytes(memoryview(item)) for item in batch
         ]
@@ -279,10 +296,33 @@ class Ledger:
                 encoded,
                 chain_id=self.chain_id,
                 now_ms=self.options.clock_ms(),
-                missing_blobs=self._blobs.missing if self.options.require_blobs else None,
+                missing_blobs=self._missing_envelopes if self.options.require_blobs else None,
                 times=self.times,
             )
         return self._pipeline.submit(admitted, sum(map(len, encoded)), wait=wait)
+
+    def _erased_envelopes(self, digests: Sequence[bytes]) -> list[bytes]:
+        """Those that a durable erasure destroyed: a retry of the batch that brought them must not bring them back."""
+        with self._store.snapshot() as snapshot:
+            owners = snapshot.get_states([BLOBS.prefix + digest for digest in digests])
+            return [
+                key[len(BLOBS.prefix) :]
+                for key, owner in owners.items()
+                if owner is not None and self._is_erased(snapshot, BLOBS.decode(owner).record)
+            ]
+
+    def _is_erased(self, snapshot: Snapshot, record: bytes) -> bool:
+        raw = snapshot.get_state(RECORDS.prefix + record)
+        return raw is not None and RECORDS.decode(raw).erased
+
+    def _missing_envelopes(self, digests: Sequence[bytes]) -> list[bytes]:
+        """Those that are neither stored nor on the chain already, where a retry finds its first verdict."""
+        missing = self._blobs.missing(digests)
+        if not missing:
+            return missing
+        with self._store.snapshot() as snapshot:
+            owners = snapshot.get_states([BLOBS.prefix + digest for digest in missing])
+        return [digest for digest in missing if owners[BLOBS.prefix + digest] is None]
 
     def read(self, access: bytes | Transaction) -> bytes:
         """Submits a signed ``access.read`` and returns the envelope, once the read stands in the audit.
@@ -316,17 +356,17 @@ class Ledger:
     @property
     def height(self) -> int:
         """The height of the newest durable block."""
-        return self._log.durable.height
+        return self._store.durable.height
 
     @property
     def head(self) -> bytes:
         """The 32-byte id of the newest durable block."""
-        return self._log.durable.block_id
+        return self._store.durable.block_id
 
     @property
     def transaction_count(self) -> int:
         """How many transactions are durable."""
-        return self._store.durable_seq
+        return self._store.durable.next_seq
 
     def block(self, height: int) -> Block:
         """The durable block at ``height``; raises ``NotFoundError``."""
@@ -363,7 +403,11 @@ class Ledger:
         return make_statement(entry.encoded, make_receipt(block, txids, entry.index))
 
     def _load_block(self, ref: FrameRef) -> Block:
-        return Block.decode(self._log.read(ref))
+        payload = self._log.read(ref)
+        try:
+            return Block.decode(payload)
+        except InputError as error:
+            raise damaged_block(error, ref) from error
 
     # The present state.
 
@@ -372,7 +416,11 @@ class Ledger:
             raw = snapshot.get_state(table.prefix + key)
         if raw is None:
             raise NotFoundError(f"nothing stands under {key.hex()}")
-        return table.decode(raw)
+        try:
+            return table.decode(raw)
+        except (msgspec.MsgspecError, ValueError):
+            path = str(self._directory.index_path)
+            raise CorruptionError(f"the state under {key.hex()} is damaged: reindex", path=path) from None
 
     def identity_of(self, key: bytes) -> bytes:
         """The identity id that a 33-byte key signs for; raises ``NotFoundError``, as all below do."""

@@ -1,13 +1,12 @@
 """What became of a submitted transaction."""
 
-from dataclasses import dataclass
+import msgspec
 
 from fastledger.errors import Code, TransactionError
 from fastledger.model.transaction import DESCRIPTIONS
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(msgspec.Struct, frozen=True, gc=False):
     """One transaction's verdict, in one of three words.
 
     *durable*: executed and synced at ``height``. *refused*: the rules said no; the refusal is synced at ``height``

@@ -8,7 +8,7 @@
     checkpointer thread overlay to LMDB, now and then
 
 A failure to write or sync halts the pipeline: everything not yet acknowledged fails, nothing is retried, and the
-ledger has to be opened again (SPEC-PIPE-1..4).
+ledger has to be opened again (SPEC-PIPE-1..5).
 """
 
 import threading
@@ -24,7 +24,7 @@ from fastledger.chain.executor import Appended, Executor
 from fastledger.chain.metrics import StageTimes
 from fastledger.chain.outcome import Outcome
 from fastledger.chain.store import ChainStore, Overlay
-from fastledger.errors import LedgerBusyError, LedgerClosedError, LedgerHaltedError
+from fastledger.errors import LedgerBusyError, LedgerClosedError, LedgerError, LedgerHaltedError
 from fastledger.limits import BLOCK_BYTES_MAX, BLOCK_TRANSACTIONS_MAX, PENDING_BATCHES_MAX
 from fastledger.storage.blobs import BlobStore
 from fastledger.storage.log import SegmentLog
@@ -107,7 +107,7 @@ class Pipeline:
         """Queues an admitted batch. A full queue blocks, or raises ``LedgerBusyError`` where ``wait`` is false."""
         ticket = Ticket(admitted, byte_count)
         ticket.verdicts = [None] * ticket.count
-        # Once queued it cannot be taken back: a caller who gives up waiting cancels nothing.
+        # From here on it cannot be cancelled: the batch will be durable whether anyone waits or not.
         ticket.future.set_running_or_notify_cancel()
         with self._changed:
             while self._in_flight >= PENDING_BATCHES_MAX and not self._ended():
@@ -146,9 +146,9 @@ class Pipeline:
     def _execute_forever(self) -> None:
         while True:
             with self._changed:
-                while not (self._waiting and not self._paused) and not self._ended():
+                while not self._may_execute() and not self._drained():
                     self._changed.wait()
-                if self._failure is not None or (self._closing and not self._waiting):
+                if self._failure is not None or not self._waiting:
                     return
                 tickets = self._executing = self._take_waiting()
             with self._times.stage("execute"):
@@ -162,6 +162,13 @@ class Pipeline:
                 self._groups.append(Group(appended, tickets))
                 self._executing = []
                 self._changed.notify_all()
+
+    def _may_execute(self) -> bool:
+        return bool(self._waiting) and not self._paused
+
+    def _drained(self) -> bool:
+        """Whether a thread may end: after a failure, or on closing once everything is answered."""
+        return self._failure is not None or (self._closing and self._in_flight == 0)
 
     def _take_waiting(self) -> list[Ticket]:
         """As many waiting batches as one block may hold, at least one."""
@@ -181,7 +188,7 @@ class Pipeline:
     def _sync_forever(self) -> None:
         while True:
             with self._changed:
-                while not self._groups and self._failure is None and not (self._closing and self._idle()):
+                while not self._groups and not self._drained():
                     self._changed.wait()
                 if self._failure is not None or not self._groups:
                     return
@@ -194,15 +201,16 @@ class Pipeline:
                 self._settle(blocks)
             self._answer(groups)
 
-    def _idle(self) -> bool:
-        return self._in_flight == 0
-
     def _settle(self, blocks: Sequence[Appended]) -> None:
-        """Envelopes erased by a durable block go before anyone hears of it; then the block becomes visible."""
+        """The blocks become visible; the envelopes that they erase go before anyone hears of it.
+
+        In this order, so that whoever asks the state whether an envelope is erased, and then stores it, has stored
+        it before it is erased. And before the checkpoint, behind which no replay would do it again.
+        """
+        self._store.settle(len(blocks))
         for appended in blocks:
             for digest in appended.erased:
                 self._blobs.erase(digest)
-        self._store.settle(len(blocks))
         self._begin_checkpoint(self._checkpoint_transactions, self._checkpoint_bytes)
 
     def _begin_checkpoint(self, transactions_min: int, bytes_min: int) -> bool:
@@ -217,6 +225,8 @@ class Pipeline:
     def _answer(self, groups: Sequence[Group]) -> None:
         answered = [ticket for group in groups for ticket in group.tickets]
         with self._changed:
+            if self._failure is not None:
+                return  # the checkpointer failed meanwhile, and with it all who wait
             for _ in groups:
                 self._groups.popleft()
             self._in_flight -= len(answered)
@@ -229,9 +239,9 @@ class Pipeline:
     def _checkpoint_forever(self) -> None:
         while True:
             with self._changed:
-                while self._frozen is None and not self._ended():
+                while self._frozen is None and not self._drained():
                     self._changed.wait()
-                if self._frozen is None:
+                if self._failure is not None or self._frozen is None:
                     return
                 frozen = self._frozen
             with self._times.stage("checkpoint"):
@@ -271,8 +281,7 @@ class Pipeline:
     def checkpoint_paused(self) -> None:
         """The same, for a caller that holds :meth:`paused`."""
         self._store.renew()
-        frozen = self._store.freeze(transactions_min=0, bytes_min=0)
-        if frozen is not None:
+        while (frozen := self._store.freeze(transactions_min=0, bytes_min=0)) is not None:
             with self._times.stage("checkpoint"):
                 self._store.write_frozen(frozen)
             self._store.renew()
@@ -288,9 +297,6 @@ class Pipeline:
         for thread in self._threads:
             thread.join()
         if self._failure is None:
-            if self._frozen is not None:
-                # Begun after the checkpointer had seen the end.
-                self._store.write_frozen(self._frozen)
             self.checkpoint_paused()
 
     def _guard(self, work: Callable[[], None]) -> None:
@@ -298,14 +304,25 @@ class Pipeline:
         try:
             work()
         except BaseException as error:
+            failure = _failure_of(error)
             with self._changed:
                 if self._failure is None:
-                    self._failure = error
+                    self._failure = failure
                 unanswered = [ticket for group in self._groups for ticket in group.tickets]
                 unanswered += [*self._executing, *self._waiting]
                 self._groups.clear()
                 self._executing = []
                 self._waiting.clear()
+                self._in_flight -= len(unanswered)
                 self._changed.notify_all()
             for ticket in unanswered:
-                ticket.future.set_exception(error)
+                ticket.future.set_exception(failure)
+
+
+def _failure_of(error: BaseException) -> LedgerError:
+    """What submitters are told: an error of theirs it is not, so anything else becomes a halt with its cause."""
+    if isinstance(error, LedgerError):
+        return error
+    failure = LedgerHaltedError(f"the ledger has halted ({type(error).__name__}); reopen it to go on")
+    failure.__cause__ = error
+    return failure

@@ -8,8 +8,18 @@ from fastledger.chain.store import Snapshot
 from fastledger.errors import Code, InputError
 from fastledger.limits import QUERY_PAGE_DEFAULT, QUERY_PAGE_MAX
 from fastledger.model.block import Block
+from fastledger.model.ids import ID_BYTES
 from fastledger.model.transaction import Transaction
-from fastledger.state.terms import KIND_TERMS, Term, code_term
+from fastledger.state.terms import (
+    CONSENT,
+    FOLDER,
+    KIND_TERMS,
+    RECORD,
+    SIGNER,
+    SUBJECT,
+    TOKEN,
+    code_term,
+)
 from fastledger.storage.log import FrameRef
 
 HEIGHT_MAX = 2**63 - 1
@@ -39,30 +49,30 @@ class Query:
     cursor: int | None = None
     limit: int = QUERY_PAGE_DEFAULT
 
-    def terms(self) -> list[tuple[Term, bytes]]:
+    def terms(self) -> list[bytes]:
         """The indexed conditions, those that usually hold for fewest first."""
-        found: list[tuple[Term, bytes]] = []
+        found: list[bytes] = []
         ids = (
-            (Term.TOKEN, self.token),
-            (Term.RECORD, self.record),
-            (Term.CONSENT, self.consent),
-            (Term.FOLDER, self.folder),
-            (Term.SUBJECT, self.subject),
-            (Term.SIGNER, self.signer),
+            ("token", TOKEN, self.token),
+            ("record", RECORD, self.record),
+            ("consent", CONSENT, self.consent),
+            ("folder", FOLDER, self.folder),
+            ("subject", SUBJECT, self.subject),
+            ("signer", SIGNER, self.signer),
         )
-        for table, term in ids:
-            if term is not None:
-                if not isinstance(term, bytes) or len(term) != 16:
-                    raise InputError(f"{table.name.lower()} is not an id of 16 bytes", code=Code.BAD_QUERY)
-                found.append((table, term))
+        for name, table, value in ids:
+            if value is not None:
+                if not isinstance(value, bytes) or len(value) != ID_BYTES:
+                    raise InputError(f"{name} is not an id of {ID_BYTES} bytes", code=Code.BAD_QUERY)
+                found.append(table + value)
         if self.code is not None and self.code not in set(Code):
             raise InputError("no such result code", code=Code.BAD_QUERY)
         if self.code is not None and self.code != Code.OK:
-            found.append((Term.CODE, code_term(self.code)))
+            found.append(code_term(self.code))
         if self.kind is not None:
             if self.kind not in KIND_TERMS:
                 raise InputError("no such kind of transaction", code=Code.BAD_QUERY)
-            found.append((Term.KIND, KIND_TERMS[self.kind]))
+            found.append(KIND_TERMS[self.kind])
         return found
 
 
@@ -143,9 +153,9 @@ def _matching(query: Query, snapshot: Snapshot, start_seq: int, end_seq: int) ->
         numbers = range(start_seq, end_seq)
         yield from reversed(numbers) if query.newest_first else numbers
         return
-    (table, term), *others = terms
-    for seq in snapshot.postings(table, term, start_seq, end_seq, reverse=query.newest_first):
-        if all(snapshot.has_posting(other, value, seq) for other, value in others):
+    rarest, *others = terms
+    for seq in snapshot.postings(rarest, start_seq, end_seq, reverse=query.newest_first):
+        if all(snapshot.has_posting(term, seq) for term in others):
             yield seq
 
 

@@ -47,13 +47,18 @@ def replay_log(
             block = Block.decode(payload)
             appended = _replay_block(executor, block, ref, verify)
         except InputError as error:
-            raise CorruptionError(str(error), path=f"log segment {ref.segment}", offset=ref.offset) from error
+            raise damaged_block(error, ref) from error
         settled(appended)
         store.settle(1)
         _checkpoint_if_due(store)
         progress(height, block)
         count += 1
     return count
+
+
+def damaged_block(error: InputError, ref: FrameRef) -> CorruptionError:
+    """What is wrong with the block in a whole frame, as an error that names the frame."""
+    return CorruptionError(str(error), path=f"log segment {ref.segment}", offset=ref.offset)
 
 
 def _replay_block(executor: Executor, block: Block, ref: FrameRef, verify: bool) -> Appended:
@@ -72,11 +77,16 @@ def _checkpoint_if_due(store: ChainStore) -> None:
         store.renew()
 
 
-def checkpoint_position(index: Index) -> Position | None:
-    """Where the index's checkpoint stands; None for an empty index."""
+def checkpoint_position(index: Index, path: Path) -> Position | None:
+    """Where the index's checkpoint stands; None for an empty index. ``CorruptionError`` where it is damaged."""
     with index.snapshot() as view:
         value = view.get_meta(CHECKPOINT_KEY)
-    return None if value is None else Position.unpack(value)
+    if value is None:
+        return None
+    try:
+        return Position.unpack(value)
+    except InputError:
+        raise CorruptionError("the checkpoint is damaged: reindex", path=str(path)) from None
 
 
 @dataclass
@@ -128,10 +138,10 @@ def verify_all(
         try:
             _verify_chain(genesis, engine, log, store, report, tell)
             _compare_index(index, store, report)
+            _verify_blobs(fresh, blobs, report, tell)
         finally:
             store.close()
             fresh.close()
-    _verify_blobs(index, blobs, report, tell)
     return report
 
 
@@ -166,7 +176,10 @@ def _compare_index(index: Index, store: ChainStore, report: VerifyReport) -> Non
 
 
 def _verify_blobs(index: Index, blobs: BlobStore, report: VerifyReport, tell: Progress) -> None:
-    """Stored envelopes are whole; those of live records are there, those of erased records are gone."""
+    """Stored envelopes are whole; those of live records are there, those of erased records are gone.
+
+    ``index`` is the one built anew: what the ledger's own says of records may be what is damaged.
+    """
     for error in blobs.verify(lambda done, total: tell("blobs", done, total)):
         report.note(str(error))
     with index.snapshot() as view:

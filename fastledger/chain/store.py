@@ -9,7 +9,7 @@
 
 Three threads meet here. The executor pushes layers and reads through all of them; the syncer turns layers into
 overlay; the checkpointer writes the frozen overlay. Each structure has one writer, what readers see is replaced in
-one assignment, and an entry always stands in the next structure before it leaves the one above (SPEC-STO-3).
+one assignment, and an entry always stands in the next structure before it leaves the one above (SPEC-PIPE-5).
 """
 
 import threading
@@ -19,13 +19,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from fastledger._native.lmdb_batch import find_postings
 from fastledger.limits import STATE_CACHE_ENTRIES_MAX
-from fastledger.state.terms import Term
 from fastledger.state.view import Writes
 from fastledger.storage.index import CheckpointBatch, Index, IndexView
+from fastledger.storage.keys import TermLog
 from fastledger.storage.log import FrameRef
 
-_POSTING_BYTES = 120
 _WRITE_BYTES = 220
 
 
@@ -70,8 +70,16 @@ class Layer(NamedTuple):
     entry: BlockEntry
     writes: Writes
     txids: dict[bytes, int]
-    terms: list[tuple[int, list[tuple[Term, bytes]]]]
+    terms: TermLog
     meta: dict[bytes, bytes]
+
+
+class Durable(NamedTuple):
+    """The newest block that is durable and visible, and the number of the transaction after it."""
+
+    height: int = -1
+    block_id: bytes = bytes(32)
+    next_seq: int = 0
 
 
 @dataclass
@@ -80,29 +88,28 @@ class Overlay:
 
     state: Writes = field(default_factory=dict)
     txids: dict[bytes, int] = field(default_factory=dict)
-    postings: dict[tuple[Term, bytes], list[int]] = field(default_factory=dict)
+    terms: list[TermLog] = field(default_factory=list)
     heights: list[int] = field(default_factory=list)
     first_seqs: list[int] = field(default_factory=list)
     entries: list[BlockEntry] = field(default_factory=list)
     meta: dict[bytes, bytes] = field(default_factory=dict)
-    posting_count: int = 0
+    term_bytes: int = 0
 
     def add(self, layer: Layer) -> None:
         """Takes a block in; sequence numbers only grow, so every posting list stays sorted."""
         self.state.update(layer.writes)
-        postings = self.postings
-        for seq, terms in layer.terms:
-            for term in dict.fromkeys(terms):
-                if term in postings:
-                    postings[term].append(seq)
-                else:
-                    postings[term] = [seq]
-            self.posting_count += len(terms)
+        self.terms.append(layer.terms)
+        self.term_bytes += len(layer.terms.terms)
         self.entries.append(layer.entry)
         self.first_seqs.append(layer.entry.first_seq)
         self.heights.append(layer.height)
         self.meta = layer.meta
         self.txids.update(layer.txids)
+
+    def terms_between(self, start_seq: int, end_seq: int) -> list[TermLog]:
+        """The term logs of the blocks that hold transactions of [start_seq, end_seq)."""
+        first = max(bisect_right(self.first_seqs, start_seq) - 1, 0)
+        return [log for log in self.terms[first:] if log.first_seq < end_seq]
 
     @property
     def transaction_count(self) -> int:
@@ -112,7 +119,7 @@ class Overlay:
     @property
     def bytes_estimate(self) -> int:
         """About how much memory it takes, for the checkpoint bound."""
-        return len(self.state) * _WRITE_BYTES + self.posting_count * _POSTING_BYTES
+        return len(self.state) * _WRITE_BYTES + self.term_bytes
 
     def batch(self) -> CheckpointBatch:
         """The overlay as one index transaction."""
@@ -121,7 +128,7 @@ class Overlay:
             for height, entry in zip(self.heights, self.entries, strict=True)
         ]
         return CheckpointBatch(
-            state=self.state, txids=self.txids, blocks=blocks, postings=self.postings, meta=self.meta
+            state=self.state, txids=self.txids, blocks=blocks, postings=self.terms, meta=self.meta
         )
 
 
@@ -139,6 +146,11 @@ class Snapshot:
             if key in overlay.state:
                 return overlay.state[key]
         return self._index.get_state(key)
+
+    def get_states(self, keys: Sequence[bytes]) -> dict[bytes, bytes | None]:
+        """The state values of many keys."""
+        # One by one: a batch read drops the GIL, and the ledger may be closed by another thread meanwhile.
+        return {key: self.get_state(key) for key in keys}
 
     def seq_of_txid(self, txid: bytes) -> int | None:
         """The transaction's number in the chain, counted from 0."""
@@ -167,40 +179,36 @@ class Snapshot:
         found = self._index.block_of_seq(seq)
         return None if found is None else (found[0], BlockEntry.unpack(found[2]))
 
-    def postings(
-        self, table: Term, term: bytes, start_seq: int, end_seq: int, *, reverse: bool = False
-    ) -> Iterator[int]:
+    def postings(self, term: bytes, start_seq: int, end_seq: int, *, reverse: bool = False) -> Iterator[int]:
         """Numbers of the transactions under a term in [start_seq, end_seq), ascending or descending."""
-        recent = self._recent_postings(table, term, start_seq, end_seq)
+        recent = self._recent_postings(term, start_seq, end_seq)
         if reverse:
             yield from reversed(recent)
             first = recent[0] if recent else end_seq
-            indexed = self._index.iter_postings(int(table), term, start_seq=first - 1, reverse=True)
             if first > 0:
-                for seq in indexed:
+                for seq in self._index.iter_postings(term, start_seq=first - 1, reverse=True):
                     if seq < start_seq:
                         return
                     yield seq
             return
         last = -1
-        for seq in self._index.iter_postings(int(table), term, start_seq=start_seq):
+        for seq in self._index.iter_postings(term, start_seq=start_seq):
             if seq >= end_seq:
                 return
             yield seq
             last = seq
         yield from (seq for seq in recent if seq > last)
 
-    def _recent_postings(self, table: Term, term: bytes, start_seq: int, end_seq: int) -> list[int]:
+    def _recent_postings(self, term: bytes, start_seq: int, end_seq: int) -> list[int]:
         found: list[int] = []
         for overlay in reversed(self._overlays):
-            seqs = overlay.postings.get((table, term))
-            if seqs:
-                found += [seq for seq in tuple(seqs) if start_seq <= seq < end_seq]
+            logs = overlay.terms_between(start_seq, end_seq)
+            found += [seq for seq in find_postings(logs, term) if start_seq <= seq < end_seq]
         return found
 
-    def has_posting(self, table: Term, term: bytes, seq: int) -> bool:
+    def has_posting(self, term: bytes, seq: int) -> bool:
         """Whether transaction ``seq`` stands under a term."""
-        return next(self.postings(table, term, seq, seq + 1), None) == seq
+        return next(self.postings(term, seq, seq + 1), None) == seq
 
 
 class ChainStore:
@@ -215,7 +223,8 @@ class ChainStore:
         self._frozen_written = False
         self._reader = index.reader()
         self._cache: Writes = {}
-        self.durable_seq = 0
+        self.durable = Durable()
+        self._unwritten: Overlay | None = None
 
     # The executor's side.
 
@@ -236,11 +245,7 @@ class ChainStore:
         """Reads what a block is likely to ask the index for in one go; for the executor's thread."""
         if len(self._cache) > STATE_CACHE_ENTRIES_MAX:
             self._cache.clear()
-        recent = [layer.writes for layer in self._layers]
-        recent += [overlay.state for overlay in self._overlays]
-        recent.append(self._cache)
-        wanted = [key for key in dict.fromkeys(keys) if not any(key in known for known in recent)]
-        self._cache.update(self._reader.get_states(wanted))
+        self._cache.update(self._reader.get_states(keys))
 
     def seqs_of_txids(self, txids: Sequence[bytes]) -> dict[bytes, int]:
         """Those of ``txids`` that the chain holds, durable or not; for the executor's thread."""
@@ -284,13 +289,20 @@ class ChainStore:
         active = self._overlays[0]
         for layer in self._layers[:count]:
             active.add(layer)
-            self.durable_seq = layer.entry.first_seq + layer.entry.tx_count
+            entry = layer.entry
+            self.durable = Durable(layer.height, entry.block_id, entry.first_seq + entry.tx_count)
         with self._lock:
             self._layers = self._layers[count:]
 
     def freeze(self, *, transactions_min: int, bytes_min: int) -> Overlay | None:
-        """Begins a checkpoint where there is enough to write and none in progress; returns what to write."""
+        """Begins a checkpoint where there is enough to write and none in progress; returns what to write.
+
+        One that could not be written is begun again first.
+        """
         with self._lock:
+            if self._unwritten is not None:
+                frozen, self._unwritten = self._unwritten, None
+                return frozen
             active = self._overlays[0]
             enough = active.transaction_count >= transactions_min or active.bytes_estimate >= bytes_min
             if len(self._overlays) > 1 or not active.entries or not enough:
@@ -302,7 +314,12 @@ class ChainStore:
 
     def write_frozen(self, frozen: Overlay) -> None:
         """Writes the frozen overlay to the index; the executor lets go of it later (:meth:`renew`)."""
-        self.index.write_checkpoint(frozen.batch())
+        try:
+            self.index.write_checkpoint(frozen.batch())
+        except BaseException:
+            with self._lock:
+                self._unwritten = frozen
+            raise
         with self._lock:
             self._frozen_written = True
 
@@ -312,7 +329,7 @@ class ChainStore:
     def snapshot(self) -> Iterator[Snapshot]:
         """Everything durable now."""
         # Overlays first: what leaves them later is in the index that is opened after.
-        end_seq = self.durable_seq
+        end_seq = self.durable.next_seq
         overlays = self._overlays
         with self.index.snapshot() as view:
             yield Snapshot(overlays, view, end_seq)

@@ -7,7 +7,7 @@
     payload    = [chain_id, kind, issued_ms, expires_ms, nonce, body]
     txid       = SHA-256(["Signature1", protected, h'', payload])   the digest that is signed
 
-Nothing outside the signed bytes can change the id (SPEC-TX-3). The fixed prefix lets the native scanner compare
+Nothing outside the signed bytes can change the id (SPEC-TX-5). The fixed prefix lets the native scanner compare
 instead of parse.
 """
 

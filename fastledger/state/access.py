@@ -5,18 +5,18 @@ from fastledger.model.bodies import AccessRead, Right
 from fastledger.state.consent import permit
 from fastledger.state.context import Context
 from fastledger.state.entities import FOLDERS, RECORDS
-from fastledger.state.terms import Term
+from fastledger.state.terms import RECORD, SUBJECT
 from fastledger.state.view import Refusal
 
 
 def read(ctx: Context, body: AccessRead) -> None:
     """Grants the read to the owner, and to whom a consent gives it for the purpose; version 0 is the present one."""
-    ctx.find_by(Term.RECORD, body.record)
+    ctx.find_by(RECORD, body.record)
     record = ctx.view.load(RECORDS, body.record)
     folder = ctx.view.load(FOLDERS, record.folder) if record is not None else None
     if folder is not None:
         # Before anything is refused: a patient's audit shows the strangers too.
-        ctx.find_by(Term.SUBJECT, folder.owner)
+        ctx.find_by(SUBJECT, folder.owner)
     actor_id, actor = ctx.actor()
     if record is None or folder is None:
         raise Refusal(Code.UNKNOWN_RECORD)

@@ -3,7 +3,7 @@
 from fastledger.errors import Code
 from fastledger.model.bodies import Role
 from fastledger.state.entities import IDENTITIES, KEYS, Identity
-from fastledger.state.terms import Term, unknown_signer_term
+from fastledger.state.terms import SIGNER, unknown_signer_term
 from fastledger.state.view import Refusal, View
 
 # Whose endorsement gives a role. A patient needs none: the role gives power over the patient's own folders only.
@@ -27,25 +27,25 @@ class Context:
 
     __slots__ = ("chain_id", "erased", "signer", "terms", "time_ms", "view")
 
-    def __init__(self, view: View, *, chain_id: bytes, signer: bytes, time_ms: int) -> None:
+    def __init__(self, view: View, chain_id: bytes, signer: bytes, time_ms: int) -> None:
         self.view = view
         self.chain_id = chain_id
         self.signer = signer
         self.time_ms = time_ms
-        self.terms: list[tuple[Term, bytes]] = []
+        self.terms: list[bytes] = []
         self.erased: list[bytes] = []
 
-    def find_by(self, table: Term, term: bytes) -> None:
-        """Lets the transaction be found under a 16-byte term, also when it is refused."""
-        self.terms.append((table, term))
+    def find_by(self, table: bytes, name: bytes) -> None:
+        """Lets the transaction be found under a 16-byte name in a table, also when it is refused."""
+        self.terms.append(table + name)
 
     def actor(self) -> tuple[bytes, Identity]:
         """The signer's id and identity; refuses the unknown and the revoked."""
         pseudonym = self.view.load(KEYS, self.signer)
         if pseudonym is None:
-            self.terms.append((Term.SIGNER, unknown_signer_term(self.signer)))
+            self.terms.append(unknown_signer_term(self.signer))
             raise Refusal(Code.UNKNOWN_SIGNER)
-        self.terms.append((Term.SIGNER, pseudonym.identity))
+        self.terms.append(SIGNER + pseudonym.identity)
         identity = self.view.load(IDENTITIES, pseudonym.identity)
         if identity is None:
             raise Refusal(Code.UNKNOWN_SIGNER)

@@ -13,7 +13,7 @@ from fastledger.model.genesis import Genesis
 from fastledger.model.ids import identity_id, rotation_digest
 from fastledger.state.context import ENDORSERS, Context
 from fastledger.state.entities import IDENTITIES, KEM_KEYS, KEYS, Identity, KemKey, Pseudonym
-from fastledger.state.terms import Term
+from fastledger.state.terms import SIGNER, SUBJECT
 from fastledger.state.view import Refusal, View
 
 FOREVER_MS = 2**53 - 1
@@ -32,8 +32,8 @@ def install_authorities(view: View, genesis: Genesis) -> None:
 def register(ctx: Context, body: IdentityRegister) -> None:
     """A fresh key becomes an identity of the claimed role, endorsed by nobody."""
     identity = identity_id(ctx.signer)
-    ctx.find_by(Term.SIGNER, identity)
-    ctx.find_by(Term.SUBJECT, identity)
+    ctx.find_by(SIGNER, identity)
+    ctx.find_by(SUBJECT, identity)
     if ctx.view.load(KEYS, ctx.signer) is not None or ctx.view.load(IDENTITIES, identity) is not None:
         raise Refusal(Code.ALREADY_REGISTERED)
     ctx.view.store(KEYS, ctx.signer, Pseudonym(identity))
@@ -43,7 +43,7 @@ def register(ctx: Context, body: IdentityRegister) -> None:
 
 def endorse(ctx: Context, body: IdentityEndorse) -> None:
     """Someone whose own role allows it vouches for the role that the subject claimed."""
-    ctx.find_by(Term.SUBJECT, body.subject)
+    ctx.find_by(SUBJECT, body.subject)
     actor_id, actor = ctx.actor()
     if actor.role not in ENDORSERS[body.role] or not ctx.in_role(actor):
         raise Refusal(Code.NOT_AUTHORISED)
@@ -62,7 +62,7 @@ def endorse(ctx: Context, body: IdentityEndorse) -> None:
 def rotate(ctx: Context, body: IdentityRotate) -> None:
     """The identity goes over to a new key whose holder signed the take-over; the old key signs no more."""
     actor_id, actor = ctx.actor()
-    ctx.find_by(Term.SUBJECT, actor_id)
+    ctx.find_by(SUBJECT, actor_id)
     fresh = ctx.view.load(KEYS, body.key) is None and ctx.view.load(IDENTITIES, identity_id(body.key)) is None
     if not fresh:
         raise Refusal(Code.KEY_IN_USE)
@@ -81,7 +81,7 @@ def rotate(ctx: Context, body: IdentityRotate) -> None:
 
 def revoke(ctx: Context, body: IdentityRevoke) -> None:
     """An identity is ended by itself, by who endorsed it, or by a regulator."""
-    ctx.find_by(Term.SUBJECT, body.subject)
+    ctx.find_by(SUBJECT, body.subject)
     actor_id, actor = ctx.actor()
     subject = ctx.view.load(IDENTITIES, body.subject)
     if subject is None:

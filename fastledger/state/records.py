@@ -17,18 +17,18 @@ from fastledger.state.entities import (
     RecordVersion,
     version_key,
 )
-from fastledger.state.terms import Term
+from fastledger.state.terms import FOLDER, RECORD, SUBJECT, TOKEN
 from fastledger.state.view import Refusal
 
 
 def open_folders(ctx: Context, body: FolderOpen) -> None:
     """Fresh folders at epoch 1, owned by the signer."""
     actor_id, _ = ctx.actor()
-    ctx.find_by(Term.SUBJECT, actor_id)
+    ctx.find_by(SUBJECT, actor_id)
     if len(body.keys) != len(body.folders) or len(set(body.folders)) != len(body.folders):
         raise Refusal(Code.COUNTS_DIFFER)
     for folder in body.folders:
-        ctx.find_by(Term.FOLDER, folder)
+        ctx.find_by(FOLDER, folder)
         if ctx.view.load(FOLDERS, folder) is not None:
             raise Refusal(Code.FOLDER_EXISTS)
         ctx.view.store(FOLDERS, folder, Folder(actor_id, 1))
@@ -37,8 +37,8 @@ def open_folders(ctx: Context, body: FolderOpen) -> None:
 def rotate_folder(ctx: Context, body: FolderRotate) -> None:
     """The next epoch: records from here on are sealed under a key that earlier readers do not hold."""
     actor_id, _ = ctx.actor()
-    ctx.find_by(Term.FOLDER, body.folder)
-    ctx.find_by(Term.SUBJECT, actor_id)
+    ctx.find_by(FOLDER, body.folder)
+    ctx.find_by(SUBJECT, actor_id)
     folder = ctx.view.load(FOLDERS, body.folder)
     if folder is None:
         raise Refusal(Code.UNKNOWN_FOLDER)
@@ -53,11 +53,11 @@ def rotate_folder(ctx: Context, body: FolderRotate) -> None:
 
 def _writable_folder(ctx: Context, actor_id: bytes, actor: Identity, folder_id: bytes, epoch: int) -> Folder:
     """The folder, where the actor may write in it at its present epoch."""
-    ctx.find_by(Term.FOLDER, folder_id)
+    ctx.find_by(FOLDER, folder_id)
     folder = ctx.view.load(FOLDERS, folder_id)
     if folder is None:
         raise Refusal(Code.UNKNOWN_FOLDER)
-    ctx.find_by(Term.SUBJECT, folder.owner)
+    ctx.find_by(SUBJECT, folder.owner)
     if folder.owner != actor_id:
         permit(ctx, actor_id, actor, folder_id, Right.WRITE)
     if epoch != folder.epoch:
@@ -74,7 +74,7 @@ def _claim_blob(ctx: Context, digest: bytes, record: bytes) -> None:
 
 def put(ctx: Context, body: RecordPut) -> None:
     """Version 1 of a new record."""
-    ctx.find_by(Term.RECORD, body.record)
+    ctx.find_by(RECORD, body.record)
     actor_id, actor = ctx.actor()
     _writable_folder(ctx, actor_id, actor, body.folder, body.epoch)
     if ctx.view.load(RECORDS, body.record) is not None:
@@ -82,13 +82,12 @@ def put(ctx: Context, body: RecordPut) -> None:
     _claim_blob(ctx, body.digest, body.record)
     version = RecordVersion(body.digest, body.size, body.epoch, actor_id, ctx.time_ms)
     ctx.view.store(RECORDS, body.record, Record(body.folder, 1, False, version))
-    for token in body.tokens:
-        ctx.find_by(Term.TOKEN, token)
+    ctx.terms += [TOKEN + token for token in body.tokens]
 
 
 def amend(ctx: Context, body: RecordAmend) -> None:
     """The next version of a record; the earlier ones stay."""
-    ctx.find_by(Term.RECORD, body.record)
+    ctx.find_by(RECORD, body.record)
     actor_id, actor = ctx.actor()
     record = ctx.view.load(RECORDS, body.record)
     if record is None:
@@ -102,13 +101,12 @@ def amend(ctx: Context, body: RecordAmend) -> None:
     version = RecordVersion(body.digest, body.size, body.epoch, actor_id, ctx.time_ms)
     ctx.view.store(VERSIONS, version_key(body.record, record.version), record.present)
     ctx.view.store(RECORDS, body.record, Record(record.folder, body.version, False, version))
-    for token in body.tokens:
-        ctx.find_by(Term.TOKEN, token)
+    ctx.terms += [TOKEN + token for token in body.tokens]
 
 
 def erase(ctx: Context, body: RecordErase) -> None:
     """The owner has every version's envelope destroyed; the record's place and this receipt remain."""
-    ctx.find_by(Term.RECORD, body.record)
+    ctx.find_by(RECORD, body.record)
     actor_id, _ = ctx.actor()
     record = ctx.view.load(RECORDS, body.record)
     if record is None:
@@ -116,7 +114,7 @@ def erase(ctx: Context, body: RecordErase) -> None:
     folder = ctx.view.load(FOLDERS, record.folder)
     if folder is None or folder.owner != actor_id:
         raise Refusal(Code.NOT_OWNER)
-    ctx.find_by(Term.SUBJECT, actor_id)
+    ctx.find_by(SUBJECT, actor_id)
     if record.erased:
         raise Refusal(Code.RECORD_ERASED)
     for number in range(1, record.version):

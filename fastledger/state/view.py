@@ -8,7 +8,7 @@ and a dropped block is a dropped dict. No rule can learn the wall clock: time is
 import hashlib
 import struct
 from collections.abc import Callable, Mapping
-from typing import Generic, TypeAlias, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import msgspec
 
@@ -49,20 +49,14 @@ class Table(Generic[EntityT]):
 class View:
     """Reads through to ``base`` and collects the block's writes in ``writes``."""
 
-    __slots__ = ("_base", "_journal", "writes")
+    __slots__ = ("_base", "_decoded", "_journal", "writes")
 
     def __init__(self, base: Lookup) -> None:
         self._base = base
         self.writes: Writes = {}
         self._journal: Writes = {}
-
-    def get(self, key: bytes) -> bytes | None:
-        """The value of ``key`` as the running transaction sees it."""
-        if key in self._journal:
-            return self._journal[key]
-        if key in self.writes:
-            return self.writes[key]
-        return self._base(key)
+        # Entries as of the last commit: a block's transactions share signers, folders and consents.
+        self._decoded: dict[bytes, Any] = {}
 
     def remove(self, table: Table[EntityT], key: bytes) -> None:
         """Removes the entry ``key`` of ``table``."""
@@ -72,6 +66,8 @@ class View:
         """Keeps what the running transaction wrote."""
         if self._journal:
             self.writes.update(self._journal)
+            for key in self._journal:
+                self._decoded.pop(key, None)
             self._journal = {}
 
     def rollback(self) -> None:
@@ -81,8 +77,16 @@ class View:
 
     def load(self, table: Table[EntityT], key: bytes) -> EntityT | None:
         """The entry ``key`` of ``table``."""
-        raw = self.get(table.prefix + key)
-        return None if raw is None else table.decode(raw)
+        full_key = table.prefix + key
+        if full_key in self._journal:
+            raw = self._journal[full_key]
+            return None if raw is None else table.decode(raw)
+        if full_key in self._decoded:
+            entry: EntityT | None = self._decoded[full_key]
+            return entry
+        raw = self.writes[full_key] if full_key in self.writes else self._base(full_key)
+        entry = self._decoded[full_key] = None if raw is None else table.decode(raw)
+        return entry
 
     def store(self, table: Table[EntityT], key: bytes, value: EntityT) -> None:
         """Sets the entry ``key`` of ``table``."""

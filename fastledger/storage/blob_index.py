@@ -60,7 +60,7 @@ class BlobIndex:
             found = txn.get(meta, b"format")
         if found is None and not readonly:
             with environment.write() as txn:
-                txn.put_sorted(meta, [b"format"], [_FORMAT])
+                txn.put_many(meta, [b"format"], [_FORMAT])
         elif found != _FORMAT:
             environment.close()
             raise FormatVersionError(f"{path} has another blob format than {BLOB_FORMAT_VERSION}")
@@ -86,14 +86,14 @@ class BlobIndex:
         """Records blobs, and how far the packs are now indexed, in one transaction."""
         with self._environment.write() as txn:
             items = sorted((digest, _LOCATION.pack(*where)) for digest, where in locations.items())
-            txn.put_sorted(self._blobs, [digest for digest, _ in items], [place for _, place in items])
-            txn.put_sorted(self._meta, [b"indexed"], [_POSITION.pack(*position)])
+            txn.put_many(self._blobs, [digest for digest, _ in items], [place for _, place in items])
+            txn.put_many(self._meta, [b"indexed"], [_POSITION.pack(*position)])
 
     def begin_erasure(self, digest: bytes, location: Location) -> None:
         """The blob is no longer there for anyone, durably, and its erasure will be finished."""
         with self._environment.write() as txn:
             txn.delete_many(self._blobs, [digest])
-            txn.put_sorted(self._erasing, [digest], [_LOCATION.pack(*location)])
+            txn.put_many(self._erasing, [digest], [_LOCATION.pack(*location)])
         self._environment.sync()
 
     def end_erasure(self, digest: bytes) -> None:

@@ -13,7 +13,7 @@ what is stored here is meant to be encrypted, and its key to be destroyed as wel
 """
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
@@ -46,6 +46,7 @@ from fastledger.storage.packs import (
 from fastledger.storage.verify import ERRORS_MAX, Progress
 
 HashMany = Callable[[Sequence[Buffer]], list[bytes]]
+Unwanted = Callable[[Sequence[bytes]], Collection[bytes]]
 PENDING_BLOBS_MAX = 8_192  # indexed together; they are scanned again after a crash
 
 
@@ -143,10 +144,12 @@ class BlobStore:
             if not self._readonly and len(self._pending) >= PENDING_BLOBS_MAX:
                 self._flush(self._packs.position if number == numbers[-1] else (number + 1, 0))
 
-    def put_many(self, blobs: Sequence[Buffer]) -> list[bytes]:
+    def put_many(self, blobs: Sequence[Buffer], *, unwanted: Unwanted = lambda _digests: ()) -> list[bytes]:
         """The digests (32 bytes each), in the order given; all durable on return, the small ones by one sync.
 
-        Bytes that are stored already are not stored again. InputError if one is longer than BLOB_BYTES_MAX.
+        Bytes that are stored already are not stored again, nor those that ``unwanted`` picks of the digests that
+        it is asked about: no erasure runs between its answer and the store's. InputError if one is longer than
+        BLOB_BYTES_MAX.
         """
         blobs = [blob.cast("B") if isinstance(blob, memoryview) else blob for blob in blobs]
         for blob in blobs:
@@ -158,16 +161,18 @@ class BlobStore:
             if len(blob) <= self._packed_bytes_max:
                 small[digest] = blob
             elif not self._large.has(digest):
-                self._put_large(blob)
+                self._put_large(digest, blob, unwanted)
         if small:
             with self._lock:
-                self._put_small(small)
+                self._put_small(small, unwanted)
         return digests
 
-    def _put_small(self, blobs: dict[bytes, Buffer]) -> None:
+    def _put_small(self, blobs: dict[bytes, Buffer], unwanted: Unwanted) -> None:
         self._check_writable()
         present = self._present(blobs)
         new = {digest: blob for digest, blob in blobs.items() if digest not in present}
+        for digest in unwanted(list(new)) if new else ():
+            del new[digest]
         if not new:
             return
         try:
@@ -181,10 +186,12 @@ class BlobStore:
         if len(self._pending) >= PENDING_BLOBS_MAX:
             self._flush(self._packs.position)
 
-    def _put_large(self, blob: Buffer) -> None:
+    def _put_large(self, digest: bytes, blob: Buffer, unwanted: Unwanted) -> None:
         with self.open_writer() as writer:
             writer.write(blob)
-            writer.commit()
+            with self._lock:
+                if not unwanted([digest]):
+                    writer.commit()
 
     def open_writer(self) -> "BlobWriter":
         """For a blob that comes in pieces; not there before ``commit()``."""

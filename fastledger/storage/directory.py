@@ -14,6 +14,7 @@ import contextlib
 import fcntl
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -45,10 +46,18 @@ class LedgerDirectory:
         self._identity = identity
 
     @classmethod
-    def create(cls, root: Path, genesis: bytes, files: OsFiles | None = None) -> Self:
+    def create(
+        cls,
+        root: Path,
+        genesis: bytes,
+        files: OsFiles | None = None,
+        *,
+        fill: Callable[[Self], None] = lambda _directory: None,
+    ) -> Self:
         """Makes the directory with its ``genesis.cbor``, durable on return, and takes the lock.
 
-        InputError if a ledger is there already.
+        ``fill`` puts in what else belongs there. The genesis comes last: where a creation was interrupted there is
+        no ledger, and it can be done again. InputError if a ledger is there already.
         """
         files = files or OsFiles()
         files.make_dir(root)
@@ -56,6 +65,7 @@ class LedgerDirectory:
         try:
             if directory.genesis_path.exists():
                 raise InputError(f"{root} holds a ledger already")
+            fill(directory)
             files.create_whole(directory.genesis_path, 0, genesis)
             files.fsync_dir(root.absolute().parent)
         except BaseException:

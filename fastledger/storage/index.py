@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from heapq import merge
 from itertools import islice
 from pathlib import Path
 from typing import Self
@@ -20,9 +19,6 @@ from fastledger.version import INDEX_FORMAT_VERSION
 
 DATABASES = ("meta", "state", "txids", "blocks", "seqs", "postings")
 _EMPTY = b""
-SORT_ITEMS = 4_096  # a few milliseconds
-
-_Item = tuple[bytes, bytes]
 
 
 @dataclass(slots=True)
@@ -32,7 +28,7 @@ class CheckpointBatch:
     state: Mapping[bytes, bytes | None] = field(default_factory=dict)  # None deletes
     txids: Mapping[bytes, int] | Sequence[tuple[bytes, int]] = ()  # txid (32 bytes), seq
     blocks: Sequence[tuple[int, int, bytes]] = ()  # height, first seq, opaque entry
-    postings: Mapping[tuple[int, bytes], Sequence[int]] = field(default_factory=dict)  # (table, term), seqs up
+    postings: Sequence[keys.TermLog] = ()
     meta: Mapping[bytes, bytes] = field(default_factory=dict)
 
 
@@ -104,27 +100,25 @@ class IndexView:
 
     def iter_postings(
         self,
-        table: int,
         term: bytes,
         *,
         start_seq: int | None = None,
         reverse: bool = False,
     ) -> Iterator[int]:
         """Sequence numbers from ``start_seq`` on, ascending (descending: ``reverse``), read as they are asked for."""
-        prefix = keys.posting_prefix(table, term)
         if start_seq is None:
             start_seq = keys.SEQ_MAX if reverse else 0
-        start = prefix + keys.encode_seq(start_seq)
+        start = term + keys.encode_seq(start_seq)
         with self._transaction.cursor(self._databases["postings"]) as cursor:
             if reverse:
-                for run in _runs(cursor.scan_back(start), prefix):
+                for run in _runs(cursor.scan_back(start), term):
                     yield from (seq for seq in reversed(run) if seq <= start_seq)
                 return
             # The run before may reach beyond the start.
-            for run in _runs(islice(cursor.scan_back(start), 1), prefix):
+            for run in _runs(islice(cursor.scan_back(start), 1), term):
                 yield from (seq for seq in run if seq >= start_seq)
-                start = prefix + keys.encode_seq(min(run[0] + 1, keys.SEQ_MAX))
-            for run in _runs(cursor.scan(start), prefix):
+                start = term + keys.encode_seq(min(run[0] + 1, keys.SEQ_MAX))
+            for run in _runs(cursor.scan(start), term):
                 yield from (seq for seq in run if seq >= start_seq)
 
     def iter_state(self, prefix: bytes = b"", *, start: bytes | None = None) -> Iterator[tuple[bytes, bytes]]:
@@ -207,33 +201,22 @@ class Index:
         StorageFullError if the disk or the map is full (it grows at the next opening); the index then holds
         the checkpoint before.
         """
-        deleted = sorted(key for key, value in batch.state.items() if value is None)
-        state = _in_order([(key, value) for key, value in batch.state.items() if value is not None])
-        pairs = batch.txids.items() if isinstance(batch.txids, Mapping) else batch.txids
-        txids = _in_order([(txid, keys.encode_seq(seq)) for txid, seq in pairs])
+        deleted = [key for key, value in batch.state.items() if value is None]
+        state = {key: value for key, value in batch.state.items() if value is not None}
+        txids = dict(batch.txids)
         _check_lengths("state key", batch.state, 1, keys.STATE_KEY_BYTES_MAX)
-        _check_lengths("txid", (txid for txid, _ in txids), keys.TXID_BYTES, keys.TXID_BYTES)
-        blocks = [(keys.encode_height(h), keys.encode_seq(s) + entry) for h, s, entry in sorted(batch.blocks)]
-        seqs = sorted((keys.seq_key(s, h), _EMPTY) for h, s, _ in batch.blocks)
-        postings = _in_order(
-            [
-                run
-                for (table, term), seqs_of_term in batch.postings.items()
-                for run in keys.posting_runs(table, term, seqs_of_term)
-            ]
-        )
+        _check_lengths("txid", txids, keys.TXID_BYTES, keys.TXID_BYTES)
+        blocks = {keys.encode_height(height): keys.encode_seq(seq) + entry for height, seq, entry in batch.blocks}
         databases = self._environment.databases
         with self._environment.write() as txn:
             txn.delete_many(databases["state"], deleted)
-            for name, items in (
-                ("state", state),
-                ("txids", txids),
-                ("blocks", blocks),
-                ("seqs", seqs),
-                ("postings", postings),
-                ("meta", sorted(batch.meta.items())),
-            ):
-                txn.put_sorted(databases[name], [key for key, _ in items], [value for _, value in items])
+            txn.put_many(databases["state"], list(state), list(state.values()))
+            txn.put_many(databases["txids"], list(txids), [keys.encode_seq(seq) for seq in txids.values()])
+            txn.put_many(databases["blocks"], list(blocks), list(blocks.values()))
+            seqs = [keys.seq_key(seq, height) for height, seq, _ in batch.blocks]
+            txn.put_many(databases["seqs"], seqs, [_EMPTY] * len(seqs))
+            txn.put_postings(databases["postings"], batch.postings)
+            txn.put_many(databases["meta"], list(batch.meta), list(batch.meta.values()))
 
     @contextmanager
     def snapshot(self) -> Iterator[IndexView]:
@@ -268,22 +251,16 @@ class Index:
         self._environment.close()
 
 
-def _in_order(items: list[_Item]) -> list[_Item]:
-    """Sorted, without the long stretch of a single sort, which would keep the GIL from the executor."""
-    slices = [sorted(items[at : at + SORT_ITEMS]) for at in range(0, len(items), SORT_ITEMS)]
-    return list(merge(*slices)) if len(slices) > 1 else [item for part in slices for item in part]
-
-
 def _check_lengths(what: str, names: Iterable[bytes], shortest: int, longest: int) -> None:
     for length in set(map(len, names)):
         if not shortest <= length <= longest:
             raise InputError(f"{what} of {length} bytes")
 
 
-def _runs(items: Iterator[tuple[bytes, bytes]], prefix: bytes) -> Iterator[list[int]]:
+def _runs(items: Iterator[tuple[bytes, bytes]], term: bytes) -> Iterator[list[int]]:
     """The runs of one term, to where another begins."""
     for key, value in items:
-        if not key.startswith(prefix):
+        if not key.startswith(term):
             return
         yield keys.run_seqs(key, value)
 
@@ -301,7 +278,7 @@ def _check_identity(environment: Environment, chain_id: bytes) -> None:
     if version is None and not environment.readonly:
         version, chain = INDEX_FORMAT_VERSION.to_bytes(2, "big"), chain_id
         with environment.write() as txn:
-            txn.put_sorted(meta, [keys.META_CHAIN, keys.META_FORMAT], [chain_id, version])
+            txn.put_many(meta, [keys.META_CHAIN, keys.META_FORMAT], [chain_id, version])
     if version != INDEX_FORMAT_VERSION.to_bytes(2, "big"):
         number = int.from_bytes(version or b"")
         raise FormatVersionError(f"{environment.path} has index format {number}, not {INDEX_FORMAT_VERSION}")

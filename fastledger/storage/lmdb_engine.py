@@ -21,7 +21,7 @@ from typing import Any, Self, cast
 
 import lmdb
 
-from fastledger._native.lmdb_batch import get_many, put_many
+from fastledger._native.lmdb_batch import get_many, put_many, put_postings
 from fastledger.errors import (
     CorruptionError,
     FormatVersionError,
@@ -32,6 +32,7 @@ from fastledger.errors import (
     LedgerLockedError,
     StorageFullError,
 )
+from fastledger.storage.keys import TermLog
 
 _LMDB_RELEASE = "3.0."
 _ENGINE = (0, 9)
@@ -220,10 +221,15 @@ class Transaction:
             raise self._api.error(found, self._environment.path)
         return found
 
-    def put_sorted(self, database: int, keys: list[bytes], values: list[bytes]) -> None:
-        """Puts pairs; sorted keys are several times faster than unsorted ones. The GIL is released once."""
+    def put_many(self, database: int, keys: list[bytes], values: list[bytes]) -> None:
+        """Puts pairs, in any order. The GIL is released once."""
         with self.cursor(database) as cursor:
             self.check(put_many(self._api.address["cursor_put"], cursor.address, keys, values))
+
+    def put_postings(self, database: int, logs: Sequence[TermLog]) -> None:
+        """Puts the postings of term logs as runs (``keys.py``). The GIL is released once."""
+        with self.cursor(database) as cursor:
+            self.check(put_postings(self._api.address["cursor_put"], cursor.address, list(logs)))
 
     def delete_many(self, database: int, keys: Iterable[bytes]) -> None:
         """Deletes the keys that are there."""

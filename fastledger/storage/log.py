@@ -95,15 +95,15 @@ class SegmentLog:
     ) -> Self:
         """A new empty log ``root/log`` with ``root/HEAD``, durable on return.
 
-        ``chain_id`` is 8 bytes. InputError if a log is there already.
+        ``chain_id`` is 8 bytes. InputError if a log is there already; one without a single frame is replaced.
         """
         files = files or OsFiles()
         _check_sizes(chain_id, segment_bytes)
-        if (root / HEAD_NAME).exists():
-            raise InputError(f"{root} holds a log already")
         files.make_dir(root / LOG_DIRECTORY)
         segments = SegmentFiles(root / LOG_DIRECTORY, chain_id, files)
-        # A creation that was interrupted before HEAD was there left nothing that counts.
+        # A creation that was interrupted left nothing that counts.
+        if not segments.unused():
+            raise InputError(f"{root} holds a log already")
         segments.create(0, segment_bytes, 0, 0)
         HeadFile.create(root / HEAD_NAME, chain_id, files)
         segments.close()

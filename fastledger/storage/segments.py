@@ -52,6 +52,20 @@ class SegmentFiles:
     def _names(self) -> list[str]:
         return [entry.name for entry in self.path.iterdir()] if self.path.is_dir() else []
 
+    def unused(self) -> bool:
+        """Whether nothing was ever appended here, by whatever chain: at most one segment, all zero but its header."""
+        paths = [self.path / name for name in self._names() if _NAME.fullmatch(name)]
+        if paths not in ([], [self.path_of(0)]):
+            return False
+        for path in paths:
+            file = self.files.open(path)
+            try:
+                if self.files.first_nonzero(file, SEGMENT_HEADER_BYTES, self.files.size(file)) is not None:
+                    return False
+            finally:
+                self.files.close(file)
+        return True
+
     def read_header(self, segment: int) -> SegmentHeader:
         """The header as it is now on disk, checked against the file that it stands in."""
         name = str(self.path_of(segment))

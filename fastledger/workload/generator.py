@@ -1,4 +1,4 @@
-"""A hospital's records from a seed: plausible, synthetic, and the same bytes everywhere (SPEC-WORK-1).
+"""A hospital's records from a seed: plausible, synthetic, and the same bytes everywhere (SPEC-LOAD-1).
 
 No clock, no hash order, no floats: numbers come from ``SplitMix64``, decimals are decimals, keys keep the
 order they are written in. Each patient has a generator of their own, so patient 7 is the same among 10 and
