@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from fastledger.errors import Code, InputError
+from fastledger.crypto.hpke import public_key_suite
+from fastledger.errors import Code, EnvelopeError, InputError
 from fastledger.model.block import ZERO32, Block, Header, HeaderBody
 from fastledger.model.codec import decode, encode
 from fastledger.version import GENESIS_FORMAT_VERSION
@@ -62,8 +63,13 @@ class Genesis:
             raise _bad_genesis("created_ms is a time in milliseconds whose seconds fit a header's 32 bits")
         if not self.proposers or any(len(key) != 33 for key in self.proposers):
             raise _bad_genesis("proposers are one or more 33-byte keys")
-        if any(len(authority.key) != 33 for authority in self.authorities):
-            raise _bad_genesis("an authority has a 33-byte key")
+        for authority in self.authorities:
+            if len(authority.key) != 33:
+                raise _bad_genesis("an authority has a 33-byte key")
+            try:
+                public_key_suite(authority.kem)
+            except EnvelopeError:
+                raise _bad_genesis("an authority has a KEM public key") from None
         if len({authority.key for authority in self.authorities}) != len(self.authorities):
             raise _bad_genesis("authorities differ from one another")
         if len(self.salt) != 16:
