@@ -79,7 +79,7 @@ def statement(chain: World) -> bytes:
 
 @pytest.mark.parametrize("size", BLOCK_SIZES)
 def test_every_transaction_of_a_block_has_its_receipt(chain: World, stranger: Stranger, size: int) -> None:
-    # SPEC-RCP-2, SPEC-RCP-3, SPEC-RCP-5
+    # SPEC-RCP-2, SPEC-RCP-3, SPEC-RCP-4
     height = block_of_size(chain, size)
     block = chain.ledger.block(height)
     assert block.count == size
@@ -93,7 +93,7 @@ def test_every_transaction_of_a_block_has_its_receipt(chain: World, stranger: St
         assert verified.transaction.encoded == block.transaction_bytes(index)
 
 
-def test_a_refused_read_proves_its_refusal(world: World) -> None:  # SPEC-RCP-3, SPEC-ACC-2
+def test_a_refused_read_proves_its_refusal(world: World) -> None:  # SPEC-RCP-2, SPEC-ACC-2
     sealed = world.put()
     access = world.clinic.access(sealed.record, Purpose.TREATMENT)
     assert world.ledger.submit([access])[0].code == Code.CONSENT_MISSING
@@ -118,7 +118,7 @@ def test_what_is_not_in_the_chain_has_no_receipt(chain: World) -> None:
 
 
 def test_another_chain_or_proposer_is_refused(chain: World, stranger: Stranger, statement: bytes) -> None:
-    # SPEC-RCP-5
+    # SPEC-RCP-4
     proposers = list(stranger.proposers)
     other = SigningKey.generate().public_key
     assert verify_statement(statement, chain_id=stranger.chain_id, proposers=[other, *proposers])
@@ -128,7 +128,7 @@ def test_another_chain_or_proposer_is_refused(chain: World, stranger: Stranger, 
         assert error.value.code == Code.BAD_RECEIPT
 
 
-def test_a_receipt_does_not_fit_another_transaction(chain: World, stranger: Stranger) -> None:  # SPEC-RCP-4
+def test_a_receipt_does_not_fit_another_transaction(chain: World, stranger: Stranger) -> None:  # SPEC-RCP-5
     """Of the same block, of another block at the same place, or with the transaction's own bytes changed."""
     own = cbor2.loads(chain.ledger.prove(txid_at(chain, 8, 0))).value
     for size, index in ((8, 1), (8, 7), (9, 0), (1, 0)):
@@ -260,7 +260,7 @@ def test_the_forger_can_leave_all_as_it_is(stranger: Stranger, statement: bytes)
 )
 def test_changed_proofs_and_outcomes_are_refused(
     stranger: Stranger, statement: bytes, change: Callable[[dict[int, Any], list[Any]], None]
-) -> None:  # SPEC-RCP-3, SPEC-RCP-5
+) -> None:  # SPEC-RCP-4, SPEC-RCP-5
     with pytest.raises(ReceiptError):
         stranger.verify(forged(statement, change))
 
@@ -363,7 +363,7 @@ def test_seal_headers_of_another_shape_are_refused(
 )
 def test_a_statement_carries_exactly_one_receipt(
     stranger: Stranger, statement: bytes, unprotected: dict[int, Any]
-) -> None:  # SPEC-RCP-4
+) -> None:  # SPEC-RCP-3
     protected, held, payload, signature = cbor2.loads(statement).value
     (receipt,) = held[RECEIPTS_LABEL]
     for header in (
@@ -376,7 +376,7 @@ def test_a_statement_carries_exactly_one_receipt(
 
 
 def test_the_transaction_inside_must_be_signed_by_its_signer(stranger: Stranger, statement: bytes) -> None:
-    # SPEC-RCP-4, SPEC-SIG-1
+    # SPEC-RCP-4
     protected, held, payload, signature = cbor2.loads(statement).value
     with pytest.raises(TransactionError) as error:
         stranger.verify(sign1([protected, held, payload, signature[:-1] + bytes([signature[-1] ^ 1])]))
