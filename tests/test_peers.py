@@ -120,7 +120,7 @@ def test_peer_verifies_receipts(world: World, peer: Peer) -> None:  # SPEC-RCP-1
     assert {answer["tree_size"] for answer in answers} == {11}
 
 
-def test_peer_refuses_damaged_receipts(world: World, peer: Peer) -> None:  # SPEC-RCP-2
+def test_peer_refuses_damaged_receipts(world: World, peer: Peer) -> None:  # SPEC-RCP-5
     sealed = world.put()
     statement = world.ledger.prove(sealed.transaction.txid)
     proposer = world.ledger.genesis.proposers[0]
@@ -201,7 +201,7 @@ def sig_structure(protected: bytes, payload: bytes) -> bytes:
     return cbor2.dumps(["Signature1", protected, b"", payload], canonical=True)
 
 
-def test_openssl_verifies_transactions(world: World) -> None:  # SPEC-TX-1, SPEC-TX-3
+def test_openssl_verifies_transactions(world: World) -> None:  # SPEC-TX-1, SPEC-TX-5
     for entry in world.ledger.query():
         tag = cbor2.loads(entry.encoded)
         protected, unprotected, payload, signature = tag.value
