@@ -1,7 +1,8 @@
 """``make bench``: every benchmark in one run, one table, and the figures as JSON in ``bench-results/``.
 
-Figures are medians (min–max) of repeated rounds in which ours and the peer take turns; what counts are the ratios, since
-machines differ and are shared. ``--quick`` runs everything small: it shows that the benchmarks work, not how fast.
+Figures are medians (min–max) of repeated rounds in which ours and the peer take turns; what counts are the
+ratios, since machines differ and are shared. ``--quick`` runs everything small: that the benchmarks work, not how
+fast they are.
 """
 
 import argparse

@@ -5,7 +5,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from world import World, make_world
+
+# `make fuzz` asks for this profile: the same properties, a hundred times the examples.
+settings.register_profile("fuzz", max_examples=10_000, deadline=None)
+if os.environ.get("HYPOTHESIS_PROFILE"):
+    settings.load_profile(os.environ["HYPOTHESIS_PROFILE"])
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 DATA_REQUIRED = os.environ.get("FASTLEDGER_REQUIRE_DATA") == "1"

@@ -208,7 +208,7 @@ class Executor:
         block = Block(
             header,
             body,
-            self._seal(header, body),
+            self._seal(header, body, len(chosen)),
             b"".join(chosen),
             struct.pack(f"<{len(chosen)}I", *map(len, chosen)),
             execution.results,
@@ -227,11 +227,11 @@ class Executor:
             raise RuntimeError("a ledger without a node key builds no blocks")
         return self._key
 
-    def _seal(self, header: Header, body: HeaderBody) -> bytes:
+    def _seal(self, header: Header, body: HeaderBody, count: int) -> bytes:
         actions = self._engine.handle(BlockBuilt(header, body))
         if SealBlock(body.height) not in actions:
             raise RuntimeError(f"engine {self._engine.name} does not seal here")
-        return make_seal(self._signing_key(), self.chain_id, header, body)
+        return make_seal(self._signing_key(), self.chain_id, header, body, count)
 
     def _execute_batches(
         self,

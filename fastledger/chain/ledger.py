@@ -289,7 +289,9 @@ class Ledger:
         if blobs:
             with self.times.stage("blobs"):
                 self._blobs.put_many(blobs, unwanted=self._erased_envelopes)
-        encoded = [item.encoded if isinstance(item, Transaction) else bytes(item) for item in batch]
+        encoded = [
+            item.encoded if isinstance(item, Transaction) else bytes(memoryview(item)) for item in batch
+        ]
         if not encoded:
             done: Future[list[Outcome]] = Future()
             done.set_result([])
@@ -373,8 +375,10 @@ class Ledger:
 
     def block(self, height: int) -> Block:
         """The durable block at ``height``; raises ``NotFoundError``."""
-        with self._store.snapshot() as snapshot:
-            entry = snapshot.block_entry(height)
+        entry = None
+        if 0 <= height <= self.height:
+            with self._store.snapshot() as snapshot:
+                entry = snapshot.block_entry(height)
         if entry is None:
             raise NotFoundError(f"there is no block at height {height}")
         return self._read_block(entry.ref)
@@ -448,6 +452,8 @@ class Ledger:
         present = self.record(record)
         if version in (0, present.version):
             return present.present
+        if not 0 < version < present.version:
+            raise NotFoundError(f"record {record.hex()} has no version {version}")
         return self._entity(VERSIONS, version_key(record, version))
 
     def consent(self, consent: bytes) -> Consent:

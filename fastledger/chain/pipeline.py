@@ -86,7 +86,8 @@ class Pipeline:
         self._groups: deque[Group] = deque()
         self._frozen: Overlay | None = None
         self._in_flight = 0
-        self._paused = 0
+        self._paused = False
+        self._pausing = threading.Lock()
         self._closing = False
         self._failure: BaseException | None = None
         self._threads = [
@@ -253,21 +254,20 @@ class Pipeline:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Holds execution while everything before is durable; submitted batches wait, and so does :meth:`close`."""
-        with self._changed:
-            self._raise_if_ended()
-            self._paused += 1
-        try:
-            with self._changed:
-                while self._building() and self._failure is None:
-                    self._changed.wait()
-                if self._failure is not None:
+        """Holds execution while everything before is durable; submitted batches wait, and so do other pausers."""
+        with self._pausing:
+            try:
+                with self._changed:
                     self._raise_if_ended()
-            yield
-        finally:
-            with self._changed:
-                self._paused -= 1
-                self._changed.notify_all()
+                    self._paused = True
+                    while self._building() and self._failure is None:
+                        self._changed.wait()
+                    self._raise_if_ended()
+                yield
+            finally:
+                with self._changed:
+                    self._paused = False
+                    self._changed.notify_all()
 
     def _building(self) -> bool:
         """Whether a batch is between the waiting queue and its answer, or a checkpoint is being written."""
@@ -287,15 +287,15 @@ class Pipeline:
             self._store.renew()
 
     def close(self) -> None:
-        """Answers everything submitted, writes a last checkpoint and ends the threads."""
-        with self._changed:
+        """Answers everything submitted, writes a last checkpoint and ends the threads.
+
+        Waits for who holds :meth:`paused`: what a verification reads must not be closed under it.
+        """
+        with self._pausing, self._changed:
             self._closing = True
             self._changed.notify_all()
         for thread in self._threads:
             thread.join()
-        with self._changed:
-            while self._paused:
-                self._changed.wait()
         if self._failure is None:
             self.checkpoint_paused()
 

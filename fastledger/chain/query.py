@@ -22,6 +22,8 @@ from fastledger.state.terms import (
 )
 from fastledger.storage.log import FrameRef
 
+HEIGHT_MAX = 2**63 - 1
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Query:
@@ -60,9 +62,11 @@ class Query:
         )
         for name, table, value in ids:
             if value is not None:
-                if len(value) != ID_BYTES:
-                    raise InputError(f"{name} has {ID_BYTES} bytes, not {len(value)}", code=Code.BAD_QUERY)
+                if not isinstance(value, bytes) or len(value) != ID_BYTES:
+                    raise InputError(f"{name} is not an id of {ID_BYTES} bytes", code=Code.BAD_QUERY)
                 found.append(table + value)
+        if self.code is not None and self.code not in set(Code):
+            raise InputError("no such result code", code=Code.BAD_QUERY)
         if self.code is not None and self.code != Code.OK:
             found.append(code_term(self.code))
         if self.kind is not None:
@@ -115,11 +119,12 @@ def run_query(query: Query, snapshot: Snapshot, read_block: Callable[[FrameRef],
     start_seq, end_seq = _range(query, snapshot)
     entries: list[Entry] = []
     for seq in _matching(query, snapshot, start_seq, end_seq):
+        entry = load_entry(snapshot, read_block, seq)
+        if query.code == Code.OK and entry.code != Code.OK:
+            continue
         if len(entries) == query.limit:
             return Page(entries, seq)
-        entry = load_entry(snapshot, read_block, seq)
-        if query.code is not Code.OK or entry.code == Code.OK:
-            entries.append(entry)
+        entries.append(entry)
     return Page(entries, None)
 
 
@@ -157,6 +162,8 @@ def _matching(query: Query, snapshot: Snapshot, start_seq: int, end_seq: int) ->
 def _range(query: Query, snapshot: Snapshot) -> tuple[int, int]:
     """The half-open range of transaction numbers that heights, times and cursor leave."""
     start_seq, end_seq = 0, snapshot.end_seq
+    if end_seq == 0:
+        return 0, 0
     if query.from_height is not None:
         start_seq = max(start_seq, _first_seq(snapshot, query.from_height))
     if query.to_height is not None:
@@ -170,12 +177,12 @@ def _range(query: Query, snapshot: Snapshot) -> tuple[int, int]:
             end_seq = min(end_seq, query.cursor + 1)
         else:
             start_seq = max(start_seq, query.cursor)
-    return start_seq, max(start_seq, end_seq)
+    return min(start_seq, max(end_seq, 0)), max(end_seq, 0)
 
 
 def _first_seq(snapshot: Snapshot, height: int) -> int:
     """The number of the first transaction at or after ``height``."""
-    entry = snapshot.block_entry(max(height, 0))
+    entry = snapshot.block_entry(min(max(height, 0), HEIGHT_MAX))
     return snapshot.end_seq if entry is None else min(entry.first_seq, snapshot.end_seq)
 
 

@@ -65,7 +65,10 @@ def demo(
         with output.progress("verify") as bar:
             scenario.settle(bar)
     except ScenarioError as error:
-        click.secho(f"error: {error}", fg="red", err=True)
+        if output.as_json:
+            output.answer({"ok": False, "problem": str(error), "steps": scenario.steps})
+        else:
+            click.secho(f"error: {error}", fg="red", err=True)
         raise click.exceptions.Exit(int(Exit.WRONG)) from None
     finally:
         scenario.close()

@@ -4,7 +4,14 @@ from pathlib import Path
 
 import click
 
-from fastledger.cli.options import command_options, keystore_option, password_option, read_password
+from fastledger.cli.options import (
+    CHAIN_ID,
+    ask_password,
+    command_options,
+    keystore_option,
+    password_option,
+    read_password,
+)
 from fastledger.cli.output import Output
 
 
@@ -29,7 +36,7 @@ def create(output: Output, keystore_path: Path, password_file: Path | None) -> N
 @click.argument("name")
 @keystore_option
 @password_option
-@click.option("--chain", "chain_hex", help="The chain's id in hexadecimal, from `fastledger status`.")
+@click.option("--chain", "chain_id", type=CHAIN_ID, help="The chain's id, from `fastledger status`.")
 @click.option(
     "--suite", type=click.Choice(["hybrid", "x25519"]), default="hybrid", help="How keys are wrapped to it."
 )
@@ -39,7 +46,7 @@ def new(
     name: str,
     keystore_path: Path,
     password_file: Path | None,
-    chain_hex: str | None,
+    chain_id: bytes | None,
     suite: str,
 ) -> None:
     """Make a wallet called NAME."""
@@ -52,7 +59,7 @@ def new(
     if name in keystore.names():
         raise InputError("the keystore holds a wallet of that name", code=Code.BAD_KEYSTORE)
     kem = KemSuite.MLKEM768_X25519 if suite == "hybrid" else KemSuite.X25519
-    wallet = Wallet.create(None if chain_hex is None else bytes.fromhex(chain_hex), suite=kem)
+    wallet = Wallet.create(chain_id, suite=kem)
     wallet.save(keystore, name)
     keystore.save()
     output.answer({"name": name, "identity": wallet.identity.hex(), "public_key": wallet.public_key.hex()})
@@ -92,7 +99,7 @@ def passwd(
 
     keystore = Keystore.open(keystore_path, read_password(password_file))
     if new_password_file is None:
-        fresh = click.prompt("New password", hide_input=True, confirmation_prompt=True, err=True)
+        fresh = ask_password("New password", confirm=True)
     else:
         fresh = read_password(new_password_file)
     keystore.change_password(fresh)

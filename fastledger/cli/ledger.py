@@ -36,9 +36,16 @@ def init(output: Output, ledger_path: Path, keystore_path: Path, password_file: 
     password = read_password(password_file, confirm=True)
     regulator, organisation = Wallet.create(), Wallet.create()
     keystore = Keystore.create(keystore_path, password)
-    with Ledger.create(ledger_path, authorities=[regulator.authority]) as ledger:
-        for wallet in (regulator, organisation):
-            wallet.join(ledger.chain_id)
+    try:
+        created = Ledger.create(ledger_path, authorities=[regulator.authority])
+    except BaseException:
+        keystore_path.unlink()  # made above, and empty
+        raise
+    with created as ledger:
+        # The keys are safe before anything that they signed is.
+        for name, wallet in (("regulator", regulator), ("organisation", organisation)):
+            wallet.join(ledger.chain_id).save(keystore, name)
+        keystore.save()
         outcomes = ledger.submit(
             [
                 organisation.register(Role.ORGANISATION),
@@ -47,9 +54,6 @@ def init(output: Output, ledger_path: Path, keystore_path: Path, password_file: 
         )
         for outcome in outcomes:
             outcome.raise_for_status()
-        regulator.save(keystore, "regulator")
-        organisation.save(keystore, "organisation")
-        keystore.save()
         answer = {
             "chain_id": ledger.chain_id.hex(),
             "ledger": str(ledger_path),

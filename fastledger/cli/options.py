@@ -1,5 +1,6 @@
 """Options that several commands share, and how their values become keys, ids and open ledgers."""
 
+import errno
 from collections.abc import Callable
 from functools import update_wrapper
 from pathlib import Path
@@ -8,7 +9,8 @@ from typing import Any, TypeVar
 import click
 
 from fastledger.cli.output import Output, fail
-from fastledger.errors import Code, FastLedgerError, InputError
+from fastledger.errors import Code, FastLedgerError, InputError, LedgerError
+from fastledger.limits import PASSWORD_BYTES_MAX
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 PASSWORD_VARIABLE = "FASTLEDGER_PASSWORD"  # noqa: S105 - the name of a variable, not a password
@@ -23,6 +25,11 @@ def command_options(function: Callable[..., Any]) -> Callable[..., Any]:
             return function(output=Output(as_json=as_json), **arguments)
         except FastLedgerError as error:
             fail(error, as_json=as_json)
+        except OSError as error:
+            if error.errno == errno.EPIPE:  # whoever read the answer has gone: click ends quietly
+                raise
+            # Without the file's name: in exports it is often a patient's.
+            fail(LedgerError(f"{error.strerror} (errno {error.errno})"), as_json=as_json)
 
     return update_wrapper(run, function)
 
@@ -61,15 +68,26 @@ def read_password(password_file: Path | None, *, confirm: bool = False) -> str:
 
     if password_file is not None:
         try:
-            return password_file.read_text().split("\n", 1)[0]
+            with password_file.open("rb") as file:
+                return file.readline(PASSWORD_BYTES_MAX + 2).decode().rstrip("\r\n")
         except OSError as error:
             raise InputError(
                 f"cannot read the password file: {error.strerror}", code=Code.BAD_KEYSTORE
             ) from None
+        except UnicodeDecodeError:
+            raise InputError("the password file is not UTF-8", code=Code.BAD_KEYSTORE) from None
     given = os.environ.get(PASSWORD_VARIABLE)
     if given is not None:
         return given
-    answer: str = click.prompt("Password", hide_input=True, confirmation_prompt=confirm, err=True)
+    return ask_password("Password", confirm=confirm)
+
+
+def ask_password(label: str, *, confirm: bool) -> str:
+    """The password from the terminal; raises ``InputError`` where nobody answers."""
+    try:
+        answer: str = click.prompt(label, hide_input=True, confirmation_prompt=confirm, err=True)
+    except click.Abort:
+        raise InputError("no password was given", code=Code.WRONG_PASSWORD) from None
     return answer
 
 
@@ -94,5 +112,6 @@ class HexBytes(click.ParamType[bytes]):
         return data
 
 
+CHAIN_ID = HexBytes(8)
 ID16 = HexBytes(16)
 TXID = HexBytes(32)

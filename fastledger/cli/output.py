@@ -4,7 +4,8 @@
 code  meaning
 ====  ==================================================================
 0     done, and what was checked is right
-1     done, and what was checked is wrong (``verify``, ``verify-receipt``, ``demo``)
+1     done, and what was checked is wrong (``verify``, ``verify-receipt``, ``demo``), or not all of it could
+      be done (``ingest`` with refused resources)
 2     the command line is wrong
 3     the input is at fault: sending it again cannot help
 4     the ledger is busy or locked: try again later

@@ -48,6 +48,7 @@ def ingest(
             ledger,
             Wallet.load(keystore, entry),
             new_wallet=lambda: Wallet.create(ledger.chain_id),
+            entry=entry,
         )
         custodian.load(keystore)
 
@@ -63,7 +64,7 @@ def ingest(
     report = asdict(run.report)
     report["refusals"] = [list(refusal) for refusal in run.report.refusals]
     output.answer(report)
-    if run.report.refused or run.report.failures:
+    if run.report.refused or run.report.unreadable or run.report.failures:
         raise click.exceptions.Exit(int(Exit.WRONG))
 
 
@@ -100,6 +101,14 @@ def read(
         state = ledger.record(record)
         content = wallet.open_record(envelope, folder=state.folder, record=record, version=state.version)
     if output.as_json:
-        output.answer({"txid": access.txid.hex(), "version": state.version, "content": content.decode()})
+        output.answer({"txid": access.txid.hex(), "version": state.version, **_shown(content)})
     else:
         sys.stdout.buffer.write(content + b"\n")
+
+
+def _shown(content: bytes) -> dict[str, str]:
+    """FHIR is text; what another client stored may be anything, and is shown in hexadecimal."""
+    try:
+        return {"content": content.decode()}
+    except UnicodeDecodeError:
+        return {"content_hex": content.hex()}

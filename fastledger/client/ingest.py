@@ -5,6 +5,8 @@ patients that it keeps in trust for them. It writes every resource into a folder
 into its own directory folder where the resource describes no patient.
 """
 
+import hashlib
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -14,7 +16,7 @@ from fastledger.chain.outcome import Outcome
 from fastledger.client.wallet import Wallet
 from fastledger.crypto.folders import FolderKey
 from fastledger.crypto.keystore import Keystore
-from fastledger.errors import Code, FhirError
+from fastledger.errors import Code, FhirError, NotFoundError
 from fastledger.gateway.fhir import ResourceInfo, Validated, describe, validate_many
 from fastledger.gateway.sources import SourceBundle
 from fastledger.model.bodies import Purpose as PurposeOfUse
@@ -22,16 +24,24 @@ from fastledger.model.bodies import RecordPut, Right, Role
 from fastledger.model.transaction import Transaction
 
 DIRECTORY = "directory"
+ORGANISATION_ENTRY = "organisation"
 BATCH_RECORDS = 1_000
+BATCH_BLOB_BYTES = 64 * 1024 * 1024
 REFUSALS_KEPT = 20
 _CUSTODY_PURPOSES = (PurposeOfUse.TREATMENT, PurposeOfUse.OPERATIONS, PurposeOfUse.PAYMENT)
 _PATIENT_ENTRY = "patient:"
 _STAFF_ENTRY = "staff:"
+# With its prefix and at four bytes a character it is still an entry name of the keystore.
+_STAFF_NAME_CHARS_MAX = 30
 
 
 @dataclass(slots=True)
 class IngestReport:
-    """What an ingest did. ``refusals`` hold (origin, path, problem) of the first refused resources, without values."""
+    """What an ingest did.
+
+    Every resource is either ``refused``, not valid, or submitted; what could not even be read as a resource is
+    ``unreadable``. ``refusals`` hold (origin, path, problem) of the first of both, without values.
+    """
 
     bundles: int = 0
     patients: int = 0
@@ -39,6 +49,7 @@ class IngestReport:
     resources: int = 0
     resource_bytes: int = 0
     refused: int = 0
+    unreadable: int = 0
     committed: int = 0
     transactions: int = 0
     refusals: list[tuple[str, str, str]] = field(default_factory=list)
@@ -47,8 +58,17 @@ class IngestReport:
     def refuse(self, origin: str, error: FhirError) -> None:
         """Counts a resource that is not valid FHIR."""
         self.refused += 1
+        path, problem = error.issues[0] if error.issues else ("", error.args[0])
+        self._keep(origin, path, problem)
+
+    def misread(self, error: FhirError) -> None:
+        """Counts a source, or an entry of one, that could not be read; the message begins with its origin."""
+        self.unreadable += 1
+        origin, _, problem = error.args[0].partition(": ")
+        self._keep(origin, "", problem)
+
+    def _keep(self, origin: str, path: str, problem: str) -> None:
         if len(self.refusals) < REFUSALS_KEPT:
-            path, problem = error.issues[0] if error.issues else ("", error.args[0])
             self.refusals.append((origin, path, problem))
 
     def fail(self, code: Code) -> None:
@@ -70,11 +90,24 @@ class Kept:
 class Custodian:
     """One hospital's wallets over an open ledger."""
 
-    def __init__(self, ledger: Ledger, organisation: Wallet, *, new_wallet: Callable[[], Wallet]) -> None:
-        """``organisation`` is registered and endorsed; ``new_wallet`` makes one for each patient and practitioner."""
+    def __init__(
+        self,
+        ledger: Ledger,
+        organisation: Wallet,
+        *,
+        new_wallet: Callable[[], Wallet],
+        entry: str = ORGANISATION_ENTRY,
+    ) -> None:
+        """``organisation`` is registered and endorsed; ``new_wallet`` makes one for each patient and practitioner.
+
+        ``entry`` is the organisation's name in the keystore.
+        """
         self._ledger = ledger
         self.organisation = organisation
+        self._entry = entry
         self._new_wallet = new_wallet
+        # Folders and identities that are on the chain or on their way there.
+        self._standing: set[bytes] = set()
         self.patients: dict[str, Wallet] = {}
         self.staff: dict[str, Wallet] = {}
 
@@ -87,16 +120,19 @@ class Custodian:
         """A patient's wallet with a folder for each category, and the transactions that make what is new."""
         transactions: list[Transaction] = []
         wallet = self.patients.get(reference)
-        if wallet is None:
-            wallet = self.patients[reference] = self._new_wallet()
-            transactions.append(wallet.register(Role.PATIENT))
-        fresh = sorted(category for category in dict.fromkeys(categories) if category not in wallet.labels)
+        if wallet is None or not self._stands(wallet.identity, self._ledger.identity):
+            wallet = self.patients[reference] = self._registered(transactions, Role.PATIENT)
+        wanted = sorted(set(categories))
+        fresh = [category for category in wanted if not self._is_open(wallet, category)]
         if fresh:
             transactions.append(wallet.open_folders(*fresh))
+            self._standing.update(wallet.labels[category] for category in fresh)
+        closed = [category for category in wanted if not self.organisation.holds_key(wallet.labels[category])]
+        if closed:
             grant = wallet.grant(
                 self.organisation.identity,
                 self.organisation.kem_public,
-                fresh,
+                closed,
                 purposes=_CUSTODY_PURPOSES,
                 rights=Right.READ | Right.WRITE,
             )
@@ -107,25 +143,44 @@ class Custodian:
 
     def practitioner(self, reference: str) -> tuple[Wallet, list[Transaction]]:
         """A practitioner's wallet, and the transactions that register and endorse it where it is new."""
+        transactions: list[Transaction] = []
         wallet = self.staff.get(reference)
-        if wallet is not None:
-            return wallet, []
-        wallet = self.staff[reference] = self._new_wallet()
-        return wallet, [
-            wallet.register(Role.PRACTITIONER),
-            self.organisation.endorse(wallet.identity, Role.PRACTITIONER),
-        ]
+        if wallet is None or not self._stands(wallet.identity, self._ledger.identity):
+            wallet = self.staff[reference] = self._registered(transactions, Role.PRACTITIONER)
+            transactions.append(self.organisation.endorse(wallet.identity, Role.PRACTITIONER))
+        return wallet, transactions
 
     def directory(self) -> tuple[FolderKey, list[Transaction]]:
         """The key of the folder for what describes no patient, opened at its first use."""
         transactions = []
-        if DIRECTORY not in self.organisation.labels:
+        if not self._is_open(self.organisation, DIRECTORY):
             transactions.append(self.organisation.open_folders(DIRECTORY))
+            self._standing.add(self.organisation.labels[DIRECTORY])
         return self.organisation.folder_key(DIRECTORY), transactions
+
+    def _registered(self, transactions: list[Transaction], role: Role) -> Wallet:
+        """A new wallet, its registration queued."""
+        wallet = self._new_wallet()
+        transactions.append(wallet.register(role))
+        self._standing.add(wallet.identity)
+        return wallet
+
+    def _is_open(self, wallet: Wallet, label: str) -> bool:
+        return label in wallet.labels and self._stands(wallet.labels[label], self._ledger.folder)
+
+    def _stands(self, entity: bytes, find: Callable[[bytes], object]) -> bool:
+        """Whether what a loaded wallet knows of reached the chain: keys are saved first, and a crash may follow."""
+        if entity not in self._standing:
+            try:
+                find(entity)
+            except NotFoundError:
+                return False
+            self._standing.add(entity)
+        return True
 
     def save(self, keystore: Keystore) -> None:
         """Puts every wallet into an open keystore; the references of patients are sealed with them."""
-        self.organisation.save(keystore, "organisation")
+        self.organisation.save(keystore, self._entry)
         for reference, wallet in self.patients.items():
             wallet.save(keystore, _PATIENT_ENTRY + reference)
         for reference, wallet in self.staff.items():
@@ -146,6 +201,7 @@ class _Pending:
 
     transactions: list[Transaction] = field(default_factory=list)
     blobs: list[bytes] = field(default_factory=list)
+    blob_bytes: int = 0
     kept: dict[bytes, Kept] = field(default_factory=dict)
 
 
@@ -183,11 +239,11 @@ class Ingest:
     def add(self, bundle: SourceBundle | FhirError) -> None:
         """Validates, seals and signs one bundle, submitting full batches on the way."""
         if isinstance(bundle, FhirError):
-            self.report.refuse("source", bundle)
+            self.report.misread(bundle)
             return
         self.report.bundles += 1
         for problem in bundle.problems:
-            self.report.refuse(bundle.origin, problem)
+            self.report.misread(problem)
         with self._times.stage("validate"):
             described = list(self._validate(bundle))
         sealed = self._seal(bundle, described)
@@ -196,9 +252,9 @@ class Ingest:
         for transaction, blob, kept in signed:
             self._pending.transactions.append(transaction)
             self._pending.blobs.append(blob)
+            self._pending.blob_bytes += len(blob)
             self._pending.kept[transaction.txid] = kept
-            if len(self._pending.transactions) >= BATCH_RECORDS:
-                self.flush()
+            self._flush_if_full()
 
     def _validate(self, bundle: SourceBundle) -> Iterator[tuple[Validated, ResourceInfo]]:
         verdicts = validate_many([resource.raw for resource in bundle.resources])
@@ -253,6 +309,7 @@ class Ingest:
                 for category in dict.fromkeys(categories):
                     folders[(reference, category)] = wallet.folder_key(category)
             self._pending.transactions += transactions
+            self._flush_if_full()
         return folders
 
     def _author(self, bundle: SourceBundle, described: list[tuple[Validated, ResourceInfo]]) -> Wallet:
@@ -263,11 +320,18 @@ class Ingest:
             if info.resource_type != "Practitioner":
                 continue
             reference = _practitioner_reference(verdict)
+            if reference is None:
+                continue
             self.report.practitioners += reference not in self._custodian.staff
             wallet, transactions = self._custodian.practitioner(reference)
             self._pending.transactions += transactions
             author = wallet if author is organisation else author
         return author
+
+    def _flush_if_full(self) -> None:
+        pending = self._pending
+        if len(pending.transactions) >= BATCH_RECORDS or pending.blob_bytes >= BATCH_BLOB_BYTES:
+            self.flush()
 
     def flush(self) -> None:
         """Submits what is pending and waits until it is durable."""
@@ -292,16 +356,37 @@ class Ingest:
 
 
 def _patient_of(bundle: SourceBundle, info: ResourceInfo) -> str | None:
-    """The patient whose folder a resource belongs in; None where it describes or names no patient."""
+    """The patient whose folder a resource belongs in; None where it describes or names no patient.
+
+    What names another patient than the bundle's is never put into that patient's folder.
+    """
     if not info.patient_data:
         return None
-    if bundle.patient_id is not None:
-        return bundle.patient_id
-    if info.subject_reference is None:
+    url_id = _reference_id(bundle.patient_url)
+    own = bundle.patient_id or url_id
+    named = _reference_id(info.subject_reference)
+    return own if named in (None, bundle.patient_id, url_id) else named
+
+
+def _reference_id(reference: str | None) -> str | None:
+    """The id at the end of a literal reference (``Patient/7``, ``https://…/Patient/7/_history/2``, ``urn:uuid:…``).
+
+    None for what names nobody beyond its own resource: ``#contained``, a search, free text.
+    """
+    if reference is None:
         return None
-    return info.subject_reference.rpartition("/")[2].removeprefix("urn:uuid:")
+    name = reference.partition("/_history/")[0].rpartition("/")[2]
+    name = name.removeprefix("urn:uuid:").removeprefix("urn:oid:")
+    return name if _is_fhir_id(name) else None
 
 
-def _practitioner_reference(verdict: Validated) -> str:
+_is_fhir_id = re.compile(r"[A-Za-z0-9.-]{1,64}").fullmatch
+
+
+def _practitioner_reference(verdict: Validated) -> str | None:
+    """What a practitioner is known by from one source to the next; None where there is nothing."""
     identifiers = verdict.resource.get("identifier") or [{}]
-    return str(identifiers[0].get("value") or verdict.resource.get("id") or "")
+    name = str(identifiers[0].get("value") or verdict.resource.get("id") or "")
+    if len(name) > _STAFF_NAME_CHARS_MAX:
+        name = hashlib.sha256(name.encode()).hexdigest()
+    return name or None

@@ -296,6 +296,10 @@ class Wallet:
         epochs = sorted((epoch for held, epoch in self._folder_keys if held == folder_id), reverse=True)
         return [blind_token(self._folder_keys[(folder_id, epoch)], term) for epoch in epochs]
 
+    def holds_key(self, folder: bytes) -> bool:
+        """Whether the wallet has any key of a folder."""
+        return folder in self._newest
+
     @property
     def folders(self) -> list[bytes]:
         """Every folder that the wallet holds a key of, own or granted."""
@@ -402,19 +406,27 @@ class Wallet:
         clock_ms: Callable[[], int] = system_clock_ms,
     ) -> Self:
         """The wallet that :meth:`save` put; raises ``KeystoreError`` where the entry is something else."""
-        value: Any = decode(keystore.get(entry), what="wallet")
-        if not isinstance(value, dict) or value.get("version") != WALLET_FORMAT_VERSION:
+        secret = keystore.get(entry)
+        try:
+            value: Any = decode(secret, what="wallet")
+            version = value["version"]
+        except (InputError, TypeError, KeyError):
+            raise KeystoreError("the entry is not a wallet") from None
+        if version != WALLET_FORMAT_VERSION:
             raise KeystoreError(f"not a wallet of format {WALLET_FORMAT_VERSION}", code=Code.FORMAT_VERSION)
-        wallet = cls(
-            SigningKey.from_bytes(value["signing"]),
-            KemPrivateKey.from_bytes(value["kem"]),
-            identity=value["identity"],
-            chain_id=value["chain"] or None,
-            clock_ms=clock_ms,
-        )
-        for encoded in value["folders"]:
-            wallet.add_folder_key(FolderKey.from_bytes(encoded))
-        wallet.labels = {label.decode(): folder for label, folder in value["labels"]}
+        try:
+            wallet = cls(
+                SigningKey.from_bytes(value["signing"]),
+                KemPrivateKey.from_bytes(value["kem"]),
+                identity=value["identity"],
+                chain_id=value["chain"] or None,
+                clock_ms=clock_ms,
+            )
+            for encoded in value["folders"]:
+                wallet.add_folder_key(FolderKey.from_bytes(encoded))
+            wallet.labels = {label.decode(): folder for label, folder in value["labels"]}
+        except (InputError, TypeError, KeyError, ValueError, AttributeError):
+            raise KeystoreError("the entry is a damaged wallet") from None
         return wallet
 
 

@@ -49,6 +49,7 @@ class Rule(NamedTuple):
 
 
 def has(node: Node, key: str) -> bool:
+    """Whether the element is given, by value or by extension."""
     return key in node or "_" + key in node
 
 
@@ -92,6 +93,7 @@ def dicts(value: object) -> Iterator[Node]:
 
 
 def number(value: object) -> float | None:
+    """The value as a number; None where it is none."""
     return value if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 

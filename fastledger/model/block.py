@@ -177,7 +177,9 @@ class Block:
         Raises ``InputError`` with ``BAD_BLOCK`` (or a codec error); execution checks roots and seal.
         """
         fields = decode(data, what="block")
-        if not isinstance(fields, list) or len(fields) != 8 or fields[0] != BLOCK_FORMAT_VERSION:
+        if not isinstance(fields, list) or len(fields) != 8:
+            raise _bad_block("a block has eight parts")
+        if type(fields[0]) is not int or fields[0] != BLOCK_FORMAT_VERSION:
             raise _bad_block(f"not a block of format {BLOCK_FORMAT_VERSION}")
         if not all(isinstance(item, bytes) for item in fields[1:]):
             raise _bad_block("the parts of a block are byte strings")

@@ -12,7 +12,8 @@ import msgspec
 from msgspec import Meta
 
 from fastledger import limits
-from fastledger.errors import Code, InputError
+from fastledger.crypto.hpke import public_key_suite
+from fastledger.errors import Code, EnvelopeError, InputError
 
 Id16: TypeAlias = Annotated[bytes, Meta(min_length=16, max_length=16)]
 Key33: TypeAlias = Annotated[bytes, Meta(min_length=33, max_length=33)]
@@ -69,6 +70,14 @@ Purposes: TypeAlias = Annotated[list[Purpose], Meta(min_length=1, max_length=lim
 Rights: TypeAlias = Annotated[int, Meta(ge=1, le=3)]
 
 
+def _check_kem(kem: bytes) -> None:
+    """``ValueError``, which a decoder turns into its own error, for what is no public key of a known suite."""
+    try:
+        public_key_suite(kem)
+    except EnvelopeError as error:
+        raise ValueError("not a KEM public key") from error
+
+
 class Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
     """Base of all bodies: unknown fields are refused, so that a signed field always means something."""
 
@@ -78,6 +87,10 @@ class IdentityRegister(Body, frozen=True):
 
     role: Role
     kem: KemPublicKey
+
+    def __post_init__(self) -> None:
+        """Refuses what is no KEM key: nobody could ever grant this identity anything."""
+        _check_kem(self.kem)
 
 
 class IdentityEndorse(Body, frozen=True):
@@ -94,6 +107,10 @@ class IdentityRotate(Body, frozen=True):
     key: Key33
     kem: KemPublicKey
     proof: Signature64
+
+    def __post_init__(self) -> None:
+        """Refuses what is no KEM key."""
+        _check_kem(self.kem)
 
 
 class IdentityRevoke(Body, frozen=True):

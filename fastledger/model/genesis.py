@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from fastledger.errors import Code, InputError
+from fastledger.crypto.hpke import public_key_suite
+from fastledger.errors import Code, EnvelopeError, InputError
 from fastledger.model.block import ZERO32, Block, Header, HeaderBody
 from fastledger.model.codec import decode, encode
 from fastledger.version import GENESIS_FORMAT_VERSION
@@ -58,12 +59,17 @@ class Genesis:
         """Itself, where every field has its shape; raises ``InputError`` with ``BAD_GENESIS``."""
         if self.engine not in ENGINES:
             raise _bad_genesis(f"engine is one of {', '.join(ENGINES)}")
-        if type(self.created_ms) is not int or not 0 <= self.created_ms < 2**53:
-            raise _bad_genesis("created_ms is a time in milliseconds")
+        if type(self.created_ms) is not int or not 0 <= self.created_ms < 1000 * 2**32:
+            raise _bad_genesis("created_ms is a time in milliseconds whose seconds fit a header's 32 bits")
         if not self.proposers or any(len(key) != 33 for key in self.proposers):
             raise _bad_genesis("proposers are one or more 33-byte keys")
-        if any(len(authority.key) != 33 for authority in self.authorities):
-            raise _bad_genesis("an authority has a 33-byte key")
+        for authority in self.authorities:
+            if len(authority.key) != 33:
+                raise _bad_genesis("an authority has a 33-byte key")
+            try:
+                public_key_suite(authority.kem)
+            except EnvelopeError:
+                raise _bad_genesis("an authority has a KEM public key") from None
         if len({authority.key for authority in self.authorities}) != len(self.authorities):
             raise _bad_genesis("authorities differ from one another")
         if len(self.salt) != 16:
@@ -91,7 +97,7 @@ class Genesis:
         keys = {"version", "created_ms", "engine", "proposers", "authorities", "salt"}
         if not isinstance(value, dict) or set(value) != keys:
             raise _bad_genesis("a genesis document has other fields")
-        if value["version"] != GENESIS_FORMAT_VERSION:
+        if type(value["version"]) is not int or value["version"] != GENESIS_FORMAT_VERSION:
             raise _bad_genesis(f"not a genesis document of format {GENESIS_FORMAT_VERSION}")
         return cls(
             value["created_ms"],

@@ -1,25 +1,23 @@
 """Seals and receipts: COSE_Sign1 objects that bind a block, and every transaction in it, to its proposer.
 
 The *seal* of a block is a COSE_Sign1 (ES256K) with the block's ``tx_root`` as detached payload and protected header
-``{1: -47, 4: proposer, 395: 1, -65537: [chain_id, height, block_id]}``. One signature a block thus serves as the seal
-and as the signature of every COSE Receipt (RFC 9942, RFC9162_SHA256) for that block: a receipt is the seal with the
-inclusion proof in its unprotected header. Under the private label -65538 it also carries the header and the
+``{1: -47, 4: proposer, 395: 1, -65537: [chain_id, height, block_id, count]}``. One signature a block thus serves as
+the seal and as the signature of every COSE Receipt (RFC 9942, RFC9162_SHA256) for that block: a receipt is the seal
+with the inclusion proof in its unprotected header. Under the private label -65538 it also carries the header and the
 result's proof, so that a reader learns offline *what became* of the transaction, not just that it is there
 (SPEC-RCP-1..5). A *transparent statement* is the transaction with its receipt under label 394 (RFC 9943).
 """
 
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-import cbor2
-
 from fastledger.crypto.merkle import inclusion_proof, leaf_hash, leaf_hashes, verify_inclusion
 from fastledger.crypto.signing import SigningKey, verify_one
-from fastledger.errors import Code, FastLedgerError, ReceiptError
+from fastledger.errors import Code, FastLedgerError, InputError, ReceiptError
 from fastledger.model.block import Block, Header, HeaderBody, result_entries
-from fastledger.model.codec import encode
+from fastledger.model.codec import decode, encode
 from fastledger.model.transaction import Transaction
 
 ALGORITHM_LABEL = 1
@@ -32,18 +30,23 @@ OUTCOME_LABEL = -65538
 INCLUSION_PROOFS = -1
 ES256K = -47
 RFC9162_SHA256 = 1
-COSE_SIGN1_TAG = 18
+COSE_SIGN1_HEAD = b"\xd2"  # tag 18
 STATEMENT_BYTES_MAX = 256 * 1024
 
 
 @dataclass(frozen=True)
 class SealHeader:
-    """The protected header of a seal: who sealed which block of which chain."""
+    """The protected header of a seal: who sealed which block of which chain.
+
+    ``count`` is the number of its transactions: a root alone would let the last leaf of an uneven tree pass for
+    an earlier leaf of a smaller one.
+    """
 
     proposer: bytes
     chain_id: bytes
     height: int
     block_id: bytes
+    count: int
 
     def encode(self) -> bytes:
         """The protected header map as deterministic CBOR."""
@@ -52,20 +55,22 @@ class SealHeader:
                 ALGORITHM_LABEL: ES256K,
                 KEY_LABEL: self.proposer,
                 TREE_LABEL: RFC9162_SHA256,
-                BLOCK_LABEL: [self.chain_id, self.height, self.block_id],
+                BLOCK_LABEL: [self.chain_id, self.height, self.block_id, self.count],
             }
         )
 
     @classmethod
     def decode(cls, data: bytes) -> "SealHeader":
         """Exactly the header that :meth:`encode` writes; raises ``ReceiptError`` for any other."""
-        try:
-            fields = cbor2.loads(data)
-            header = cls(fields[KEY_LABEL], *fields[BLOCK_LABEL])
-            same = header.encode() == data
-        except Exception:
-            raise ReceiptError("protected header is not that of a seal") from None
-        if not same or [len(header.proposer), len(header.chain_id), len(header.block_id)] != [33, 8, 32]:
+        fields = _strict(data, "protected header")
+        block = fields.get(BLOCK_LABEL) if isinstance(fields, dict) else None
+        if not isinstance(block, list) or len(block) != 4 or {type(block[1]), type(block[3])} != {int}:
+            raise ReceiptError("protected header is not that of a seal")
+        ids = (fields.get(KEY_LABEL), block[0], block[2])
+        if [len(item) if isinstance(item, bytes) else -1 for item in ids] != [33, 8, 32]:
+            raise ReceiptError("protected header is not that of a seal")
+        header = cls(ids[0], *block)
+        if header.encode() != data:
             raise ReceiptError("protected header is not that of a seal")
         return header
 
@@ -78,36 +83,42 @@ def _seal_digest(protected: bytes, tx_root: bytes) -> bytes:
 def _cose_sign1(
     protected: bytes, unprotected: dict[Any, Any], payload: bytes | None, signature: bytes
 ) -> bytes:
-    return cbor2.dumps(
-        cbor2.CBORTag(COSE_SIGN1_TAG, [protected, unprotected, payload, signature]), canonical=True
-    )
+    return COSE_SIGN1_HEAD + encode([protected, unprotected, payload, signature])
 
 
-def _parse_cose_sign1(data: bytes, what: str) -> tuple[bytes, Mapping[Any, Any], bytes | None, bytes]:
+def _strict(data: bytes, what: str) -> Any:
+    """``data`` as one deterministic CBOR item: what is not signed must not have two forms either."""
+    try:
+        return decode(data, what=what)
+    except InputError as error:
+        raise ReceiptError(error.args[0]) from None
+
+
+def _parse_cose_sign1(data: bytes, what: str) -> tuple[bytes, dict[Any, Any], bytes | None, bytes]:
     if len(data) > STATEMENT_BYTES_MAX:
         raise ReceiptError(f"{what} is longer than {STATEMENT_BYTES_MAX} bytes")
-    try:
-        item = cbor2.loads(data)
-        protected, unprotected, payload, signature = item.value
-        well_formed = item.tag == COSE_SIGN1_TAG
-    except Exception:
-        raise ReceiptError(f"{what} is not a tagged COSE_Sign1") from None
-    types = (isinstance(protected, bytes), isinstance(unprotected, Mapping), isinstance(signature, bytes))
-    if not well_formed or not all(types) or not (payload is None or isinstance(payload, bytes)):
+    if data[:1] != COSE_SIGN1_HEAD:
+        raise ReceiptError(f"{what} is not a tagged COSE_Sign1")
+    parts = _strict(data[1:], what)
+    if not isinstance(parts, list) or len(parts) != 4:
+        raise ReceiptError(f"{what} is not a tagged COSE_Sign1")
+    protected, unprotected, payload, signature = parts
+    types = (isinstance(protected, bytes), isinstance(unprotected, dict), isinstance(signature, bytes))
+    if not all(types) or not (payload is None or isinstance(payload, bytes)):
         raise ReceiptError(f"{what} is not a tagged COSE_Sign1")
     return protected, unprotected, payload, signature
 
 
-def make_seal(key: SigningKey, chain_id: bytes, header: Header, body: HeaderBody) -> bytes:
-    """The proposer's seal of a block, as COSE_Sign1 with detached payload."""
-    protected = SealHeader(key.public_key, chain_id, body.height, header.block_id).encode()
+def make_seal(key: SigningKey, chain_id: bytes, header: Header, body: HeaderBody, count: int) -> bytes:
+    """The proposer's seal of a block of ``count`` transactions, as COSE_Sign1 with detached payload."""
+    protected = SealHeader(key.public_key, chain_id, body.height, header.block_id, count).encode()
     return _cose_sign1(protected, {}, None, key.sign(_seal_digest(protected, body.tx_root)))
 
 
 def check_seal(block: Block, chain_id: bytes) -> None:
     """Raises ``ReceiptError`` unless the block's seal is its own proposer's over this very block."""
     protected, unprotected, payload, signature = _parse_cose_sign1(block.seal, "seal")
-    expected = SealHeader(block.body.proposer, chain_id, block.height, block.block_id)
+    expected = SealHeader(block.body.proposer, chain_id, block.height, block.block_id, block.count)
     if SealHeader.decode(protected) != expected or unprotected or payload is not None:
         raise ReceiptError(f"the seal of height {block.height} is for another block")
     _check_signature(protected, block.body, signature)
@@ -160,7 +171,7 @@ def verify_statement(statement: bytes, *, chain_id: bytes, proposers: Collection
     """
     protected, unprotected, payload, signature = _parse_cose_sign1(statement, "statement")
     receipts = unprotected.get(RECEIPTS_LABEL)
-    if set(unprotected) != {RECEIPTS_LABEL} or not isinstance(receipts, list | tuple) or len(receipts) != 1:
+    if set(unprotected) != {RECEIPTS_LABEL} or not isinstance(receipts, list) or len(receipts) != 1:
         raise ReceiptError("a statement carries one receipt")
     if not isinstance(receipts[0], bytes):
         raise ReceiptError("a receipt is a byte string")
@@ -181,6 +192,8 @@ def _verify_receipt(
     if seal.chain_id != chain_id or seal.proposer not in proposers:
         raise ReceiptError("the receipt is not signed by a proposer of this chain")
     tree_size, index, tx_path = _parse_proof(unprotected[PROOFS_LABEL])
+    if tree_size != seal.count:
+        raise ReceiptError("proof and seal count different transactions")
     header, body, code, result_path = _parse_outcome(unprotected[OUTCOME_LABEL])
     if header.block_id != seal.block_id or header.commitment != body.commitment:
         raise ReceiptError("header and seal name different blocks")
@@ -192,31 +205,37 @@ def _verify_receipt(
     result_leaf = leaf_hash(transaction.txid + code.to_bytes(2, "big"))
     if not verify_inclusion(result_leaf, index, tree_size, result_path, body.result_root, hashed=True):
         raise ReceiptError("the inclusion proof of the result does not verify")
-    return Verified(transaction, Code(code), body.height, index, seal.block_id, body.time_ms, body.proposer)
+    return Verified(transaction, code, body.height, index, seal.block_id, body.time_ms, body.proposer)
 
 
 def _is_path(value: Any) -> bool:
-    return isinstance(value, list | tuple) and all(isinstance(node, bytes) and len(node) == 32 for node in value)
+    return isinstance(value, list) and all(isinstance(node, bytes) and len(node) == 32 for node in value)
 
 
 def _parse_proof(proofs: Any) -> tuple[int, int, list[bytes]]:
-    try:
-        (encoded,) = proofs[INCLUSION_PROOFS]
-        tree_size, index, path = cbor2.loads(encoded)
-    except Exception:
-        raise ReceiptError("the inclusion proof is malformed") from None
+    encoded = proofs.get(INCLUSION_PROOFS) if isinstance(proofs, dict) and len(proofs) == 1 else None
+    if not isinstance(encoded, list) or len(encoded) != 1:
+        raise ReceiptError("a receipt has one inclusion proof")
+    tree_size, index, path = _array(encoded[0], 3, "inclusion proof")
     if type(tree_size) is not int or type(index) is not int or not _is_path(path):
         raise ReceiptError("the inclusion proof is malformed")
-    return tree_size, index, list(path)
+    return tree_size, index, path
 
 
-def _parse_outcome(encoded: Any) -> tuple[Header, HeaderBody, int, list[bytes]]:
-    try:
-        header80, body, code, path = cbor2.loads(encoded)
-        header, parsed_body = Header.decode(header80), HeaderBody.decode(body)
-        known_code = Code(code)
-    except Exception:
-        raise ReceiptError("the outcome is malformed") from None
-    if not _is_path(path):
+def _parse_outcome(encoded: Any) -> tuple[Header, HeaderBody, Code, list[bytes]]:
+    header80, body, code, path = _array(encoded, 4, "outcome")
+    well_formed = isinstance(header80, bytes) and isinstance(body, bytes) and type(code) is int
+    if not well_formed or not _is_path(path):
         raise ReceiptError("the outcome is malformed")
-    return header, parsed_body, int(known_code), list(path)
+    try:
+        return Header.decode(header80), HeaderBody.decode(body), Code(code), path
+    except (InputError, ValueError):
+        raise ReceiptError("the outcome is malformed") from None
+
+
+def _array(encoded: Any, count: int, what: str) -> list[Any]:
+    """The items of an encoded array of ``count`` items."""
+    items = _strict(encoded, what) if isinstance(encoded, bytes) else None
+    if not isinstance(items, list) or len(items) != count:
+        raise ReceiptError(f"the {what} is malformed")
+    return items

@@ -105,6 +105,7 @@ class Frame(NamedTuple):
 
 
 def padding_of(length: int) -> int:
+    """Zero bytes after a payload of this length."""
     return -length % ALIGNMENT
 
 
@@ -116,6 +117,7 @@ def frame_bytes(length: int) -> int:
 def encode_segment_header(
     segment: int, segment_bytes: int, chain_id: bytes, salt: bytes, first_height: int, previous: int
 ) -> bytes:
+    """The 56 bytes at the head of a segment."""
     body = _SEGMENT.pack(
         SEGMENT_MAGIC,
         LOG_FORMAT_VERSION,

@@ -56,6 +56,7 @@ def encode_seq(seq: int) -> bytes:
 
 
 def decode_seq(data: bytes) -> int:
+    """The number in the first 6 bytes."""
     return int.from_bytes(data[:SEQ_BYTES], "big")
 
 
@@ -67,6 +68,7 @@ def encode_height(height: int) -> bytes:
 
 
 def decode_height(data: bytes) -> int:
+    """The number in the first 8 bytes."""
     value: int = _HEIGHT.unpack(data)[0]
     return value
 

@@ -70,6 +70,7 @@ def blob_bytes(length: int) -> int:
 
 
 def encode_blob_header(blob: PackBlob, seed: int) -> bytes:
+    """The header that stands before a packed blob."""
     body = _BLOB.pack(
         BLOB_MAGIC, blob.length, blob.digest, blob.durable, 0, BLOB_FORMAT_VERSION, blob.kind, 0, 0
     )[:-4]

@@ -58,6 +58,7 @@ def _resource(resource_type: str, resource_id: str, **elements: Any) -> Node:
 
 
 def organization(resource_id: str, name: str, number: int) -> Node:
+    """The hospital."""
     return _resource(
         "Organization",
         resource_id,
@@ -69,6 +70,7 @@ def organization(resource_id: str, name: str, number: int) -> Node:
 
 
 def practitioner(resource_id: str, family: str, given: str, number: int) -> Node:
+    """One of its staff."""
     return _resource(
         "Practitioner",
         resource_id,
@@ -81,6 +83,7 @@ def practitioner(resource_id: str, family: str, given: str, number: int) -> Node
 def patient(
     resource_id: str, record_number: int, family: str, given: str, gender: str, birth: date, address: Node
 ) -> Node:
+    """A person, with a name, an address and identifiers that nobody has."""
     return _resource(
         "Patient",
         resource_id,
@@ -105,6 +108,7 @@ def patient(
 
 
 def coverage(resource_id: str, patient_id: str, insurer_id: str) -> Node:
+    """The insurance of a patient."""
     return _resource(
         "Coverage",
         resource_id,
@@ -117,6 +121,7 @@ def coverage(resource_id: str, patient_id: str, insurer_id: str) -> Node:
 def encounter(
     resource_id: str, patient_id: str, practitioner_id: str, visit: t.Coded, day: date, minute: int
 ) -> Node:
+    """A visit."""
     return _resource(
         "Encounter",
         resource_id,
@@ -132,6 +137,7 @@ def encounter(
 def condition(
     resource_id: str, patient_id: str, encounter_id: str, disease: t.Disease, onset: str, abated: str | None
 ) -> Node:
+    """A diagnosis, resolved or not."""
     node = _resource(
         "Condition",
         resource_id,
@@ -150,6 +156,7 @@ def condition(
 
 
 def allergy(resource_id: str, patient_id: str, coded: t.Coded, recorded: str) -> Node:
+    """An allergy or intolerance."""
     return _resource(
         "AllergyIntolerance",
         resource_id,
@@ -191,6 +198,7 @@ def measured(measure: t.Measure, units: int) -> Node:
 
 
 def component(measure: t.Measure, units: int) -> Node:
+    """One part of a compound observation."""
     code = t.Coded(t.LOINC, measure.code, measure.display)
     return {"code": concept(code), "valueQuantity": quantity(units, measure)}
 
@@ -210,6 +218,7 @@ def ecg_component(lead: t.Coded, samples: list[int]) -> Node:
 
 
 def report(resource_id: str, code: t.Coded, about: Node, at: str, result_ids: list[str]) -> Node:
+    """A diagnostic report over observations."""
     return _resource(
         "DiagnosticReport",
         resource_id,
@@ -226,6 +235,7 @@ def report(resource_id: str, code: t.Coded, about: Node, at: str, result_ids: li
 def prescription(
     resource_id: str, about: Node, drug: t.Coded, authored: str, practitioner_id: str, active: bool
 ) -> Node:
+    """A medication request with its dosage."""
     return _resource(
         "MedicationRequest",
         resource_id,
@@ -242,6 +252,7 @@ def prescription(
 
 
 def immunization(resource_id: str, patient_id: str, encounter_id: str, vaccine: t.Coded, at: str) -> Node:
+    """A vaccination that was given."""
     return _resource(
         "Immunization",
         resource_id,
@@ -255,6 +266,7 @@ def immunization(resource_id: str, patient_id: str, encounter_id: str, vaccine: 
 
 
 def procedure(resource_id: str, about: Node, coded: t.Coded, start: str, end: str) -> Node:
+    """Something done at a visit."""
     return _resource(
         "Procedure",
         resource_id,
@@ -266,6 +278,7 @@ def procedure(resource_id: str, about: Node, coded: t.Coded, start: str, end: st
 
 
 def goal(resource_id: str, patient_id: str, text: str, start: date) -> Node:
+    """What a care plan aims at."""
     return _resource(
         "Goal",
         resource_id,
@@ -277,6 +290,7 @@ def goal(resource_id: str, patient_id: str, text: str, start: date) -> Node:
 
 
 def care_plan(resource_id: str, patient_id: str, goal_id: str, text: str, start: date) -> Node:
+    """A plan for a diagnosis."""
     return _resource(
         "CarePlan",
         resource_id,
@@ -299,6 +313,7 @@ def claim(
     cents: int,
     at: str,
 ) -> Node:
+    """The claim for a visit."""
     return _resource(
         "Claim",
         resource_id,

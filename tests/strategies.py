@@ -1,0 +1,51 @@
+"""Hypothesis strategies of the model's values, drawn from the types themselves."""
+
+from enum import Enum
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+from hypothesis import strategies as st
+from msgspec import Meta
+
+from fastledger.model.bodies import BODIES, Body
+
+UINT64_MAX = 2**64 - 1
+TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=12)
+
+# Whatever the strict codec lets through.
+CBOR_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), UINT64_MAX) | st.binary(max_size=40) | TEXT,
+    lambda items: st.lists(items, max_size=5) | st.dictionaries(TEXT, items, max_size=5),
+    max_leaves=12,
+)
+
+
+def of_type(hint: Any, meta: Meta | None = None) -> st.SearchStrategy[Any]:
+    """Values that fit a field's annotation, its bounds included."""
+    if get_origin(hint) is Annotated:
+        inner, found = get_args(hint)[:2]
+        return of_type(inner, found)
+    low = (meta.min_length or 0) if meta else 0
+    high = meta.max_length if meta else None
+    if hint is bytes:
+        return st.binary(min_size=low, max_size=high)
+    if hint is int:
+        assert meta is not None
+        return st.integers(int(meta.ge or 0), int(meta.le or UINT64_MAX))
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return st.sampled_from(hint)
+    if get_origin(hint) is list:
+        # A few are as good as many, and much quicker.
+        return st.lists(of_type(get_args(hint)[0]), min_size=low, max_size=min(high or 3, 3))
+    if get_origin(hint) is tuple:
+        return st.tuples(*(of_type(part) for part in get_args(hint)))
+    raise TypeError(f"no strategy for {hint}")
+
+
+def body_of(kind: str) -> st.SearchStrategy[Body]:
+    """Bodies of one kind."""
+    hints = get_type_hints(BODIES[kind], include_extras=True)
+    fields = {name: of_type(hint) for name, hint in hints.items() if not name.startswith("_")}
+    return st.builds(BODIES[kind], **fields)
+
+
+BODY = st.sampled_from(sorted(BODIES)).flatmap(body_of)
