@@ -20,12 +20,12 @@ PACKED_BYTES_MAX = 4 * 1024
 
 
 @contextmanager
-def small_files() -> Iterator[None]:
-    """Segments and packs so small that a short test fills many of them."""
+def small_files(segment_bytes: int = SEGMENT_BYTES) -> Iterator[None]:
+    """Segments and packs so small that a short test fills many of them; a block must fit a segment."""
     with pytest.MonkeyPatch.context() as patch:
         for function, name, value in (
-            (SegmentLog.create, "segment_bytes", SEGMENT_BYTES),
-            (SegmentLog.open, "segment_bytes", SEGMENT_BYTES),
+            (SegmentLog.create, "segment_bytes", segment_bytes),
+            (SegmentLog.open, "segment_bytes", segment_bytes),
             (BlobStore.open, "pack_bytes", PACK_BYTES),
             (BlobStore.open, "packed_bytes_max", PACKED_BYTES_MAX),
         ):

@@ -258,6 +258,7 @@ class FileCache:
         self._open: OrderedDict[int, OpenFile] = OrderedDict()
         self._leases: dict[int, int] = {}
         self._doomed: set[int] = set()
+        self._closed = False
 
     @contextmanager
     def lease(self, number: int, *, writable: bool = False) -> Iterator[OpenFile]:
@@ -270,7 +271,7 @@ class FileCache:
                 self._leases[key] -= 1
                 if not self._leases[key]:
                     del self._leases[key]
-                    if key in self._doomed:
+                    if self._closed or key in self._doomed:
                         self._doomed.discard(key)
                         self._files.close(self._open.pop(key))
 
@@ -303,5 +304,6 @@ class FileCache:
 
     def close(self) -> None:
         """Closes every file, one that is being read when its last reader has left it."""
+        self._closed = True
         for number in {key // 2 for key in list(self._open)}:
             self.forget(number)

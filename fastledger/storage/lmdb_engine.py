@@ -374,6 +374,9 @@ class Environment:
         self._identity = path.resolve()
         self._write_lock = threading.Lock()
         self._readers: set[Transaction] = set()
+        self._inside_changed = threading.Condition()
+        self._inside = 0  # blocks of read() that are under way
+        self._closing = False
         with _api_lock:
             if self._identity in _open_paths:
                 raise LedgerLockedError(f"{path} is open in this process")
@@ -434,18 +437,28 @@ class Environment:
         return Transaction(self, cast(int, handle.value))
 
     def begin_read(self) -> Transaction:
-        """A read transaction that its owner ends with ``abort()``."""
+        """A read transaction that its owner ends with ``abort()``, in the thread that closes or before."""
         transaction = self._begin(_TXN_RDONLY, self.api.read_begin)
         self._readers.add(transaction)
         return transaction
 
     @contextmanager
     def read(self) -> Iterator[Transaction]:
-        transaction = self.begin_read()
+        """A read transaction for the length of the block, which :meth:`close` waits for."""
+        with self._inside_changed:
+            if self._closing:
+                raise LedgerClosedError(f"{self.path} is closed")
+            self._inside += 1
         try:
-            yield transaction
+            transaction = self.begin_read()
+            try:
+                yield transaction
+            finally:
+                transaction.abort()
         finally:
-            transaction.abort()
+            with self._inside_changed:
+                self._inside -= 1
+                self._inside_changed.notify_all()
 
     @contextmanager
     def write(self) -> Iterator[Transaction]:
@@ -470,7 +483,14 @@ class Environment:
         self._check(self.api.env_sync(self._handle, 1))
 
     def close(self) -> None:
-        """Ends all read transactions; their owners get LedgerClosedError from then on."""
+        """Waits for those who read, and ends what :meth:`begin_read` gave: its owners get LedgerClosedError.
+
+        A value that LMDB has found lies in the memory map: to unmap it under a reader would end the process.
+        """
+        with self._inside_changed:
+            self._closing = True
+            while self._inside:
+                self._inside_changed.wait()
         with self._write_lock:
             for transaction in list(self._readers):
                 transaction.abort()
