@@ -1,37 +1,24 @@
 """Full disks, failing syncs, two owners, closing in the middle: nothing acknowledged is lost and nobody hangs."""
 
-import errno
 import os
 import random
 import resource
-import signal
 import subprocess
-import threading
-import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
-from feeds import Feed, History, Planned, check_all, check_blocks, fill, holds, make_feeds, small_files, submit_next
-from storage_faults import PowerCutFiles, SimulatedCrash
+from feeds import Feed, History, Planned, check_all, check_blocks, fill, make_feeds, small_files, submit_next
 from world import World, make_world
 
-from fastledger import AsyncLedger, Ledger, Outcome
+from fastledger import Ledger
 from fastledger.errors import (
     FastLedgerError,
-    LedgerBusyError,
-    LedgerClosedError,
     LedgerError,
     LedgerHaltedError,
-    LedgerLockedError,
     StorageFullError,
 )
-from fastledger.limits import PENDING_BATCHES_MAX
-from fastledger.storage.files import OpenFile, OsFiles
-from fastledger.storage.index import Index
 
 WAIT_SECONDS_MAX = 60
 
