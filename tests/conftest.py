@@ -1,10 +1,12 @@
 """Fixtures shared by every test: where the conformance data lies, and a ledger directory."""
 
+import asyncio
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import uvloop
 from hypothesis import settings
 from world import World, make_world
 
@@ -12,6 +14,14 @@ from world import World, make_world
 settings.register_profile("fuzz", max_examples=10_000, deadline=None)
 if os.environ.get("HYPOTHESIS_PROFILE"):
     settings.load_profile(os.environ["HYPOTHESIS_PROFILE"])
+
+
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Every coroutine among the tests runs on both loops."""
+    return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 DATA_REQUIRED = os.environ.get("FASTLEDGER_REQUIRE_DATA") == "1"

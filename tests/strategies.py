@@ -6,10 +6,15 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 from hypothesis import strategies as st
 from msgspec import Meta
 
+from fastledger.crypto.hpke import KemSuite
 from fastledger.model.bodies import BODIES, Body
 
 UINT64_MAX = 2**64 - 1
 TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=12)
+
+# Any 32 bytes are a point of X25519; the hybrid suite has tests of its own.
+X25519_HEAD = int(KemSuite.X25519).to_bytes(2, "big")
+KEM_PUBLIC = st.binary(min_size=32, max_size=32).map(lambda raw: X25519_HEAD + raw)
 
 # Whatever the strict codec lets through.
 CBOR_VALUES = st.recursive(
@@ -44,7 +49,11 @@ def of_type(hint: Any, meta: Meta | None = None) -> st.SearchStrategy[Any]:
 def body_of(kind: str) -> st.SearchStrategy[Body]:
     """Bodies of one kind."""
     hints = get_type_hints(BODIES[kind], include_extras=True)
-    fields = {name: of_type(hint) for name, hint in hints.items() if not name.startswith("_")}
+    fields = {
+        name: KEM_PUBLIC if name == "kem" else of_type(hint)
+        for name, hint in hints.items()
+        if not name.startswith("_")
+    }
     return st.builds(BODIES[kind], **fields)
 
 

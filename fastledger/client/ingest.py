@@ -325,6 +325,7 @@ class Ingest:
             self.report.practitioners += reference not in self._custodian.staff
             wallet, transactions = self._custodian.practitioner(reference)
             self._pending.transactions += transactions
+            self._flush_if_full()
             author = wallet if author is organisation else author
         return author
 

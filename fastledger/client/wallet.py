@@ -46,8 +46,8 @@ from fastledger.model.bodies import (
     Role,
 )
 from fastledger.model.codec import decode, encode
-from fastledger.model.genesis import Authority
-from fastledger.model.ids import identity_id, random_id, rotation_digest
+from fastledger.model.genesis import CHAIN_ID_BYTES, Authority
+from fastledger.model.ids import ID_BYTES, identity_id, random_id, rotation_digest
 from fastledger.model.transaction import Transaction
 
 WALLET_FORMAT_VERSION = 1
@@ -87,7 +87,9 @@ class Wallet:
         self.identity = identity or identity_id(signing_key.public_key)
         self._key = signing_key
         self._kem = kem_key
-        self._chain_id = chain_id
+        self._chain_id: bytes | None = None
+        if chain_id is not None:
+            self.join(chain_id)
         self._clock_ms = clock_ms
         self._validity_ms = validity_ms
         self._folder_keys: dict[tuple[bytes, int], FolderKey] = {}
@@ -110,6 +112,8 @@ class Wallet:
 
     def join(self, chain_id: bytes) -> Self:
         """Binds the wallet to a chain: all it signs is for that chain alone."""
+        if not isinstance(chain_id, bytes) or len(chain_id) != CHAIN_ID_BYTES:
+            raise InputError(f"a chain's id is {CHAIN_ID_BYTES} bytes", code=Code.WRONG_CHAIN)
         self._chain_id = chain_id
         return self
 
@@ -412,7 +416,7 @@ class Wallet:
             version = value["version"]
         except (InputError, TypeError, KeyError):
             raise KeystoreError("the entry is not a wallet") from None
-        if version != WALLET_FORMAT_VERSION:
+        if type(version) is not int or version != WALLET_FORMAT_VERSION:
             raise KeystoreError(f"not a wallet of format {WALLET_FORMAT_VERSION}", code=Code.FORMAT_VERSION)
         try:
             wallet = cls(
@@ -422,6 +426,8 @@ class Wallet:
                 chain_id=value["chain"] or None,
                 clock_ms=clock_ms,
             )
+            if len(wallet.identity) != ID_BYTES or not isinstance(wallet.identity, bytes):
+                raise ValueError("an identity is an id")
             for encoded in value["folders"]:
                 wallet.add_folder_key(FolderKey.from_bytes(encoded))
             wallet.labels = {label.decode(): folder for label, folder in value["labels"]}
