@@ -149,6 +149,10 @@ REJECTED: dict[str, tuple[Callable[[World], bytes], Code]] = {
     "negative": (lambda w: with_body(w, "record.erase", {**ERASE, "reason": -1}), Code.BAD_BODY),
     "beyond u32": (lambda w: with_body(w, "record.erase", {**ERASE, "reason": 2**32}), Code.BAD_BODY),
     "bool for number": (lambda w: with_body(w, "record.erase", {**ERASE, "reason": True}), Code.BAD_BODY),
+    "no key of any suite": (
+        lambda w: with_body(w, "identity.register", {"role": "patient", "kem": bytes(40)}),
+        Code.BAD_BODY,
+    ),
     "unknown choice": (
         lambda w: with_body(w, "access.read", {"record": bytes(16), "purpose": SECRET}),
         Code.BAD_BODY,
@@ -432,7 +436,7 @@ def body_strategy(world: World) -> st.SearchStrategy[Body]:
         "purpose": st.sampled_from(Purpose),
         "purposes": st.lists(st.sampled_from(Purpose), min_size=1, max_size=3),
         "rights": st.sampled_from([int(Right.READ), int(Right.WRITE), 3]),
-        "kem": st.sampled_from([world.patient.kem_public, bytes(40)]),
+        "kem": st.sampled_from([world.patient.kem_public, world.clinic.kem_public]),
         "key": st.sampled_from([wallet.public_key for wallet in world.wallets] + [bytes(33)]),
         "proof": st.binary(min_size=64, max_size=64),
         "until_ms": times,

@@ -143,7 +143,9 @@ class Child:
     def lines(self, seconds: float) -> Iterator[str]:
         """What the child says, until it is silent at the end of ``seconds`` or its end of the pipe is closed."""
         until = time.monotonic() + seconds
-        while select.select([self._pipe], [], [], max(0.0, until - time.monotonic()))[0]:
+        poll = select.poll()
+        poll.register(self._pipe, select.POLLIN)
+        while poll.poll(max(0.0, until - time.monotonic()) * 1000):
             data = os.read(self._pipe, 1 << 16)
             if not data:
                 return

@@ -365,7 +365,9 @@ def sealed_by_another(blocks: list[Block]) -> None:
     key = SigningKey.generate()
     body = replace(block.body, proposer=key.public_key)
     header = replace(block.header, commitment=body.commitment)
-    blocks[FORGED] = replace(block, body=body, header=header, seal=make_seal(key, bytes(8), header, body, block.count))
+    blocks[FORGED] = replace(
+        block, body=body, header=header, seal=make_seal(key, bytes(8), header, body, block.count)
+    )
 
 
 def seal_signature_flipped(blocks: list[Block]) -> None:

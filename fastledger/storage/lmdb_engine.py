@@ -65,7 +65,7 @@ _HALT = frozenset({5, -30795})  # EIO, MDB_PANIC
 _VERSION_MISMATCH = -30794
 _READERS_FULL = -30790
 _RETRY_AFTER_MS = 100
-_FULL_BELOW_BYTES = 1024 * 1024
+_PAGE_BYTES = 4096
 _DATA_NAME = "data.mdb"
 _LOCK_NAME = "lock.mdb"
 _LOCK_READER_BYTES = 64
@@ -172,7 +172,7 @@ class _Api:
         """The typed error for one of LMDB's or the system's codes."""
         reason = (cast(bytes | None, self.strerror(code)) or b"").decode("ascii", "replace")
         message = f"{reason} ({code})"
-        if code in _FULL or (code == errno.EIO and _disk_is_full(path)):
+        if code in _FULL or (code == errno.EIO and _is_full(path)):
             return StorageFullError(f"{path}: {message}")
         if code in _CORRUPT:
             return CorruptionError(message, path=str(path))
@@ -200,10 +200,20 @@ def _reserve(path: Path, size: int) -> None:
         os.close(fd)
 
 
-def _disk_is_full(path: Path) -> bool:
-    """LMDB reports a write that was cut short, as the last one on a filling disk is, as an I/O error."""
-    status = os.statvfs(path)
-    return status.f_bavail * status.f_frsize < _FULL_BELOW_BYTES
+def _is_full(path: Path) -> bool:
+    """Whether there is no room for one more page, by disk, quota or limit.
+
+    LMDB reports a write that was cut short, as the last one on a filling disk is, as an I/O error.
+    """
+    data = path / _DATA_NAME
+    fd = os.open(data, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        os.posix_fallocate(fd, os.fstat(fd).st_size, _PAGE_BYTES)
+    except OSError as error:
+        return isinstance(storage_error(error, "extend", data), StorageFullError)
+    finally:
+        os.close(fd)
+    return False
 
 
 _api_lock = threading.Lock()
