@@ -14,7 +14,7 @@ from fastledger.model.bodies import ConsentGrant
 from fastledger.storage.blobs import BlobStore
 from fastledger.storage.log import SegmentLog
 
-SEGMENT_BYTES = 256 * 1024
+SEGMENT_BYTES = 32 * 1024
 PACK_BYTES = 128 * 1024
 PACKED_BYTES_MAX = 4 * 1024
 
@@ -186,3 +186,24 @@ def make_feeds(world: World, rng: random.Random, count: int) -> list[Feed]:
         world.submit(patient.register(Role.PATIENT), patient.open_folders("vitals"))
         feeds.append(Feed(patient, world.clinic.identity, world.clinic.kem_public, rng))
     return feeds
+
+
+def fill(world: World, batches: int, seed: int = 4711) -> tuple[list[Feed], History]:
+    """Acknowledged work of two patients."""
+    rng = random.Random(seed)
+    feeds, history = make_feeds(world, rng, 2), History()
+    for number in range(batches):
+        submit_next(world.ledger, feeds[number % 2], history)
+    return feeds, history
+
+
+def submit_next(ledger: Ledger, feed: Feed, history: History) -> None:
+    planned = feed.plan()
+    outcomes = ledger.submit(planned.transactions, planned.blobs)
+    history.acknowledge(planned, [outcome.code for outcome in outcomes])
+
+
+def check_all(ledger: Ledger, history: History) -> None:
+    check_blocks(ledger)
+    history.check(ledger, everything=True)
+    assert ledger.verify().problems == []

@@ -59,7 +59,7 @@ def bytes_on_disk(path: Path) -> bytes:
 # Putting and getting.
 
 
-def test_blobs_come_back_before_and_after_reopening(tmp_path: Path) -> None:
+def test_blobs_come_back_before_and_after_reopening(tmp_path: Path) -> None:  # SPEC-BLOB-3
     store = open_store(tmp_path)
     data = [blob(n) for n in range(30)]
     assert store.put_many(data) == [digest_of(d) for d in data]
@@ -348,7 +348,7 @@ def test_readonly_opening_sees_what_is_not_indexed_and_writes_nothing(tmp_path: 
 # Damage. SPEC-BLOB-6.
 
 
-def test_verify_names_every_flipped_byte_of_a_pack(tmp_path: Path) -> None:
+def test_verify_names_every_flipped_byte_of_a_pack(tmp_path: Path) -> None:  # SPEC-BLOB-2
     store = BlobStore.open(tmp_path, pack_bytes=1024, packed_bytes_max=300)
     data = [blob(n, 101) for n in range(4)]
     store.put_many(data)

@@ -187,7 +187,7 @@ def test_rfc_examples_that_are_not_well_formed_are_malformed(example_hex: str) -
         ("bb8000000000000000", (MALFORMED, 0)),  # twice the count would overflow
     ],
 )
-def test_named_cases(example_hex: str, verdict: tuple[int, int]) -> None:
+def test_named_cases(example_hex: str, verdict: tuple[int, int]) -> None:  # SPEC-CBOR-4
     data = bytes.fromhex(example_hex)
     assert check_cbor(data) == verdict
     assert plain_check(data) == verdict

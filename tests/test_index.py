@@ -60,7 +60,7 @@ def batch_of(seed: int, count: int = 50) -> CheckpointBatch:
     )
 
 
-def test_a_checkpoint_comes_back(tmp_path: Path) -> None:
+def test_a_checkpoint_comes_back(tmp_path: Path) -> None:  # SPEC-IDX-1
     index = open_index(tmp_path)
     batch = batch_of(1)
     index.write_checkpoint(batch)
@@ -158,7 +158,7 @@ def test_a_term_named_twice_by_a_transaction_counts_once(tmp_path: Path) -> None
         assert list(view.iter_postings(TERM)) == [3, 5]
 
 
-def test_postings_do_not_depend_on_where_checkpoints_were(tmp_path: Path) -> None:
+def test_postings_do_not_depend_on_where_checkpoints_were(tmp_path: Path) -> None:  # SPEC-IDX-4
     ours, theirs = open_index(tmp_path / "a"), open_index(tmp_path / "b")
     logs = [term_log(n, [[TERM], [TERM, b"\1" + TERM[1:]]]) for n in range(0, 600, 2)]
     ours.write_checkpoint(CheckpointBatch(postings=logs))
@@ -206,7 +206,7 @@ def test_state_ranges_by_prefix(tmp_path: Path) -> None:
         assert list(view.iter_state(b"\x03")) == []
 
 
-def test_a_reader_sees_its_checkpoint_until_it_is_renewed(tmp_path: Path) -> None:
+def test_a_reader_sees_its_checkpoint_until_it_is_renewed(tmp_path: Path) -> None:  # SPEC-IDX-3
     index = open_index(tmp_path)
     index.write_checkpoint(CheckpointBatch(state={b"k": b"old"}))
     reader = index.reader()
@@ -277,7 +277,7 @@ def test_identity_is_checked(tmp_path: Path) -> None:
         open_index(tmp_path / "a")
 
 
-def test_a_full_map_keeps_the_checkpoint_before_and_grows_when_reopened(tmp_path: Path) -> None:
+def test_a_full_map_keeps_the_checkpoint_before_and_grows_when_reopened(tmp_path: Path) -> None:  # SPEC-IDX-5
     index = Index.open(tmp_path, CHAIN, map_bytes=256 * 1024)
     index.write_checkpoint(CheckpointBatch(state={b"k": b"old"}))
     large = CheckpointBatch(state={b"k": b"new", b"large": bytes(300 * 1024)})

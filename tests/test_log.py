@@ -243,7 +243,7 @@ def test_readonly_opening_leaves_a_torn_tail_alone(tmp_path: Path) -> None:
 # Damage. SPEC-LOG-10, SPEC-LOG-11.
 
 
-def test_verify_names_every_flipped_byte(tmp_path: Path) -> None:
+def test_verify_names_every_flipped_byte(tmp_path: Path) -> None:  # SPEC-LOG-2
     log = SegmentLog.create(tmp_path, CHAIN, segment_bytes=1024)
     for height in range(8):
         log.append(height, payload_of(height, 90), id_of(height))
@@ -360,7 +360,7 @@ def test_missing_and_foreign_files_are_named(tmp_path: Path) -> None:
         reopen(tmp_path)
 
 
-def test_a_frame_smuggled_in_as_payload_is_not_taken_for_one(tmp_path: Path) -> None:
+def test_a_frame_smuggled_in_as_payload_is_not_taken_for_one(tmp_path: Path) -> None:  # SPEC-LOG-3
     donor = new_log(tmp_path / "donor")
     fill(donor, 6)
     donor.close()

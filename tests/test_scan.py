@@ -273,7 +273,7 @@ def test_bad_rows_leave_the_others_as_they_are() -> None:  # SPEC-TX-7
             assert column[width * (2 * i + 1) : width * (2 * i + 2)] == bytes(width)
 
 
-def test_fields_of_a_refused_transaction_raise_its_code() -> None:
+def test_fields_of_a_refused_transaction_raise_its_code() -> None:  # SPEC-TX-6
     batch = scan([transaction(), cose(b"", alg=-48)])
     assert batch.transaction(1) == cose(b"", alg=-48)
     for field in (

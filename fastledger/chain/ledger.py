@@ -223,15 +223,22 @@ class Ledger:
 
     @classmethod
     def reindex(
-        cls, path: str | Path, *, node_key: SigningKey | None = None, password: str | None = None
+        cls,
+        path: str | Path,
+        *,
+        node_key: SigningKey | None = None,
+        password: str | None = None,
+        options: LedgerOptions | None = None,
     ) -> Self:
-        """Throws the index away, rebuilds it from the log and returns the open ledger."""
+        """Throws the indexes away, rebuilds them from log and packs, and returns the open ledger."""
         directory = LedgerDirectory.open(Path(path))
         try:
+            # In this order: whatever erasure the second forgets, the whole log, executed again, does again.
             Index.destroy(directory.index_path)
+            BlobStore.destroy_index(directory.blobs_path)
         finally:
             directory.close()
-        ledger = cls.open(path, node_key=node_key, password=password)
+        ledger = cls.open(path, node_key=node_key, password=password, options=options)
         ledger.checkpoint()
         return ledger
 

@@ -127,7 +127,7 @@ class Pipeline:
 
     def _raise_if_ended(self) -> None:
         if self._failure is not None:
-            raise LedgerHaltedError("the ledger has halted; reopen it to go on") from self._failure
+            raise LedgerHaltedError(f"reopen the ledger to go on: {self._failure}") from self._failure
         if self._closing:
             raise LedgerClosedError("the ledger is closed")
 

@@ -10,7 +10,7 @@ from fastledger.chain.admission import admit_block
 from fastledger.chain.executor import CHECKPOINT_KEY, Appended, Executor, Position
 from fastledger.chain.store import ChainStore
 from fastledger.consensus.engine import Engine
-from fastledger.errors import CorruptionError, FastLedgerError, InputError
+from fastledger.errors import CorruptionError, InputError, LedgerError
 from fastledger.limits import CHECKPOINT_BYTES, CHECKPOINT_TRANSACTIONS
 from fastledger.model.block import Block
 from fastledger.model.genesis import Genesis
@@ -136,9 +136,11 @@ def verify_all(
         fresh = Index.open(Path(folder) / "index", genesis.chain_id)
         store = ChainStore(fresh)
         try:
-            _verify_chain(genesis, engine, log, store, report, tell)
-            _compare_index(index, store, report)
-            _verify_blobs(fresh, blobs, report, tell)
+            _verify_blobs(blobs, report, tell)
+            # Beyond a bad block nothing is known that index or records could be held against.
+            if _verify_chain(genesis, engine, log, store, report, tell):
+                _compare_index(index, store, report)
+                _verify_records(fresh, blobs, report)
         finally:
             store.close()
             fresh.close()
@@ -152,7 +154,7 @@ def _verify_chain(
     store: ChainStore,
     report: VerifyReport,
     tell: Progress,
-) -> None:
+) -> bool:
     executor = Executor(genesis=genesis, store=store, log=log, engine=engine, key=None)
     newest = log.end.height
 
@@ -163,25 +165,36 @@ def _verify_chain(
 
     try:
         replay_log(executor, store, log, verify=True, progress=block_progress)
-    except FastLedgerError as error:
+    except CorruptionError as error:
         report.note(str(error))
+        return False
+    return True
 
 
 def _compare_index(index: Index, store: ChainStore, report: VerifyReport) -> None:
     frozen = store.freeze(transactions_min=0, bytes_min=0)
     if frozen is not None:
         store.write_frozen(frozen)
-    for difference in index.compare(store.index):
-        report.note(f"index: {difference.database} differs at key {difference.key.hex()[:64]}")
+    try:
+        for difference in index.compare(store.index):
+            report.note(f"index: {difference.database} differs at key {difference.key.hex()[:64]}")
+        for database, key in index.unreachable():
+            report.note(f"index: {database} does not find key {key.hex()[:64]}")
+    except LedgerError as error:  # LMDB gave up
+        report.note(f"index: {error}")
 
 
-def _verify_blobs(index: Index, blobs: BlobStore, report: VerifyReport, tell: Progress) -> None:
-    """Stored envelopes are whole; those of live records are there, those of erased records are gone.
+def _verify_blobs(blobs: BlobStore, report: VerifyReport, tell: Progress) -> None:
+    """Stored envelopes are whole."""
+    for error in blobs.verify(lambda done, total: tell("blobs", done, total)):
+        report.note(str(error))
+
+
+def _verify_records(index: Index, blobs: BlobStore, report: VerifyReport) -> None:
+    """The envelopes of live records are there, those of erased records are gone.
 
     ``index`` is the one built anew: what the ledger's own says of records may be what is damaged.
     """
-    for error in blobs.verify(lambda done, total: tell("blobs", done, total)):
-        report.note(str(error))
     with index.snapshot() as view:
         for key, value in view.iter_state(RECORDS.prefix):
             record_id, record = key[1:], RECORDS.decode(value)

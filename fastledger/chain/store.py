@@ -20,12 +20,14 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from fastledger._native.lmdb_batch import find_postings
+from fastledger.errors import CorruptionError
 from fastledger.limits import STATE_CACHE_ENTRIES_MAX
 from fastledger.state.view import Writes
 from fastledger.storage.index import CheckpointBatch, Index, IndexView
 from fastledger.storage.keys import TermLog
 from fastledger.storage.log import FrameRef
 
+_ENTRY_BYTES = 64
 _WRITE_BYTES = 220
 
 
@@ -52,7 +54,9 @@ class BlockEntry(NamedTuple):
 
     @classmethod
     def unpack(cls, data: bytes) -> "BlockEntry":
-        """The inverse of :meth:`pack`."""
+        """The inverse of :meth:`pack`. ``CorruptionError`` where the bytes are not what it made."""
+        if len(data) != _ENTRY_BYTES:
+            raise CorruptionError(f"the entry of a block has {len(data)} bytes: reindex", path="index")
         tail = data[-52:]
         return cls(
             FrameRef.unpack(data[:-52]),

@@ -41,6 +41,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap, aes_key_wrap
 
+from fastledger.crypto.cbor_head import bstr_head, uint
 from fastledger.crypto.folders import KEY_ID_BYTES, WRAPPED_KEY_BYTES, FolderKey, split_key_id
 from fastledger.crypto.hpke import KEY_BYTES
 from fastledger.errors import Code, EnvelopeError, LedgerError
@@ -78,8 +79,6 @@ _ENC_STRUCTURE: Final = b"\x83\x67Encrypt"
 _AAD_HEAD: Final = b"\x86\x74fastledger/record/v1" + bytes([0x40 | CHAIN_ID_BYTES])
 _BSTR16: Final = b"\x50"
 
-_U16: Final = Struct(">BH")
-_U32: Final = Struct(">BI")
 _NONCE_TAIL: Final = Struct(">IB")
 
 if max(_CHUNKED_HEADER_BYTES, _WHOLE_BYTES_MAX - ENVELOPE_CHUNK_BYTES) > ENVELOPE_HEADER_BYTES_MAX:
@@ -264,7 +263,7 @@ def _seal_whole(plaintext: bytes, folder_key: FolderKey, external_aad: bytes) ->
     iv = fresh[KEY_BYTES:]
     ciphertext = AESGCM(data_key).encrypt(iv, plaintext, _enc_structure(_WHOLE_PROTECTED, external_aad))
     return b"".join(
-        (_WHOLE_HEAD, iv, _bstr_head(len(ciphertext)), ciphertext, *_recipients(folder_key, data_key))
+        (_WHOLE_HEAD, iv, bstr_head(len(ciphertext)), ciphertext, *_recipients(folder_key, data_key))
     )
 
 
@@ -345,7 +344,7 @@ def _split_whole(blob: bytes) -> tuple[_Parts, bytes]:
     # The ciphertext fills what is left, so its length is known and with it the one head that it may have.
     for head_bytes in (3, 2, 5, 1):
         start = iv_end + head_bytes
-        if tail - start >= _TAG_BYTES and blob[iv_end:start] == _bstr_head(tail - start):
+        if tail - start >= _TAG_BYTES and blob[iv_end:start] == bstr_head(tail - start):
             break
     else:
         _refuse_form(blob)
@@ -399,10 +398,10 @@ def _external_aad(folder_key: FolderKey, record: bytes, version: int, chain_id: 
             chain_id,
             _BSTR16,
             record,
-            _uint(version),
+            uint(version),
             _BSTR16,
             folder_key.folder,
-            _uint(folder_key.epoch),
+            uint(folder_key.epoch),
         )
     )
 
@@ -410,26 +409,6 @@ def _external_aad(folder_key: FolderKey, record: bytes, version: int, chain_id: 
 def _enc_structure(protected: bytes, external_aad: bytes) -> bytes:
     """RFC 9052 §5.3; ``protected`` with its byte string head, as it stands in the envelope."""
     return b"%b%b\x58%c%b" % (_ENC_STRUCTURE, protected, len(external_aad), external_aad)
-
-
-def _uint(value: int) -> bytes:
-    """The shortest CBOR of an unsigned integer below 2^32 (RFC 8949 §4.2.1)."""
-    return _cbor_head(0x00, value)
-
-
-def _bstr_head(size: int) -> bytes:
-    """The head of a byte string."""
-    return _cbor_head(0x40, size)
-
-
-def _cbor_head(major: int, value: int) -> bytes:
-    if value < 24:
-        return bytes((major | value,))
-    if value < 0x100:
-        return bytes((major | 24, value))
-    if value < 0x10000:
-        return _U16.pack(major | 25, value)
-    return _U32.pack(major | 26, value)
 
 
 def _nonce(prefix: bytes, index: int, last: bool) -> bytes:

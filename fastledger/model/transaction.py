@@ -18,6 +18,7 @@ from functools import cached_property
 from typing import Any
 
 from fastledger._native.scan import ScanBatch, scan_many
+from fastledger.crypto.cbor_head import bstr_head
 from fastledger.crypto.signing import SigningKey
 from fastledger.errors import Code, TransactionError
 from fastledger.model.bodies import KINDS, Body, body_map, parse_body
@@ -44,21 +45,10 @@ DESCRIPTIONS: dict[Code, str] = {
 }
 
 
-def _bstr_head(length: int) -> bytes:
-    """The shortest CBOR head of a byte string of ``length`` bytes (RFC 8949 §3.1)."""
-    if length < 24:
-        return bytes([0x40 | length])
-    if length < 0x100:
-        return bytes([0x58, length])
-    if length < 0x10000:
-        return b"\x59" + length.to_bytes(2, "big")
-    return b"\x5a" + length.to_bytes(4, "big")
-
-
 def signing_input(signer: bytes, payload: bytes) -> bytes:
     """The Sig_structure (RFC 9052 §4.4) of ``payload`` under the 33-byte key ``signer``."""
     return b"".join(
-        (SIG_STRUCTURE_PREFIX, PROTECTED_PREFIX, signer, b"\x40", _bstr_head(len(payload)), payload)
+        (SIG_STRUCTURE_PREFIX, PROTECTED_PREFIX, signer, b"\x40", bstr_head(len(payload)), payload)
     )
 
 
@@ -115,7 +105,7 @@ class Transaction:
                 PROTECTED_PREFIX,
                 signer,
                 b"\xa0",
-                _bstr_head(len(payload)),
+                bstr_head(len(payload)),
                 payload,
                 SIGNATURE_HEAD,
                 key.sign(txid),

@@ -55,16 +55,23 @@ class BlobIndex:
         environment = Environment(
             path, _DATABASES, map_bytes=LMDB_MAP_BYTES, readers_max=LMDB_READERS_MAX, readonly=readonly
         )
+        try:
+            BlobIndex._check_format(environment)
+        except BaseException:
+            environment.close()
+            raise
+        return environment
+
+    @staticmethod
+    def _check_format(environment: Environment) -> None:
         meta = environment.databases["meta"]
         with environment.read() as txn:
             found = txn.get(meta, b"format")
-        if found is None and not readonly:
+        if found is None and not environment.readonly:
             with environment.write() as txn:
                 txn.put_many(meta, [b"format"], [_FORMAT])
         elif found != _FORMAT:
-            environment.close()
-            raise FormatVersionError(f"{path} has another blob format than {BLOB_FORMAT_VERSION}")
-        return environment
+            raise FormatVersionError(f"{environment.path} has another blob format than {BLOB_FORMAT_VERSION}")
 
     def find(self, digest: bytes) -> Location | None:
         with self._environment.read() as txn:
@@ -119,6 +126,11 @@ class BlobIndex:
     def count(self) -> int:
         with self._environment.read() as txn:
             return txn.count(self._blobs)
+
+    @staticmethod
+    def destroy(path: Path) -> None:
+        """Deletes a closed index, which the packs can rebuild; erasures that are under way are forgotten."""
+        shutil.rmtree(path, ignore_errors=True)
 
     def close(self) -> None:
         self._environment.close()

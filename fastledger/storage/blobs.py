@@ -47,6 +47,7 @@ from fastledger.storage.verify import ERRORS_MAX, Progress
 
 HashMany = Callable[[Sequence[Buffer]], list[bytes]]
 Unwanted = Callable[[Sequence[bytes]], Collection[bytes]]
+INDEX_NAME = "index"
 PENDING_BLOBS_MAX = 8_192  # indexed together; they are scanned again after a crash
 
 
@@ -115,7 +116,7 @@ class BlobStore:
         if not readonly:
             files.make_dir(packs.path)
             large.prepare()
-        index = BlobIndex(path / "index", readonly=readonly)
+        index = BlobIndex(path / INDEX_NAME, readonly=readonly)
         store = cls(packs, large, index, hash_many, packed_bytes_max=packed_bytes_max, readonly=readonly)
         try:
             store._recover()
@@ -124,6 +125,11 @@ class BlobStore:
             index.close()
             raise
         return store
+
+    @staticmethod
+    def destroy_index(path: Path) -> None:
+        """Makes the next opening of a closed store index its packs anew; erasures that are under way are forgotten."""
+        BlobIndex.destroy(path / INDEX_NAME)
 
     def _recover(self) -> None:
         if not self._readonly:

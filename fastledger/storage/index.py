@@ -19,6 +19,7 @@ from fastledger.version import INDEX_FORMAT_VERSION
 
 DATABASES = ("meta", "state", "txids", "blocks", "seqs", "postings")
 _EMPTY = b""
+WALK_KEYS = 1_024
 
 
 @dataclass(slots=True)
@@ -140,6 +141,17 @@ class IndexView:
                 prefix = key[: -keys.SEQ_BYTES]
                 yield from ((prefix + keys.encode_seq(seq), _EMPTY) for seq in keys.run_seqs(key, value))
 
+    def unreachable(self, database: str, limit: int) -> list[tuple[str, bytes]]:
+        """See :meth:`Index.unreachable`."""
+        number = self._databases[database]
+        found: list[tuple[str, bytes]] = []
+        with self._transaction.cursor(number) as cursor:
+            walk = (key for key, _ in cursor.scan(_EMPTY))
+            while len(found) < limit and (met := list(islice(walk, WALK_KEYS))):
+                values = self._transaction.get_many(number, met)
+                found += [(database, key) for key, value in zip(met, values, strict=True) if value is None]
+        return found[:limit]
+
     def count(self, database: str) -> int:
         return self._transaction.count(self._databases[database])
 
@@ -206,7 +218,9 @@ class Index:
         txids = dict(batch.txids)
         _check_lengths("state key", batch.state, 1, keys.STATE_KEY_BYTES_MAX)
         _check_lengths("txid", txids, keys.TXID_BYTES, keys.TXID_BYTES)
-        blocks = {keys.encode_height(height): keys.encode_seq(seq) + entry for height, seq, entry in batch.blocks}
+        blocks = {
+            keys.encode_height(height): keys.encode_seq(seq) + entry for height, seq, entry in batch.blocks
+        }
         databases = self._environment.databases
         with self._environment.write() as txn:
             txn.delete_many(databases["state"], deleted)
@@ -240,6 +254,17 @@ class Index:
                         if len(found) >= limit:
                             return found
                         found.append(difference)
+        return found
+
+    def unreachable(self, *, limit: int = 20) -> list[tuple[str, bytes]]:
+        """(database, key) of entries that a walk meets and a search does not find.
+
+        Damage to LMDB's inner pages has this effect, and no comparison in key order shows it.
+        """
+        found: list[tuple[str, bytes]] = []
+        with self.snapshot() as view:
+            for database in DATABASES:
+                found += view.unreachable(database, limit - len(found))
         return found
 
     def stats(self) -> dict[str, int]:

@@ -20,7 +20,7 @@ import struct
 from array import array
 from typing import NamedTuple
 
-from fastledger.errors import InputError
+from fastledger.errors import CorruptionError, InputError
 
 SEQ_BYTES = 6
 SEQ_MAX = (1 << (8 * SEQ_BYTES)) - 1
@@ -74,7 +74,9 @@ def decode_height(data: bytes) -> int:
 
 
 def run_seqs(key: bytes, value: bytes) -> list[int]:
-    """The seqs of a run."""
+    """The seqs of a run. CorruptionError where the value is not one."""
+    if len(value) % _RUN_ITEM.size:
+        raise CorruptionError(f"a run of postings has {len(value)} bytes: reindex", path="index")
     first = int.from_bytes(key[-SEQ_BYTES:], "big")
     return [first + offset for (offset,) in _RUN_ITEM.iter_unpack(value)]
 

@@ -12,6 +12,8 @@ Nothing here is checked by the C side: a :class:`Transaction` refuses calls afte
 """
 
 import ctypes
+import errno
+import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -32,6 +34,7 @@ from fastledger.errors import (
     LedgerLockedError,
     StorageFullError,
 )
+from fastledger.storage.files import storage_error
 from fastledger.storage.keys import TermLog
 
 _LMDB_RELEASE = "3.0."
@@ -62,6 +65,11 @@ _HALT = frozenset({5, -30795})  # EIO, MDB_PANIC
 _VERSION_MISMATCH = -30794
 _READERS_FULL = -30790
 _RETRY_AFTER_MS = 100
+_FULL_BELOW_BYTES = 1024 * 1024
+_DATA_NAME = "data.mdb"
+_LOCK_NAME = "lock.mdb"
+_LOCK_READER_BYTES = 64
+_LOCK_BYTES = 128  # before the first reader
 
 _pointer, _uint, _size = ctypes.c_void_p, ctypes.c_uint, ctypes.c_size_t
 
@@ -86,6 +94,17 @@ class _Stat(ctypes.Structure):
         ("leaf_pages", _size),
         ("overflow_pages", _size),
         ("entries", _size),
+    )
+
+
+class _Info(ctypes.Structure):
+    _fields_ = (
+        ("map_address", _pointer),
+        ("map_bytes", _size),
+        ("last_page", _size),
+        ("last_transaction", _size),
+        ("readers_max", _uint),
+        ("readers", _uint),
     )
 
 
@@ -125,6 +144,8 @@ class _Api:
         self.env_open = self._released("env_open", _pointer, ctypes.c_char_p, _uint, _uint)
         self.env_close = self._released("env_close", _pointer, result=None)
         self.env_sync = self._released("env_sync", _pointer, ctypes.c_int)
+        self.env_info = self._held("env_info", _pointer, _pointer)
+        self.env_stat = self._held("env_stat", _pointer, _pointer)
         self.env_set_mapsize = self._held("env_set_mapsize", _pointer, _size)
         self.env_set_maxdbs = self._held("env_set_maxdbs", _pointer, _uint)
         self.env_set_maxreaders = self._held("env_set_maxreaders", _pointer, _uint)
@@ -151,7 +172,7 @@ class _Api:
         """The typed error for one of LMDB's or the system's codes."""
         reason = (cast(bytes | None, self.strerror(code)) or b"").decode("ascii", "replace")
         message = f"{reason} ({code})"
-        if code in _FULL:
+        if code in _FULL or (code == errno.EIO and _disk_is_full(path)):
             return StorageFullError(f"{path}: {message}")
         if code in _CORRUPT:
             return CorruptionError(message, path=str(path))
@@ -162,6 +183,27 @@ class _Api:
         if code == _READERS_FULL:
             return LedgerBusyError(f"{path}: {message}", retry_after_ms=_RETRY_AFTER_MS)
         return LedgerError(f"{path}: {message}")
+
+
+def _reserve(path: Path, size: int) -> None:
+    """Gives LMDB's lock file its blocks. StorageFullError where there are none.
+
+    LMDB makes the file sparse and writes to it through a memory map: on a full disk the first reader to use a new
+    page of it would end the process.
+    """
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        os.posix_fallocate(fd, 0, size)
+    except OSError as error:
+        raise storage_error(error, "allocate", path) from error
+    finally:
+        os.close(fd)
+
+
+def _disk_is_full(path: Path) -> bool:
+    """LMDB reports a write that was cut short, as the last one on a filling disk is, as an I/O error."""
+    status = os.statvfs(path)
+    return status.f_bavail * status.f_frsize < _FULL_BELOW_BYTES
 
 
 _api_lock = threading.Lock()
@@ -356,7 +398,11 @@ class Environment:
         self._check(api.env_set_maxreaders(handle, readers_max))
         # Without the sync of the meta page a power cut may undo the last commit, never half of one.
         flags = _ENV_NOTLS | _ENV_NOMETASYNC | (_ENV_RDONLY if self.readonly else 0)
+        if not self.readonly:
+            _reserve(self.path / _LOCK_NAME, _LOCK_BYTES + readers_max * _LOCK_READER_BYTES)
         self._check(api.env_open(handle, bytes(self.path), flags, 0o600))
+        if not self.readonly:
+            self._make_whole()
         dead = ctypes.c_int()
         self._check(api.reader_check(handle, ctypes.byref(dead)))
         with self.read() if self.readonly else self.write() as txn:
@@ -367,6 +413,18 @@ class Environment:
                 self.databases[name] = dbi.value
             if self.readonly:
                 txn.commit()  # only a commit keeps the handles
+
+    def _make_whole(self) -> None:
+        """A data file that was cut short gets zeros for what is missing, which LMDB takes for damage.
+
+        It reads through a memory map, where beyond the end of the file the process would die.
+        """
+        info, stat = _Info(), _Stat()
+        self._check(self.api.env_info(self._handle, ctypes.addressof(info)))
+        self._check(self.api.env_stat(self._handle, ctypes.addressof(stat)))
+        data = self.path / _DATA_NAME
+        if data.stat().st_size < (info.last_page + 1) * stat.page_bytes:
+            os.truncate(data, (info.last_page + 1) * stat.page_bytes)
 
     def _begin(self, flags: int, begin: _Call) -> Transaction:
         if self._handle is None:
