@@ -1,6 +1,7 @@
 """``fastledger keys``: the keystore and the wallets in it."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -70,14 +71,19 @@ def new(
 @password_option
 @command_options
 def list_wallets(output: Output, keystore_path: Path, password_file: Path | None) -> None:
-    """List the wallets with their identities and how many folder keys each holds."""
+    """List the entries: of wallets their identities and how many folder keys each holds."""
     from fastledger.client.wallet import Wallet
     from fastledger.crypto.keystore import Keystore
+    from fastledger.errors import KeystoreError
 
     keystore = Keystore.open(keystore_path, read_password(password_file))
-    wallets = []
+    wallets: list[dict[str, Any]] = []
     for name in keystore.names():
-        wallet = Wallet.load(keystore, name)
+        try:
+            wallet = Wallet.load(keystore, name)
+        except KeystoreError:
+            wallets.append({"name": name, "identity": None, "folders": 0})
+            continue
         wallets.append({"name": name, "identity": wallet.identity.hex(), "folders": len(wallet.folders)})
     output.answer({"wallets": wallets})
 

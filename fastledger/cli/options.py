@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from fastledger.cli.output import Output, fail
-from fastledger.errors import Code, FastLedgerError, InputError, LedgerError
+from fastledger.errors import Code, FastLedgerError, InputError, LedgerError, StorageFullError
 from fastledger.limits import PASSWORD_BYTES_MAX
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
@@ -29,7 +29,9 @@ def command_options(function: Callable[..., Any]) -> Callable[..., Any]:
             if error.errno == errno.EPIPE:  # whoever read the answer has gone: click ends quietly
                 raise
             # Without the file's name: in exports it is often a patient's.
-            fail(LedgerError(f"{error.strerror} (errno {error.errno})"), as_json=as_json)
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            kind = StorageFullError if full else LedgerError
+            fail(kind(f"{error.strerror} (errno {error.errno})"), as_json=as_json)
 
     return update_wrapper(run, function)
 
