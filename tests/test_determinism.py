@@ -169,12 +169,12 @@ def test_the_clock_does_not_matter_to_a_replay(
 ) -> None:  # SPEC-STATE-1
     shutil.copytree(chain.path, tmp_path / "copy")
     shutil.rmtree(tmp_path / "copy" / "index")
-    with small_files(128 * 1024):
-        with Ledger.open(tmp_path / "copy", options=LedgerOptions(clock_ms=Clock(now_ms))) as ledger:
-            assert ledger.replayed_blocks == len(chain.blocks)
-            assert ledger.head == chain.blocks[-1].block_id
-            assert index_digest(ledger) == chain.index
-            assert ledger.verify().problems == []
+    options = LedgerOptions(clock_ms=Clock(now_ms))
+    with small_files(128 * 1024), Ledger.open(tmp_path / "copy", options=options) as ledger:
+        assert ledger.replayed_blocks == len(chain.blocks)
+        assert ledger.head == chain.blocks[-1].block_id
+        assert index_digest(ledger) == chain.index
+        assert ledger.verify().problems == []
 
 
 REPLAY = """
