@@ -243,6 +243,12 @@ class Life:
             assert ledger.verify().problems == []
 
 
+@pytest.fixture
+def small() -> Iterator[None]:
+    with small_files():
+        yield
+
+
 @contextmanager
 def new_life(path: Path, rng: random.Random) -> Iterator[Life]:
     with small_files():
@@ -276,6 +282,7 @@ def test_nothing_acknowledged_is_lost_by_kill_9(tmp_path: Path) -> None:  # SPEC
     assert acknowledged > ROUNDS
 
 
+@pytest.mark.usefixtures("small")
 def test_a_creation_that_is_killed_can_be_done_again(tmp_path: Path) -> None:  # SPEC-LOG-1
     killed, fatal = True, 0
     while killed:
