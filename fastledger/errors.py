@@ -53,7 +53,6 @@ class Code(IntEnum):
     UNKNOWN_KIND = 111
     BAD_BODY = 112
     BLOB_MISSING = 113
-    BLOB_MISMATCH = 114
 
     # Rules: identity.
     UNKNOWN_SIGNER = 200

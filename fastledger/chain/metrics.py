@@ -5,8 +5,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-STAGES = ("blobs", "admit", "verify", "execute", "append", "sync", "settle", "checkpoint")
-
 
 class StageTimes:
     """Seconds and calls per stage; safe to use from several threads."""

@@ -111,11 +111,6 @@ class Custodian:
         self.patients: dict[str, Wallet] = {}
         self.staff: dict[str, Wallet] = {}
 
-    @property
-    def known_kem(self) -> bytes:
-        """The organisation's key-encapsulation key."""
-        return self.organisation.kem_public
-
     def patient(self, reference: str, categories: Iterable[str]) -> tuple[Wallet, list[Transaction]]:
         """A patient's wallet with a folder for each category, and the transactions that make what is new."""
         transactions: list[Transaction] = []

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 HEADER_BYTES = 80
-NONCE_END = 2**32
 
 _BITS_OFFSET = 72
 _MANTISSA_MASK = 0x007FFFFF

@@ -166,7 +166,6 @@ class _Api:
         self.cursor_open = self._held("cursor_open", _pointer, _uint, _pointer)
         self.cursor_close = self._held("cursor_close", _pointer, result=None)
         self.cursor_get = self._held("cursor_get", _pointer, _pointer, _pointer, _uint)
-        self.cursor_put = self._held("cursor_put", _pointer, _pointer, _pointer, _uint)
 
     def error(self, code: int, path: Path) -> LedgerError:
         """The typed error for one of LMDB's or the system's codes."""
