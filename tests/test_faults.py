@@ -17,7 +17,7 @@ from fastledger.errors import CorruptionError, FormatVersionError
 from fastledger.model.block import Block
 from fastledger.model.receipt import make_seal
 from fastledger.storage.frames import FRAME_HEADER_BYTES, SEGMENT_HEADER_BYTES, FrameRef
-from fastledger.storage.keys import TERM_BYTES
+from fastledger.storage.keys import SEQ_BYTES
 from fastledger.storage.log import SegmentLog
 
 SEED = 4711
@@ -157,7 +157,7 @@ def test_a_flip_in_the_index_is_named_and_mended(
         entries = [(key, value) for key, value in view.iter_all(database) if not key.startswith(b"B")]
         key, value = entries[len(entries) // 2]
     # Of postings the term: runs begin where checkpoints were.
-    flip_value(world, {"txids": key, "postings": key[:TERM_BYTES]}.get(database, value))
+    flip_value(world, {"txids": key, "postings": key[:-SEQ_BYTES]}.get(database, value))
     (problem, *_) = finding(world, history)
     assert f"index: {database} differs at key" in problem
     with Ledger.reindex(world.path, options=world.options) as ledger:
