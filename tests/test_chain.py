@@ -142,6 +142,18 @@ def test_validity_windows(issued: int, expires: int, code: Code) -> None:  # SPE
     assert validity_code(issued, expires, 1000) == code
 
 
+def test_a_late_retry_gets_the_first_verdict(world: World) -> None:  # SPEC-ADM-3
+    accepted, refused = world.doctor.open_folders("x"), world.doctor.erase_record(bytes(16))
+    first = world.ledger.submit([accepted, refused])
+    world.clock.advance(VALIDITY_WINDOW_MS_MAX)
+    late = world.doctor.open_folders("y")
+    world.clock.advance(VALIDITY_WINDOW_MS_MAX)
+    again = world.ledger.submit([accepted, late, refused])
+    assert [outcome.code for outcome in again] == [Code.OK, Code.EXPIRED, Code.UNKNOWN_RECORD]
+    assert [outcome.duplicate for outcome in again] == [True, False, True]
+    assert (again[0].height, again[2].index) == (first[0].height, first[1].index)
+
+
 def test_both_ways_to_a_body_agree(world: World) -> None:  # SPEC-BODY-1
     world.put()
     world.grant(world.clinic)

@@ -31,6 +31,8 @@ from fastledger.storage.keys import TermLog
 from fastledger.storage.log import FrameRef, SegmentLog
 
 CHECKPOINT_KEY = b"checkpoint"
+# A retry gets the first verdict also when its window has closed meanwhile.
+_ANSWERED_AGAIN = frozenset((Code.OK, Code.EXPIRED))
 _CHECKSUM_BYTES = 4
 
 
@@ -248,10 +250,10 @@ class Executor:
                 txid = batch.txid(index)
                 if not code and batch.scan.expires_ms(index) < execution.time_ms:
                     code = Code.EXPIRED
-                if code:
-                    verdicts[index] = Outcome(txid, Code(code))
-                elif txid in known:
+                if txid in known and code in _ANSWERED_AGAIN:
                     verdicts[index] = self._known_outcome(txid, known[txid])
+                elif code:
+                    verdicts[index] = Outcome(txid, Code(code))
                 elif txid in execution.txids:
                     place = execution.txids[txid] - execution.first_seq
                     verdicts[index] = Outcome(txid, execution.codes[place], height, place, True)
