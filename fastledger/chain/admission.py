@@ -4,12 +4,15 @@ Runs in the submitter's thread. The checks go from cheap to dear; each transacti
 costs the others nothing.
 """
 
+import threading
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
+from fastledger._native.ecdsa import default_threads
 from fastledger._native.scan import ScanBatch, scan_many
 from fastledger.chain.metrics import StageTimes
 from fastledger.crypto import verify_batch
@@ -38,6 +41,29 @@ class Admitted:
         return self.scan.signers[33 * index : 33 * index + 33]
 
 
+class CpuShare:
+    """Divides the CPUs among batches that are verified at the same time.
+
+    A batch alone takes them all; beside others it takes its part, and leaves the executor room to run.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._batches = 0
+
+    @contextmanager
+    def threads(self) -> Iterator[int]:
+        """How many threads a batch that begins now should verify on."""
+        with self._lock:
+            self._batches += 1
+            share = max(1, default_threads() // self._batches)
+        try:
+            yield share
+        finally:
+            with self._lock:
+                self._batches -= 1
+
+
 def scan_batch(encoded: Sequence[bytes]) -> ScanBatch:
     """One native pass over a batch: forms, offsets, ids."""
     buffer = b"".join(encoded)
@@ -51,6 +77,7 @@ def admit(
     now_ms: int,
     missing_blobs: Callable[[Sequence[bytes]], Sequence[bytes]] | None,
     times: StageTimes,
+    cpu_share: CpuShare,
 ) -> Admitted:
     """Judges a batch at the border.
 
@@ -69,8 +96,8 @@ def admit(
     _check_contents(admitted, chain_id, now_ms)
     if missing_blobs is not None:
         _check_blobs(admitted, missing_blobs)
-    with times.stage("verify"):
-        _check_signatures(admitted)
+    with cpu_share.threads() as threads, times.stage("verify"):
+        _check_signatures(admitted, threads)
     return admitted
 
 
@@ -122,19 +149,20 @@ def _check_blobs(admitted: Admitted, missing_blobs: Callable[[Sequence[bytes]], 
             admitted.codes[index] = Code.BLOB_MISSING
 
 
-def _check_signatures(admitted: Admitted) -> None:
+def _check_signatures(admitted: Admitted, threads: int | None = None) -> None:
     """One native batch over everything that is still standing."""
     scan, codes = admitted.scan, admitted.codes
     standing = [index for index, code in enumerate(codes) if not code]
     if not standing:
         return
     if len(standing) == len(codes):
-        valid = verify_batch(scan.txids, scan.signatures, scan.signers)
+        valid = verify_batch(scan.txids, scan.signatures, scan.signers, threads=threads)
     else:
         valid = verify_batch(
             b"".join(scan.txids[32 * i : 32 * i + 32] for i in standing),
             b"".join(scan.signatures[64 * i : 64 * i + 64] for i in standing),
             b"".join(scan.signers[33 * i : 33 * i + 33] for i in standing),
+            threads=threads,
         )
     for index, verdict in zip(standing, valid, strict=True):
         if not verdict:

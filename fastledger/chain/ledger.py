@@ -19,7 +19,7 @@ from typing import Any, Self, TypeVar
 
 import msgspec
 
-from fastledger.chain.admission import admit, scan_batch
+from fastledger.chain.admission import CpuShare, admit, scan_batch
 from fastledger.chain.executor import Executor, Position
 from fastledger.chain.metrics import StageTimes
 from fastledger.chain.node_key import load_node_key, save_node_key
@@ -105,6 +105,7 @@ class Ledger:
         self.times = StageTimes()
         self._directory = directory
         self._closed = False
+        self._cpu_share = CpuShare()
         self._closing = threading.Lock()
         self._engine: Engine = SoloEngine(genesis.proposers)
         self._read_block = lru_cache(maxsize=_BLOCK_CACHE)(self._load_block)
@@ -305,6 +306,7 @@ class Ledger:
                 now_ms=self.options.clock_ms(),
                 missing_blobs=self._missing_envelopes if self.options.require_blobs else None,
                 times=self.times,
+                cpu_share=self._cpu_share,
             )
         return self._pipeline.submit(admitted, sum(map(len, encoded)), wait=wait)
 

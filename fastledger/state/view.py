@@ -95,16 +95,11 @@ class View:
 
 def write_set_digest(writes: Mapping[bytes, bytes | None]) -> bytes:
     """SHA-256 over the writes in key order: u32 key length, key, u32 value length + 1 (0: deleted), value (BE)."""
-    parts: list[bytes] = []
-    for key in sorted(writes):
-        value = writes[key]
-        parts.append(_U32.pack(len(key)))
-        parts.append(key)
-        if value is None:
-            parts.append(b"\0\0\0\0")
-        else:
-            parts.append(_U32.pack(len(value) + 1))
-            parts.append(value)
+    pack = _U32.pack
+    parts = [
+        pack(len(key)) + key + (b"\0\0\0\0" if value is None else pack(len(value) + 1) + value)
+        for key, value in sorted(writes.items())
+    ]
     return hashlib.sha256(b"".join(parts)).digest()
 
 
