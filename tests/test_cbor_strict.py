@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import cbor2
 import pytest
+from budget import examples
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -270,7 +271,7 @@ heads = st.builds(
 )
 
 
-@settings(max_examples=400)
+@settings(max_examples=examples(400))
 @given(st.binary(max_size=80) | st.lists(heads, max_size=24).map(b"".join))
 @example(b"")
 def test_any_bytes_get_the_oracles_verdict(data: bytes) -> None:

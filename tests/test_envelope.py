@@ -8,6 +8,7 @@ from pathlib import Path
 
 import cbor2
 import pytest
+from budget import examples
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.keywrap import aes_key_unwrap, aes_key_wrap
@@ -213,7 +214,7 @@ def test_what_is_sealed_opens(content: bytes, version: int, epoch: int) -> None:
 
 
 @given(chunks=st.integers(0, 3), around=st.integers(-2, 2), kib64=st.integers(1, 2))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 def test_what_is_streamed_opens_around_chunk_edges(chunks: int, around: int, kib64: int) -> None:
     chunk_bytes = kib64 * CHUNK_BYTES_MIN
     content = bytes(max(0, chunks * chunk_bytes + around))

@@ -14,6 +14,7 @@ from typing import Any
 
 import cbor2
 import pytest
+from budget import examples
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from strategies import BODY, CBOR_VALUES, KEM_PUBLIC, UINT64_MAX, X25519_HEAD
@@ -33,7 +34,7 @@ VECTORS = Path(__file__).parent / "vectors" / "model.json"
 KEY = SigningKey.from_bytes(bytes(range(1, 33)))
 CHAIN_ID = b"chain-id"
 KEM = X25519_HEAD + bytes(range(32))
-QUICK = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+QUICK = settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 DELTAS = (1, 0x20, 0x80, 0xFF)
 
 DIGEST = st.binary(min_size=32, max_size=32)

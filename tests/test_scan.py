@@ -7,6 +7,7 @@ from typing import Any
 
 import cbor2
 import pytest
+from budget import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -445,7 +446,7 @@ def accepts(tx: bytes) -> bool:
     return named and sized and check_cbor(payload)[0] == Code.OK
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(st.data())
 def test_damaged_transactions_get_the_oracles_verdict(draw: st.DataObject) -> None:
     tx = bytearray(transaction(body={"a": draw.draw(st.integers(0, 2**64 - 1)), "b": [True, None, "x"]}))
