@@ -1,0 +1,1 @@
+"""The node: what turns a ledger into a service. Clocks, threads and queues live here, rules do not."""

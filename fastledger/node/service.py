@@ -1,0 +1,78 @@
+"""What a node offers, without a wire: submit, read, follow. The RPC above it only parses, limits, calls and answers.
+
+::
+
+    RPC handlers (event loop) ── submit ──► Ingest ── batches ──► Ledger (its own threads)
+                              ── read ────► Reads  ── one job for all that wait ──► reader thread
+                              ── follow ──► Feed   ◄── durable blocks ── Ledger's syncer thread
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, Self, TypeVar
+
+from fastledger.chain.ledger import Ledger
+from fastledger.errors import LedgerClosedError
+from fastledger.node.feed import Feed
+from fastledger.node.ingest import Ingest, IngestOptions
+from fastledger.node.reads import Reads
+
+T = TypeVar("T")
+State = Literal["ready", "stopping", "halted", "stopped"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceOptions:
+    """Bounds of the queues between the wire and the ledger."""
+
+    ingest: IngestOptions = IngestOptions()
+    reads_pending_max: int = 10_000
+
+
+class NodeService:
+    """One open ledger as a service on the running event loop; make one with :meth:`start`."""
+
+    def __init__(self, ledger: Ledger, options: ServiceOptions) -> None:
+        """Use :meth:`start`."""
+        loop = asyncio.get_running_loop()
+        self.ledger = ledger
+        self.reads = Reads(pending_max=options.reads_pending_max)
+        self.ingest = Ingest(ledger, options.ingest)
+        self.feed = Feed(ledger, self.reads, loop)
+        self._stopping = False
+        self._stopped = False
+
+    @classmethod
+    async def start(cls, ledger: Ledger, options: ServiceOptions | None = None) -> Self:
+        """Takes over an open ledger, which :meth:`stop` closes."""
+        return cls(ledger, options or ServiceOptions())
+
+    @property
+    def state(self) -> State:
+        """*ready*: takes transactions. *halted*: a write failed, restart to go on; reads are still answered."""
+        if self._stopped:
+            return "stopped"
+        if self._stopping:
+            return "stopping"
+        return "halted" if self.ledger.halted else "ready"
+
+    async def read(self, work: Callable[[Ledger], T], *, heavy: bool = False) -> T:
+        """Runs a short read off the loop, together with all others that wait; ``heavy`` ones have their own thread.
+
+        Raises whatever ``work`` raises, ``LedgerBusyError`` where too many wait.
+        """
+        if self._stopped:
+            raise LedgerClosedError("the node has stopped")
+        return await self.reads.run(lambda: work(self.ledger), heavy=heavy)
+
+    async def stop(self) -> None:
+        """Answers everything that was taken, writes a checkpoint and closes the ledger. May be called twice."""
+        if self._stopping:
+            return
+        self._stopping = True
+        await self.ingest.close()
+        self.feed.close()
+        await self.reads.close()
+        await asyncio.to_thread(self.ledger.close)
+        self._stopped = True
