@@ -25,8 +25,10 @@ LAYERS: dict[str, set[str]] = {
     "chain": {"_native", "crypto", "model", "storage", "state", "consensus", "clock"},
     "gateway": set(),
     "workload": {"gateway"},
-    "client": {"crypto", "model", "chain", "gateway", "clock"},
-    "cli": {"crypto", "model", "state", "chain", "gateway", "client", "workload", "clock"},
+    "node": {"_native", "crypto", "model", "state", "chain", "clock"},
+    "rpc": {"crypto", "model", "state", "chain", "node", "clock"},
+    "client": {"crypto", "model", "chain", "rpc", "gateway", "clock"},
+    "cli": {"crypto", "model", "state", "chain", "node", "rpc", "gateway", "client", "workload", "clock"},
 }
 # Modules that would let a clock, chance or a socket into what all nodes must agree on.
 PURE_LAYERS = ("model", "state", "consensus")

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
+from typing_extensions import Buffer
+
 from fastledger._native.ecdsa import default_threads
-from fastledger._native.scan import ScanBatch, scan_many
+from fastledger._native.scan import ScanBatch, scan_many, split
 from fastledger.chain.metrics import StageTimes
 from fastledger.crypto import verify_batch
 from fastledger.errors import Code, InputError
@@ -27,8 +29,8 @@ from fastledger.state.transition import validity_code
 class Admitted:
     """A scanned batch: ``codes[i]`` is 0 where transaction i may enter a block, ``bodies[i]`` its typed body."""
 
-    encoded: Sequence[bytes]
     scan: ScanBatch
+    byte_count: int
     codes: list[int]
     bodies: list[Any]
 
@@ -64,14 +66,30 @@ class CpuShare:
                 self._batches -= 1
 
 
+def lay_out(encoded: Sequence[bytes]) -> tuple[bytes, "array[int]"]:
+    """A batch in one buffer, and the n + 1 offsets of its transactions."""
+    return b"".join(encoded), array("Q", accumulate(map(len, encoded), initial=0))
+
+
 def scan_batch(encoded: Sequence[bytes]) -> ScanBatch:
     """One native pass over a batch: forms, offsets, ids."""
-    buffer = b"".join(encoded)
-    return scan_many(buffer, array("Q", accumulate(map(len, encoded), initial=0)))
+    return scan_many(*lay_out(encoded))
+
+
+def cut_sequence(data: Buffer) -> memoryview:
+    """The n + 1 offsets of the transactions in a CBOR sequence (RFC 8742).
+
+    Raises ``InputError`` naming the byte where the sequence breaks: behind it nothing has a place any more.
+    """
+    offsets, status, offset = split(data)
+    if status:
+        raise InputError(f"the sequence breaks at byte {offset}", code=Code(status))
+    return offsets
 
 
 def admit(
-    encoded: Sequence[bytes],
+    data: Buffer,
+    offsets: Buffer,
     *,
     chain_id: bytes,
     now_ms: int,
@@ -79,20 +97,20 @@ def admit(
     times: StageTimes,
     cpu_share: CpuShare,
 ) -> Admitted:
-    """Judges a batch at the border.
+    """Judges a batch at the border: transaction i is ``data[offsets[i]:offsets[i + 1]]``.
 
     ``missing_blobs`` tells which of the given envelope digests the blob store lacks (None: nobody asks).
     Raises ``InputError`` with ``OVERSIZED`` for a batch over the limits, as a whole.
     """
-    if len(encoded) > BATCH_TRANSACTIONS_MAX:
+    count, byte_count = memoryview(offsets).nbytes // 8 - 1, memoryview(data).nbytes
+    if count > BATCH_TRANSACTIONS_MAX:
         raise InputError(
-            f"{len(encoded)} transactions in a batch, at most {BATCH_TRANSACTIONS_MAX}", code=Code.OVERSIZED
+            f"{count} transactions in a batch, at most {BATCH_TRANSACTIONS_MAX}", code=Code.OVERSIZED
         )
-    total_bytes = sum(map(len, encoded))
-    if total_bytes > BATCH_BYTES_MAX:
-        raise InputError(f"{total_bytes} bytes in a batch, at most {BATCH_BYTES_MAX}", code=Code.OVERSIZED)
-    scan = scan_batch(encoded)
-    admitted = Admitted(encoded, scan, list(scan.statuses), [None] * len(encoded))
+    if byte_count > BATCH_BYTES_MAX:
+        raise InputError(f"{byte_count} bytes in a batch, at most {BATCH_BYTES_MAX}", code=Code.OVERSIZED)
+    scan = scan_many(data, offsets)
+    admitted = Admitted(scan, byte_count, list(scan.statuses), [None] * count)
     _check_contents(admitted, chain_id, now_ms)
     if missing_blobs is not None:
         _check_blobs(admitted, missing_blobs)
@@ -106,9 +124,8 @@ def admit_block(block: Block, *, chain_id: bytes, verify_signatures: bool) -> Ad
 
     Signatures are left out where the caller trusts the bytes, as on replay of the node's own log.
     """
-    encoded = [block.transaction_bytes(index) for index in range(block.count)]
     scan = scan_many(block.transactions, array("Q", block.offsets))
-    admitted = Admitted(encoded, scan, list(scan.statuses), [None] * block.count)
+    admitted = Admitted(scan, len(block.transactions), list(scan.statuses), [None] * block.count)
     _check_contents(admitted, chain_id, block.body.time_ms)
     if verify_signatures:
         _check_signatures(admitted)

@@ -260,7 +260,7 @@ class Executor:
                 else:
                     verdict = execution.run(txid, batch.signer(index), batch.bodies[index])
                     verdicts[index] = Outcome(txid, verdict, height, len(chosen))
-                    chosen.append(batch.encoded[index])
+                    chosen.append(batch.scan.transaction(index))
         return chosen
 
     def _look_ahead(self, batches: Sequence[Admitted]) -> dict[bytes, int]:

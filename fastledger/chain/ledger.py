@@ -15,16 +15,17 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeAlias, TypeVar
 
 import msgspec
+from typing_extensions import Buffer
 
-from fastledger.chain.admission import CpuShare, admit, scan_batch
+from fastledger.chain.admission import CpuShare, admit, cut_sequence, lay_out, scan_batch
 from fastledger.chain.executor import Executor, Position
 from fastledger.chain.metrics import StageTimes
 from fastledger.chain.node_key import load_node_key, save_node_key
 from fastledger.chain.outcome import Outcome
-from fastledger.chain.pipeline import Pipeline
+from fastledger.chain.pipeline import Pipeline, Submission
 from fastledger.chain.query import Entry, Page, Query, load_entry, run_query
 from fastledger.chain.replay import (
     Progress,
@@ -34,7 +35,7 @@ from fastledger.chain.replay import (
     replay_log,
     verify_all,
 )
-from fastledger.chain.store import ChainStore, Durable, Snapshot
+from fastledger.chain.store import ChainStore, Durable, Layer, Snapshot
 from fastledger.clock import system_clock_ms
 from fastledger.consensus.engine import Engine
 from fastledger.consensus.solo import SoloEngine
@@ -76,6 +77,7 @@ from fastledger.storage.index import Index
 from fastledger.storage.log import FrameRef, SegmentLog
 
 EntityT = TypeVar("EntityT", bound=Entity)
+Listener: TypeAlias = Callable[[Sequence[Layer]], None]
 _BLOCK_CACHE = 32
 
 
@@ -106,6 +108,7 @@ class Ledger:
         self._directory = directory
         self._closed = False
         self._cpu_share = CpuShare()
+        self._listeners: tuple[Listener, ...] = ()
         self._closing = threading.Lock()
         self._engine: Engine = SoloEngine(genesis.proposers)
         self._read_block = lru_cache(maxsize=_BLOCK_CACHE)(self._load_block)
@@ -134,6 +137,7 @@ class Ledger:
                 times=self.times,
                 checkpoint_transactions=options.checkpoint_transactions,
                 checkpoint_bytes=options.checkpoint_bytes,
+                on_durable=self._tell_listeners,
             )
             # What closes the parts, in reverse order, whether opening fails or the user closes.
             self._parts = undo.pop_all()
@@ -274,7 +278,7 @@ class Ledger:
         its own outcome and the rest goes through. Raises ``StorageFullError`` or ``LedgerHaltedError`` where nothing
         can be promised: what was not acknowledged may be sent again, the same transaction enters once.
         """
-        return self._enqueue(batch, blobs, wait=True).result()
+        return self.begin(batch, blobs, wait=True).durable.result()
 
     def submit_nowait(
         self, batch: Sequence[bytes | Transaction], blobs: Sequence[bytes] = ()
@@ -283,11 +287,15 @@ class Ledger:
 
         Raises ``LedgerBusyError`` with ``retry_after_ms`` where the queue is full.
         """
-        return self._enqueue(batch, blobs, wait=False)
+        return self.begin(batch, blobs).durable
 
-    def _enqueue(
-        self, batch: Sequence[bytes | Transaction], blobs: Sequence[bytes], *, wait: bool
-    ) -> "Future[list[Outcome]]":
+    def begin(
+        self, batch: Sequence[bytes | Transaction], blobs: Sequence[bytes] = (), *, wait: bool = False
+    ) -> Submission:
+        """Like :meth:`submit_nowait`, returning the batch with every stage of its way.
+
+        ``wait``: a full queue blocks instead of raising ``LedgerBusyError``.
+        """
         self._pipeline.check_running()
         if blobs:
             with self.times.stage("blobs"):
@@ -295,20 +303,28 @@ class Ledger:
         encoded = [
             item.encoded if isinstance(item, Transaction) else bytes(memoryview(item)) for item in batch
         ]
-        if not encoded:
-            done: Future[list[Outcome]] = Future()
-            done.set_result([])
-            return done
+        return self._begin(*lay_out(encoded), wait=wait)
+
+    def begin_sequence(self, data: bytes, *, wait: bool = False) -> Submission:
+        """The same for a CBOR sequence of transactions (RFC 8742), in which none becomes an object.
+
+        Raises ``InputError`` naming the byte where the sequence breaks; nothing of it is taken then.
+        """
+        self._pipeline.check_running()
+        return self._begin(data, cut_sequence(data), wait=wait)
+
+    def _begin(self, data: bytes, offsets: Buffer, *, wait: bool) -> Submission:
         with self.times.stage("admit"):
             admitted = admit(
-                encoded,
+                data,
+                offsets,
                 chain_id=self.chain_id,
                 now_ms=self.options.clock_ms(),
                 missing_blobs=self._missing_envelopes if self.options.require_blobs else None,
                 times=self.times,
                 cpu_share=self._cpu_share,
             )
-        return self._pipeline.submit(admitted, sum(map(len, encoded)), wait=wait)
+        return self._pipeline.submit(admitted, wait=wait)
 
     def _erased_envelopes(self, digests: Sequence[bytes]) -> list[bytes]:
         """Those that a durable erasure destroyed: a retry of the batch that brought them must not bring them back."""
@@ -332,6 +348,22 @@ class Ledger:
         with self._store.snapshot() as snapshot:
             owners = snapshot.get_states([BLOBS.prefix + digest for digest in missing])
         return [digest for digest in missing if owners[BLOBS.prefix + digest] is None]
+
+    def add_listener(self, listener: Listener) -> Callable[[], None]:
+        """Calls ``listener`` with the blocks that became durable, in order, soon after; returns how to stop it.
+
+        It runs on the thread that syncs: it must not raise, wait, or call the ledger.
+        """
+        self._listeners = (*self._listeners, listener)
+
+        def remove() -> None:
+            self._listeners = tuple(other for other in self._listeners if other is not listener)
+
+        return remove
+
+    def _tell_listeners(self, layers: Sequence[Layer]) -> None:
+        for listener in self._listeners:
+            listener(layers)
 
     def read(self, access: bytes | Transaction) -> bytes:
         """Submits a signed ``access.read`` and returns the envelope, once the read stands in the audit.
@@ -363,6 +395,11 @@ class Ledger:
         return self.genesis.chain_id
 
     @property
+    def halted(self) -> bool:
+        """Whether a failed write or sync ended submission; what was acknowledged is safe, reopen to go on."""
+        return self._pipeline.halted
+
+    @property
     def height(self) -> int:
         """The height of the newest durable block."""
         return self._store.durable.height
@@ -379,13 +416,17 @@ class Ledger:
 
     def block(self, height: int) -> Block:
         """The durable block at ``height``; raises ``NotFoundError``."""
+        return self.block_and_first_seq(height)[0]
+
+    def block_and_first_seq(self, height: int) -> tuple[Block, int]:
+        """The same, and the number of its first transaction, counted from the chain's first."""
         entry = None
         if 0 <= height <= self.height:
             with self._store.snapshot() as snapshot:
                 entry = snapshot.block_entry(height)
         if entry is None:
             raise NotFoundError(f"there is no block at height {height}")
-        return self._read_block(entry.ref)
+        return self._read_block(entry.ref), entry.first_seq
 
     def get(self, txid: bytes) -> Entry:
         """The transaction ``txid``; raises ``NotFoundError``."""

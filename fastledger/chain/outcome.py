@@ -7,11 +7,12 @@ from fastledger.model.transaction import DESCRIPTIONS
 
 
 class Outcome(msgspec.Struct, frozen=True, gc=False):
-    """One transaction's verdict, in one of three words.
+    """One transaction's verdict, in one word.
 
     *durable*: executed and synced at ``height``. *refused*: the rules said no; the refusal is synced at ``height``
     under ``code``. *rejected*: the border said no; it stands nowhere (``height`` is None). ``duplicate`` tells that
-    the transaction was in the chain before: the verdict is the first one's.
+    the transaction was in the chain before: the verdict is the first one's. Only who asked not to wait sees
+    *accepted*: past the border, on its way into a block.
     """
 
     txid: bytes
@@ -22,9 +23,9 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def status(self) -> str:
-        """``durable``, ``refused`` or ``rejected``."""
+        """``durable``, ``refused``, ``rejected`` or ``accepted``."""
         if self.height is None:
-            return "rejected"
+            return "accepted" if self.code == Code.OK else "rejected"
         return "durable" if self.code == Code.OK else "refused"
 
     @property

@@ -23,8 +23,8 @@ from fastledger.chain.admission import Admitted
 from fastledger.chain.executor import Appended, Executor
 from fastledger.chain.metrics import StageTimes
 from fastledger.chain.outcome import Outcome
-from fastledger.chain.store import ChainStore, Overlay
-from fastledger.errors import LedgerBusyError, LedgerClosedError, LedgerError, LedgerHaltedError
+from fastledger.chain.store import ChainStore, Layer, Overlay
+from fastledger.errors import Code, LedgerBusyError, LedgerClosedError, LedgerError, LedgerHaltedError
 from fastledger.limits import BLOCK_BYTES_MAX, BLOCK_TRANSACTIONS_MAX, PENDING_BATCHES_MAX
 from fastledger.storage.blobs import BlobStore
 from fastledger.storage.log import SegmentLog
@@ -33,19 +33,44 @@ Outcomes: TypeAlias = list[Outcome]
 BUSY_RETRY_MS = 50
 
 
-@dataclass(slots=True)
-class Ticket:
-    """A batch on its way; ``future`` resolves once every verdict in it is durable."""
+@dataclass(slots=True, eq=False)
+class Submission:
+    """A batch on its way through the pool (now), into a block (``ordered``) and onto the disk (``durable``).
+
+    Both futures resolve to the batch's verdicts; neither can be cancelled. An ordered verdict has its height and
+    can still be lost with the node; a durable one cannot.
+    """
 
     admitted: Admitted
-    byte_count: int
-    future: "Future[Outcomes]" = field(default_factory=Future)
+    ordered: "Future[Outcomes]" = field(default_factory=Future)
+    durable: "Future[Outcomes]" = field(default_factory=Future)
     verdicts: list[Outcome | None] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.verdicts = [None] * self.count
+        # From here on it cannot be cancelled: the batch will be durable whether anyone waits or not.
+        self.ordered.set_running_or_notify_cancel()
+        self.durable.set_running_or_notify_cancel()
 
     @property
     def count(self) -> int:
         """How many transactions it brings."""
         return len(self.admitted.codes)
+
+    @property
+    def accepted(self) -> Outcomes:
+        """The verdicts of the border: *accepted* into the pool or *rejected*."""
+        return [Outcome(self.admitted.txid(i), Code(code)) for i, code in enumerate(self.admitted.codes)]
+
+    def outcomes(self) -> Outcomes:
+        """The verdicts, once it is ordered."""
+        return [verdict for verdict in self.verdicts if verdict is not None]
+
+    def fail(self, failure: BaseException) -> None:
+        """Tells whoever still waits."""
+        for future in (self.ordered, self.durable):
+            if not future.done():
+                future.set_exception(failure)
 
 
 @dataclass(slots=True)
@@ -53,7 +78,7 @@ class Group:
     """What the executor hands to the syncer: a block (None where all were known) and whom it answers."""
 
     appended: Appended | None
-    tickets: Sequence[Ticket]
+    submissions: Sequence[Submission]
 
 
 class Pipeline:
@@ -70,6 +95,7 @@ class Pipeline:
         times: StageTimes,
         checkpoint_transactions: int,
         checkpoint_bytes: int,
+        on_durable: Callable[[Sequence[Layer]], None],
     ) -> None:
         self._executor = executor
         self._store = store
@@ -79,10 +105,11 @@ class Pipeline:
         self._times = times
         self._checkpoint_transactions = checkpoint_transactions
         self._checkpoint_bytes = checkpoint_bytes
+        self._on_durable = on_durable
         # One condition for all hand-overs: they happen once a batch, not once a transaction.
         self._changed = threading.Condition()
-        self._waiting: deque[Ticket] = deque()
-        self._executing: list[Ticket] = []
+        self._waiting: deque[Submission] = deque()
+        self._executing: list[Submission] = []
         self._groups: deque[Group] = deque()
         self._frozen: Overlay | None = None
         self._in_flight = 0
@@ -103,12 +130,13 @@ class Pipeline:
 
     # The submitters' side.
 
-    def submit(self, admitted: Admitted, byte_count: int, *, wait: bool) -> "Future[Outcomes]":
+    def submit(self, admitted: Admitted, *, wait: bool) -> Submission:
         """Queues an admitted batch. A full queue blocks, or raises ``LedgerBusyError`` where ``wait`` is false."""
-        ticket = Ticket(admitted, byte_count)
-        ticket.verdicts = [None] * ticket.count
-        # From here on it cannot be cancelled: the batch will be durable whether anyone waits or not.
-        ticket.future.set_running_or_notify_cancel()
+        submission = Submission(admitted)
+        if not submission.count:
+            submission.ordered.set_result([])
+            submission.durable.set_result([])
+            return submission
         with self._changed:
             while self._in_flight >= PENDING_BATCHES_MAX and not self._ended():
                 if not wait:
@@ -118,9 +146,9 @@ class Pipeline:
                 self._changed.wait()
             self._raise_if_ended()
             self._in_flight += 1
-            self._waiting.append(ticket)
+            self._waiting.append(submission)
             self._changed.notify_all()
-        return ticket.future
+        return submission
 
     def _ended(self) -> bool:
         return self._closing or self._failure is not None
@@ -137,6 +165,11 @@ class Pipeline:
             self._raise_if_ended()
 
     @property
+    def halted(self) -> bool:
+        """Whether a failure has ended it."""
+        return self._failure is not None
+
+    @property
     def queue_depth(self) -> int:
         """Batches submitted and not yet answered."""
         return self._in_flight
@@ -150,18 +183,20 @@ class Pipeline:
                     self._changed.wait()
                 if self._failure is not None or not self._waiting:
                     return
-                tickets = self._executing = self._take_waiting()
+                submissions = self._executing = self._take_waiting()
             with self._times.stage("execute"):
                 self._store.renew()
                 appended = self._executor.build(
-                    [ticket.admitted for ticket in tickets],
-                    [ticket.verdicts for ticket in tickets],
+                    [submission.admitted for submission in submissions],
+                    [submission.verdicts for submission in submissions],
                     self._clock_ms(),
                 )
             with self._changed:
-                self._groups.append(Group(appended, tickets))
+                self._groups.append(Group(appended, submissions))
                 self._executing = []
                 self._changed.notify_all()
+            for submission in submissions:
+                submission.ordered.set_result(submission.outcomes())
 
     def _may_execute(self) -> bool:
         return bool(self._waiting) and not self._paused
@@ -170,18 +205,18 @@ class Pipeline:
         """Whether a thread may end: after a failure, or on closing once everything is answered."""
         return self._failure is not None or (self._closing and self._in_flight == 0)
 
-    def _take_waiting(self) -> list[Ticket]:
+    def _take_waiting(self) -> list[Submission]:
         """As many waiting batches as one block may hold, at least one."""
-        tickets = [self._waiting.popleft()]
-        count, byte_count = tickets[0].count, tickets[0].byte_count
+        submissions = [self._waiting.popleft()]
+        count, byte_count = submissions[0].count, submissions[0].admitted.byte_count
         while self._waiting:
             following = self._waiting[0]
             count += following.count
-            byte_count += following.byte_count
+            byte_count += following.admitted.byte_count
             if count > BLOCK_TRANSACTIONS_MAX or byte_count > BLOCK_BYTES_MAX:
                 break
-            tickets.append(self._waiting.popleft())
-        return tickets
+            submissions.append(self._waiting.popleft())
+        return submissions
 
     # The syncer's thread.
 
@@ -200,6 +235,8 @@ class Pipeline:
             with self._times.stage("settle"):
                 self._settle(blocks)
             self._answer(groups)
+            if blocks:
+                self._on_durable([appended.layer for appended in blocks])
 
     def _settle(self, blocks: Sequence[Appended]) -> None:
         """The blocks become visible; the envelopes that they erase go before anyone hears of it.
@@ -223,7 +260,7 @@ class Pipeline:
         return True
 
     def _answer(self, groups: Sequence[Group]) -> None:
-        answered = [ticket for group in groups for ticket in group.tickets]
+        answered = [submission for group in groups for submission in group.submissions]
         with self._changed:
             if self._failure is not None:
                 return  # the checkpointer failed meanwhile, and with it all who wait
@@ -231,8 +268,8 @@ class Pipeline:
                 self._groups.popleft()
             self._in_flight -= len(answered)
             self._changed.notify_all()
-        for ticket in answered:
-            ticket.future.set_result([verdict for verdict in ticket.verdicts if verdict is not None])
+        for submission in answered:
+            submission.durable.set_result(submission.outcomes())
 
     # The checkpointer's thread.
 
@@ -308,15 +345,15 @@ class Pipeline:
             with self._changed:
                 if self._failure is None:
                     self._failure = failure
-                unanswered = [ticket for group in self._groups for ticket in group.tickets]
+                unanswered = [submission for group in self._groups for submission in group.submissions]
                 unanswered += [*self._executing, *self._waiting]
                 self._groups.clear()
                 self._executing = []
                 self._waiting.clear()
                 self._in_flight -= len(unanswered)
                 self._changed.notify_all()
-            for ticket in unanswered:
-                ticket.future.set_exception(failure)
+            for submission in unanswered:
+                submission.fail(failure)
 
 
 def _failure_of(error: BaseException) -> LedgerError:

@@ -1,8 +1,10 @@
 """Finding transactions: by who signed, whom they concern, what they are, and blind tokens (SPEC-QRY-1..3)."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from heapq import merge
+from itertools import groupby
 
 from fastledger.chain.store import Snapshot
 from fastledger.errors import Code, InputError
@@ -23,6 +25,11 @@ from fastledger.state.terms import (
 from fastledger.storage.log import FrameRef
 
 HEIGHT_MAX = 2**63 - 1
+# What the rules may say of a transaction in a block, and what ends an identity.
+ALERT_TERMS = (
+    *(code_term(code) for code in Code if 200 <= code < 300),
+    KIND_TERMS["identity.revoke"],
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +37,8 @@ class Query:
     """All conditions must hold. Ids are 16 bytes; heights and block times bound a range, both ends included.
 
     ``signer`` and ``subject`` are identity ids: who signed, and whom it concerns. ``code`` finds refusals.
-    ``cursor`` is the ``next_cursor`` of the page before.
+    ``alerts`` finds what someone should look at: refusals and revoked identities. ``cursor`` is the ``next_cursor``
+    of the page before.
     """
 
     kind: str | None = None
@@ -41,6 +49,7 @@ class Query:
     consent: bytes | None = None
     token: bytes | None = None
     code: Code | None = None
+    alerts: bool = False
     from_height: int | None = None
     to_height: int | None = None
     from_time_ms: int | None = None
@@ -100,10 +109,14 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Some of the answers; ``next_cursor`` is None on the last page."""
+    """Some of the answers; ``next_cursor`` is None on the last page.
+
+    ``end_seq`` is the number of the transaction that will be the next of the chain: a cursor behind all of it.
+    """
 
     entries: list[Entry]
     next_cursor: int | None
+    end_seq: int
 
     def __iter__(self) -> Iterator[Entry]:
         return iter(self.entries)
@@ -123,9 +136,9 @@ def run_query(query: Query, snapshot: Snapshot, read_block: Callable[[FrameRef],
         if query.code == Code.OK and entry.code != Code.OK:
             continue
         if len(entries) == query.limit:
-            return Page(entries, seq)
+            return Page(entries, seq, snapshot.end_seq)
         entries.append(entry)
-    return Page(entries, None)
+    return Page(entries, None, snapshot.end_seq)
 
 
 def load_entry(snapshot: Snapshot, read_block: Callable[[FrameRef], Block], seq: int) -> Entry:
@@ -149,6 +162,11 @@ def load_entry(snapshot: Snapshot, read_block: Callable[[FrameRef], Block], seq:
 def _matching(query: Query, snapshot: Snapshot, start_seq: int, end_seq: int) -> Iterator[int]:
     """Numbers of the transactions under all terms, in order."""
     terms = query.terms()
+    if query.alerts:
+        for seq in _any_of(ALERT_TERMS, snapshot, start_seq, end_seq, query.newest_first):
+            if all(snapshot.has_posting(term, seq) for term in terms):
+                yield seq
+        return
     if not terms:
         numbers = range(start_seq, end_seq)
         yield from reversed(numbers) if query.newest_first else numbers
@@ -157,6 +175,15 @@ def _matching(query: Query, snapshot: Snapshot, start_seq: int, end_seq: int) ->
     for seq in snapshot.postings(rarest, start_seq, end_seq, reverse=query.newest_first):
         if all(snapshot.has_posting(term, seq) for term in others):
             yield seq
+
+
+def _any_of(
+    terms: Sequence[bytes], snapshot: Snapshot, start_seq: int, end_seq: int, newest_first: bool
+) -> Iterator[int]:
+    """Numbers of the transactions under at least one of the terms, in order, each once."""
+    postings = [snapshot.postings(term, start_seq, end_seq, reverse=newest_first) for term in terms]
+    for seq, _ in groupby(merge(*postings, reverse=newest_first)):
+        yield seq
 
 
 def _range(query: Query, snapshot: Snapshot) -> tuple[int, int]:

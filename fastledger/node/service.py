@@ -9,7 +9,7 @@
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Self, TypeVar
 
 from fastledger.chain.ledger import Ledger
@@ -26,7 +26,7 @@ State = Literal["ready", "stopping", "halted", "stopped"]
 class ServiceOptions:
     """Bounds of the queues between the wire and the ledger."""
 
-    ingest: IngestOptions = IngestOptions()
+    ingest: IngestOptions = field(default_factory=IngestOptions)
     reads_pending_max: int = 10_000
 
 

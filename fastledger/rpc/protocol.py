@@ -127,7 +127,7 @@ class Request(msgspec.Struct, frozen=True):
     jsonrpc: Literal["2.0"]
     method: str
     params: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
-    id: str | int | None | msgspec.UnsetType = msgspec.UNSET
+    id: str | int | msgspec.UnsetType | None = msgspec.UNSET
 
 
 class ErrorData(msgspec.Struct, frozen=True, omit_defaults=True):

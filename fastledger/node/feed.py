@@ -1,0 +1,218 @@
+"""Following the chain: a subscription is a cursor and a bell, not a queue.
+
+What a subscriber has not taken yet stays where it is, in the chain; so a slow one costs no memory, delays nobody,
+and resumes after a break where it stopped, without gap or double (SPEC-SUB-1..3). A bell rings only when a new block
+holds something that the subscription asked for.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, TypeAlias
+
+from fastledger.chain.ledger import Ledger
+from fastledger.chain.query import ALERT_TERMS, Entry, Query
+from fastledger.chain.store import Layer
+from fastledger.errors import LedgerClosedError
+from fastledger.model.block import Block
+from fastledger.node.reads import Reads
+from fastledger.state.terms import KIND_TERMS, SIGNER, SUBJECT
+
+Topic: TypeAlias = Literal["blocks", "transactions", "alerts"]
+PAGE_EVENTS_MAX = 256
+_TERM_BYTES = 17
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filter:
+    """Which transactions: all conditions that are set must hold. Signer and subject are 16-byte identity ids."""
+
+    kind: str | None = None
+    signer: bytes | None = None
+    subject: bytes | None = None
+
+    def bell_term(self) -> bytes | None:
+        """The rarest of its terms, without which no transaction can match; None where it has none."""
+        if self.signer is not None:
+            return SIGNER + self.signer
+        if self.subject is not None:
+            return SUBJECT + self.subject
+        return None if self.kind is None else KIND_TERMS.get(self.kind)
+
+
+class BlockEvent(NamedTuple):
+    """A durable block and the number of its first transaction."""
+
+    block: Block
+    first_seq: int
+
+
+class FeedPage(NamedTuple):
+    """Some events, oldest first; ``next_cursor`` resumes behind them and behind what was passed over.
+
+    ``blocks`` of a subscription to blocks, ``entries`` of any other.
+    """
+
+    blocks: Sequence[BlockEvent]
+    entries: Sequence[Entry]
+    next_cursor: int
+    caught_up: bool
+
+
+class Subscription:
+    """One reader's place in the chain; made by :meth:`Feed.follow`, used by one task at a time."""
+
+    def __init__(self, feed: "Feed", topic: Topic, cursor: int, conditions: Filter) -> None:
+        """Use :meth:`Feed.follow`."""
+        self.topic = topic
+        self.cursor = cursor
+        self.conditions = conditions
+        self._feed = feed
+        self._bell = asyncio.Event()
+        self._bell.set()
+        self._caught_up = False
+
+    def bell_terms(self) -> Sequence[bytes] | None:
+        """A block rings for it when it has one of these terms; None: every block rings."""
+        if self.topic == "blocks":
+            return None
+        if self.topic == "alerts":
+            return ALERT_TERMS
+        term = self.conditions.bell_term()
+        return None if term is None else (term,)
+
+    def ring(self) -> None:
+        """There may be something new; on the loop."""
+        self._bell.set()
+
+    async def next_page(self) -> FeedPage:
+        """The next events, waiting for some where there are none yet; the cursor moves behind them.
+
+        The first page may be empty: it tells that the subscription has caught up. Raises ``LedgerClosedError`` when
+        the node stops, ``LedgerBusyError`` where too many read, ``InputError`` for a bad condition.
+        """
+        while True:
+            await self._bell.wait()
+            self._feed.check_open()
+            # Before the read: what becomes durable during it rings again.
+            self._bell.clear()
+            page = await self._feed.read_page(self)
+            first_time = page.caught_up and not self._caught_up
+            self._caught_up = page.caught_up
+            self.cursor = page.next_cursor
+            if not page.caught_up:
+                self._bell.set()
+            if page.blocks or page.entries or first_time:
+                return page
+
+    def close(self) -> None:
+        """Lets go of it; may be called twice."""
+        self._feed.forget(self)
+
+
+class Feed:
+    """Rings the bells of those who follow the chain."""
+
+    def __init__(self, ledger: Ledger, reads: Reads, loop: asyncio.AbstractEventLoop) -> None:
+        """To be made on the loop that follows."""
+        self._ledger = ledger
+        self._reads = reads
+        self._loop = loop
+        self._closed = False
+        self._unfiltered: set[Subscription] = set()
+        self._by_term: dict[bytes, set[Subscription]] = {}
+        self._remove_listener = ledger.add_listener(self._publish)
+
+    @property
+    def subscription_count(self) -> int:
+        """How many follow."""
+        return len(self._all())
+
+    def follow(
+        self, topic: Topic, *, cursor: int | None = None, conditions: Filter | None = None
+    ) -> Subscription:
+        """A subscription from ``cursor``: a height for blocks, else a transaction's number; None: from now on."""
+        self.check_open()
+        if cursor is None:
+            cursor = self._ledger.height + 1 if topic == "blocks" else self._ledger.transaction_count
+        subscription = Subscription(self, topic, cursor, conditions or Filter())
+        terms = subscription.bell_terms()
+        if terms is None:
+            self._unfiltered.add(subscription)
+        for term in terms or ():
+            self._by_term.setdefault(term, set()).add(subscription)
+        return subscription
+
+    def forget(self, subscription: Subscription) -> None:
+        """See :meth:`Subscription.close`."""
+        self._unfiltered.discard(subscription)
+        for term in subscription.bell_terms() or ():
+            followers = self._by_term.get(term)
+            if followers is not None:
+                followers.discard(subscription)
+                if not followers:
+                    del self._by_term[term]
+
+    def check_open(self) -> None:
+        """Raises ``LedgerClosedError`` once the node stops."""
+        if self._closed:
+            raise LedgerClosedError("the node is stopping")
+
+    def close(self) -> None:
+        """Wakes all who follow, to hear that it is over."""
+        self._remove_listener()
+        self._closed = True
+        for subscription in self._all():
+            subscription.ring()
+
+    def _all(self) -> set[Subscription]:
+        return self._unfiltered.union(*self._by_term.values())
+
+    # New blocks.
+
+    def _publish(self, layers: Sequence[Layer]) -> None:
+        """On the ledger's thread: what is new goes to the loop, which may have ended."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._ring, layers)
+
+    def _ring(self, layers: Sequence[Layer]) -> None:
+        for subscription in self._unfiltered:
+            subscription.ring()
+        if not self._by_term:
+            return
+        for layer in layers:
+            terms = layer.terms.terms
+            present = {terms[i : i + _TERM_BYTES] for i in range(0, len(terms), _TERM_BYTES)}
+            for term in present & self._by_term.keys():
+                for subscription in self._by_term[term]:
+                    subscription.ring()
+
+    # Pages.
+
+    async def read_page(self, subscription: Subscription) -> FeedPage:
+        """What stands from the subscription's cursor on, a page of it."""
+        topic, cursor, conditions = subscription.topic, subscription.cursor, subscription.conditions
+        if topic == "blocks":
+            return await self._reads.run(lambda: _block_page(self._ledger, cursor), heavy=True)
+        query = Query(
+            kind=conditions.kind,
+            signer=conditions.signer,
+            subject=conditions.subject,
+            alerts=topic == "alerts",
+            cursor=cursor,
+            limit=PAGE_EVENTS_MAX,
+        )
+        return await self._reads.run(lambda: _entry_page(self._ledger, query), heavy=True)
+
+
+def _block_page(ledger: Ledger, cursor: int) -> FeedPage:
+    end = ledger.height + 1
+    upto = min(cursor + PAGE_EVENTS_MAX, end)
+    blocks = [BlockEvent(*ledger.block_and_first_seq(height)) for height in range(cursor, upto)]
+    return FeedPage(blocks, (), max(cursor, upto), upto >= end)
+
+
+def _entry_page(ledger: Ledger, query: Query) -> FeedPage:
+    page = ledger.query(query)
+    behind = page.end_seq if page.next_cursor is None else page.next_cursor
+    return FeedPage((), page.entries, max(query.cursor or 0, behind), page.next_cursor is None)

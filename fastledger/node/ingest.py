@@ -1,0 +1,204 @@
+"""From single submissions to batches: the ledger's unit of work is a batch, a caller's often one transaction.
+
+A batch closes at once while fewer than two are on their way, and else when one comes back, when it is full, or
+when its first transaction has waited long enough. So a lone submission never waits for company, and under load
+batches grow to what arrives during a sync. Queues are bounded in transactions and bytes; beyond that the answer is
+"busy, retry after" (SPEC-NODE-2).
+"""
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal, TypeAlias, TypeVar
+
+from fastledger.chain.ledger import Ledger
+from fastledger.chain.outcome import Outcome
+from fastledger.chain.pipeline import Submission
+from fastledger.errors import LedgerBusyError, LedgerClosedError
+from fastledger.limits import BATCH_BYTES_MAX
+
+T = TypeVar("T")
+Wait: TypeAlias = Literal["accepted", "ordered", "durable"]
+# One is being synced while the next is admitted.
+_OVERLAPPING_BATCHES = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IngestOptions:
+    """Bounds of batches and queues. ``batches_in_flight`` may be on their way at a time, each admitted on a thread."""
+
+    batch_transactions: int = 1_000
+    batch_age_ms: int = 5
+    batches_in_flight: int = 4
+    pending_transactions_max: int = 100_000
+    pending_bytes_max: int = 256 * 1024 * 1024
+    retry_after_ms: int = 100
+
+
+@dataclass(slots=True, eq=False)
+class _Single:
+    """One transaction that waits for its batch, and whom its verdict goes to."""
+
+    encoded: bytes
+    wait: Wait
+    future: "asyncio.Future[Outcome]"
+
+
+class Ingest:
+    """Takes transactions on the event loop, gives batches to the ledger from worker threads."""
+
+    def __init__(self, ledger: Ledger, options: IngestOptions) -> None:
+        """To be made on the loop that submits."""
+        self._ledger = ledger
+        self._options = options
+        self._loop = asyncio.get_running_loop()
+        self._workers = ThreadPoolExecutor(
+            options.batches_in_flight, thread_name_prefix="fastledger-admission"
+        )
+        self._singles: list[_Single] = []
+        self._in_flight = 0
+        self._scheduled: asyncio.Handle | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closing = False
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self.pending_transactions = 0
+        self.pending_bytes = 0
+
+    # What callers use.
+
+    async def submit(self, encoded: bytes, *, wait: Wait = "durable") -> Outcome:
+        """One transaction's verdict, from a batch shared with whoever else submits now."""
+        with self._room(1, len(encoded)):
+            single = _Single(encoded, wait, self._loop.create_future())
+            self._singles.append(single)
+            if self._scheduled is None:
+                # Once the loop has run what is ready, and with it whoever else submits now.
+                self._scheduled = self._loop.call_soon(self._close_batches)
+            if self._timer is None:
+                self._timer = self._loop.call_later(self._options.batch_age_ms / 1000, self._close_aged)
+            return await single.future
+
+    async def submit_batch(self, batch: Sequence[bytes], *, wait: Wait = "durable") -> list[Outcome]:
+        """The verdicts on a batch of one caller, in its order."""
+        with self._room(len(batch), sum(map(len, batch))):
+            return await self._run(lambda: self._ledger.begin(batch), wait)
+
+    async def submit_sequence(
+        self, data: bytes, *, count_estimate: int = 1_000, wait: Wait = "durable"
+    ) -> list[Outcome]:
+        """The verdicts on a CBOR sequence of transactions (RFC 8742), in its order.
+
+        Raises ``InputError`` naming the byte where the sequence breaks; nothing of it is taken then.
+        """
+        with self._room(count_estimate, len(data)):
+            return await self._run(lambda: self._ledger.begin_sequence(data), wait)
+
+    @contextmanager
+    def _room(self, count: int, byte_count: int) -> Iterator[None]:
+        """Counts what is taken while it is on its way; raises where there is no room."""
+        if self._closing:
+            raise LedgerClosedError("the node is stopping")
+        options = self._options
+        # What is alone is always taken: a batch within the limits of a batch can never be too large to try.
+        if self.pending_transactions and (
+            self.pending_transactions + count > options.pending_transactions_max
+            or self.pending_bytes + byte_count > options.pending_bytes_max
+        ):
+            raise LedgerBusyError(
+                f"{self.pending_transactions} transactions are waiting",
+                retry_after_ms=options.retry_after_ms,
+            )
+        self.pending_transactions += count
+        self.pending_bytes += byte_count
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self.pending_transactions -= count
+            self.pending_bytes -= byte_count
+            if not self.pending_transactions:
+                self._idle.set()
+
+    # Batches.
+
+    def _close_batches(self) -> None:
+        """Sends off what may go now."""
+        self._scheduled = None
+        while self._singles and self._in_flight < self._options.batches_in_flight:
+            if (
+                self._in_flight >= _OVERLAPPING_BATCHES
+                and len(self._singles) < self._options.batch_transactions
+            ):
+                return  # the next batch that comes back calls again
+            self._close_batch()
+
+    def _close_aged(self) -> None:
+        """Sends off what has waited long enough."""
+        self._timer = None
+        if self._singles and self._in_flight < self._options.batches_in_flight:
+            self._close_batch()
+
+    def _close_batch(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        count, byte_count = 0, 0
+        for single in self._singles[: self._options.batch_transactions]:
+            byte_count += len(single.encoded)
+            if count and byte_count > BATCH_BYTES_MAX:
+                break
+            count += 1
+        singles, self._singles = self._singles[:count], self._singles[count:]
+        self._in_flight += 1
+        task = self._loop.create_task(self._run_singles(singles))
+        self._tasks.add(task)
+        task.add_done_callback(self._returned)
+
+    def _returned(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        self._in_flight -= 1
+        self._close_batches()
+
+    async def _run_singles(self, singles: list[_Single]) -> None:
+        """One batch on its way; each single hears at the stage that it asked for."""
+        try:
+            submission = await self._admit(lambda: self._ledger.begin([single.encoded for single in singles]))
+            _tell(singles, submission.accepted, ("accepted",))
+            if any(single.wait == "ordered" for single in singles):
+                _tell(singles, await _result(submission.ordered), ("ordered",))
+            _tell(singles, await _result(submission.durable), ("accepted", "ordered", "durable"))
+        except Exception as error:
+            for single in singles:
+                if not single.future.done():
+                    single.future.set_exception(error)
+
+    async def _run(self, begin: Callable[[], Submission], wait: Wait) -> list[Outcome]:
+        submission = await self._admit(begin)
+        if wait == "accepted":
+            return submission.accepted
+        return await _result(submission.ordered if wait == "ordered" else submission.durable)
+
+    async def _admit(self, begin: Callable[[], Submission]) -> Submission:
+        """The border's work, on a worker thread."""
+        return await self._loop.run_in_executor(self._workers, begin)
+
+    async def close(self) -> None:
+        """Takes no more and returns once everything that was taken is answered."""
+        self._closing = True
+        await self._idle.wait()
+        self._workers.shutdown(wait=False)
+
+
+def _tell(singles: Sequence[_Single], outcomes: Sequence[Outcome], stages: Sequence[Wait]) -> None:
+    """Answers those who wait for one of ``stages``; what the border rejected is final at once."""
+    for single, outcome in zip(singles, outcomes, strict=True):
+        if not single.future.done() and (single.wait in stages or outcome.status == "rejected"):
+            single.future.set_result(outcome)
+
+
+async def _result(future: "Future[list[Outcome]]") -> list[Outcome]:
+    return await asyncio.wrap_future(future)
