@@ -1,4 +1,4 @@
-"""What goes over the wire, version 1: the structs and encodings that server and client share (SPEC-RPC-1..9).
+"""What goes over the wire, version 1: the structs and encodings that server and client share (SPEC-RPC-4).
 
 =========================== ======== ============================================================ ===========
 path                        method   what                                                         role
