@@ -10,6 +10,8 @@
     │   ├── EnvelopeError       an envelope that does not open: wrong key, wrong context, damaged
     │   ├── KeystoreError       wrong password, damaged or foreign keystore
     │   ├── ReceiptError        a receipt or proof that does not verify
+    │   ├── ConfigError         a node's configuration; has ``problems``, each with its line
+    │   ├── CertificateError    a certificate, key or authority that cannot be used
     │   └── NotFoundError       nothing is known under that id
     └── LedgerError           the ledger cannot do it now
         ├── LedgerLockedError   another process (or this one) has the directory open
@@ -97,6 +99,8 @@ class Code(IntEnum):
     BAD_BLOCK = 307
     BAD_QUERY = 308
     UNKNOWN_FOLDER_KEY = 309
+    BAD_CONFIG = 311
+    BAD_CERTIFICATE = 312
 
     # The ledger itself.
     LOCKED = 900
@@ -181,6 +185,22 @@ class ReceiptError(InputError):
     """A receipt, proof or transparent statement that does not verify."""
 
     default_code = Code.BAD_RECEIPT
+
+
+class ConfigError(InputError):
+    """A configuration that cannot be used; ``problems`` are all of them, each with its place, none with a value."""
+
+    default_code = Code.BAD_CONFIG
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = tuple(problems)
+
+
+class CertificateError(InputError):
+    """A certificate, key, revocation list or authority that cannot be used."""
+
+    default_code = Code.BAD_CERTIFICATE
 
 
 class NotFoundError(InputError):
