@@ -6,7 +6,6 @@ from bisect import bisect_left
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-
 # Upper ends in seconds, from a cached sync to a stalled disk; one more bucket takes the rest.
 STAGE_BUCKETS_S = (
     0.0001,

@@ -40,12 +40,15 @@ class Sample:
         return sorted({dict(found).get(label, "") for found in self.values.get(name, {})} - {""})
 
 
-def fetch(url: str, context: SSLContext | None = None, timeout_s: float = 5.0) -> tuple[int, bytes]:
-    """Status and body of a GET; raises ``LedgerError`` where nobody answers."""
+def fetch(
+    url: str, context: SSLContext | None = None, timeout_s: float = 5.0, data: bytes | None = None
+) -> tuple[int, bytes]:
+    """Status and body of a GET, or of a POST of JSON ``data``; raises ``LedgerError`` where nobody answers."""
     if not url.startswith(("http://", "https://")):
         raise LedgerError("a node's address starts with http:// or https://")
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})  # noqa: S310 - checked above
     try:
-        with urllib.request.urlopen(url, timeout=timeout_s, context=context) as answer:  # noqa: S310 - checked above
+        with urllib.request.urlopen(request, timeout=timeout_s, context=context) as answer:  # noqa: S310 - checked above
             return answer.status, answer.read(BODY_BYTES_MAX)
     except urllib.error.HTTPError as error:
         with error:

@@ -1,7 +1,7 @@
 """The node's figures for Prometheus, in a registry of their own (SPEC-NODE-141..143).
 
 What happens per request or batch is counted as it happens; what the ledger knows anyway is read at a scrape. No
-label has a value from outside: methods, codes, roles and stages are closed sets, clients are those of the configuration.
+label has a value from outside: methods, codes and stages are closed sets, clients are those of the configuration.
 """
 
 import os
