@@ -18,21 +18,9 @@ def main() -> None:
     """An embeddable, permissioned ledger engine for medical transactions."""
 
 
-for command in (
-    init,
-    demo,
-    ingest,
-    read,
-    query,
-    prove,
-    verify_receipt,
-    verify,
-    reindex,
-    status,
-    keys,
-    certs,
-    config,
-    node,
-    top,
-):
+COMMANDS = (
+    *(init, demo, ingest, read, query, prove, verify_receipt, verify, reindex, status, keys),
+    *(node, config, certs, top),
+)
+for command in COMMANDS:
     main.add_command(command)

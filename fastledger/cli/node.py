@@ -154,7 +154,7 @@ def status(output: Output, config_path: Path, certificate: str, key: str) -> Non
     """Ask the node whether it is ready, and its ledger's figures; exit 1 where it is not ready."""
     from fastledger.cli.top import fetch
     from fastledger.node.config import load_config
-    from fastledger.node.pidfile import running_pid
+    from fastledger.node.pidfile import running
     from fastledger.node.tls import client_context
 
     loaded = load_config(config_path)
@@ -162,7 +162,8 @@ def status(output: Output, config_path: Path, certificate: str, key: str) -> Non
     context = None
     if tls.certificate:
         context = client_context(ca=tls.client_ca or None, certificate=certificate, key=key)
-    address = node_address(loaded.rpc)
+    pid, url = running(Path(loaded.ledger.path)) or (None, "")
+    address = url or node_address(loaded.rpc)  # the port of a configured 0 stands in the file alone
     code, _ = fetch(f"{address}/health/ready", context)
     ready = code == 200
     call = msgspec.json.encode({"jsonrpc": "2.0", "id": 1, "method": "ledger.status", "params": {}})
@@ -172,9 +173,7 @@ def status(output: Output, config_path: Path, certificate: str, key: str) -> Non
     except (msgspec.MsgspecError, UnicodeDecodeError):
         raise LedgerError("what answers at that address is not a node") from None
     figures = result if isinstance(result, dict) else {}
-    output.answer(
-        {"ready": ready, "address": address, "pid": running_pid(Path(loaded.ledger.path)), **figures}
-    )
+    output.answer({"ready": ready, "address": address, "pid": pid, **figures})
     if not ready:
         raise click.exceptions.Exit(int(Exit.WRONG))
 

@@ -1,7 +1,7 @@
 """``node.pid`` in the ledger directory: which process serves it, told apart from a later one with the same number.
 
-The text is ``PID START``, START being the process's start in clock ticks since the machine booted (proc(5), field 22
-of ``stat``). The ledger's lock decides who may open it; this file tells whom to signal (SPEC-NODE-132).
+The first line is ``PID START``, START being the process's start in clock ticks since the machine booted (proc(5), field 22
+of ``stat``); the second is where it serves. The ledger's lock decides who may open it; this file tells whom to signal (SPEC-NODE-132).
 """
 
 import os
@@ -21,24 +21,30 @@ def process_start(pid: int) -> str:
     return "" if fields[0] in "ZX" else fields[19]
 
 
-def write_pid(directory: Path) -> Path:
-    """Notes this process; the file appears whole."""
+def write_pid(directory: Path, url: str) -> Path:
+    """Notes this process and its ``url``; the file appears whole."""
     fresh = directory / f".{PID_NAME}.new"
-    fresh.write_text(f"{os.getpid()} {process_start(os.getpid())}\n")
+    fresh.write_text(f"{os.getpid()} {process_start(os.getpid())}\n{url}\n")
     return fresh.replace(directory / PID_NAME)
 
 
-def running_pid(directory: Path) -> int | None:
-    """The process that serves ``directory``; None where none does, whatever a killed one left behind."""
+def running(directory: Path) -> tuple[int, str] | None:
+    """Process and URL of what serves ``directory``; None where nothing does, whatever a killed one left behind."""
     try:
-        pid, _, start = (
-            (directory / PID_NAME).read_text(encoding="ascii", errors="replace").strip().partition(" ")
-        )
+        lines = (directory / PID_NAME).read_text(encoding="ascii", errors="replace").splitlines()
     except OSError:
         return None
+    pid, _, start = (lines[0] if lines else "").partition(" ")
     if not (pid.isdigit() and len(pid) < 10 and start.isdigit()):
         return None
-    return int(pid) if process_start(int(pid)) == start else None
+    url = lines[1] if len(lines) > 1 else ""
+    return (int(pid), url) if process_start(int(pid)) == start else None
+
+
+def running_pid(directory: Path) -> int | None:
+    """The process alone."""
+    found = running(directory)
+    return None if found is None else found[0]
 
 
 def remove_pid(directory: Path) -> None:
