@@ -13,6 +13,7 @@ import msgspec
 
 from fastledger.cli.options import command_options, password_option, read_password
 from fastledger.cli.output import Exit, Output
+from fastledger.cli.top import fetch, read_token, token_option
 from fastledger.errors import InputError, LedgerBusyError, LedgerError, NotFoundError
 
 if TYPE_CHECKING:
@@ -149,10 +150,10 @@ def stop(output: Output, config_path: Path, timeout: int) -> None:
 @config_option
 @click.option("--certificate", default="", help="PEM file to show to the node.")
 @click.option("--key", default="", help="Its private key.")
+@token_option
 @command_options
-def status(output: Output, config_path: Path, certificate: str, key: str) -> None:
+def status(output: Output, config_path: Path, certificate: str, key: str, token_file: Path | None) -> None:
     """Ask the node whether it is ready, and its ledger's figures; exit 1 where it is not ready."""
-    from fastledger.cli.top import fetch
     from fastledger.node.config import load_config
     from fastledger.node.pidfile import running
     from fastledger.node.tls import client_context
@@ -167,7 +168,9 @@ def status(output: Output, config_path: Path, certificate: str, key: str) -> Non
     code, _ = fetch(f"{address}/health/ready", context)
     ready = code == 200
     call = msgspec.json.encode({"jsonrpc": "2.0", "id": 1, "method": "ledger.status", "params": {}})
-    _, body = fetch(f"{address}/rpc", context, data=call) if ready else (0, b"{}")
+    _, body = (
+        fetch(f"{address}/v1/rpc", context, data=call, token=read_token(token_file)) if ready else (0, b"{}")
+    )
     try:
         result = msgspec.json.decode(body, type=dict[str, Any]).get("result", {})
     except (msgspec.MsgspecError, UnicodeDecodeError):

@@ -13,7 +13,7 @@ import click
 
 from fastledger.cli.options import command_options
 from fastledger.cli.output import Output
-from fastledger.errors import LedgerError
+from fastledger.errors import InputError, LedgerError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -41,12 +41,18 @@ class Sample:
 
 
 def fetch(
-    url: str, context: SSLContext | None = None, timeout_s: float = 5.0, data: bytes | None = None
+    url: str,
+    context: SSLContext | None = None,
+    *,
+    timeout_s: float = 5.0,
+    data: bytes | None = None,
+    token: str = "",
 ) -> tuple[int, bytes]:
     """Status and body of a GET, or of a POST of JSON ``data``; raises ``LedgerError`` where nobody answers."""
     if not url.startswith(("http://", "https://")):
         raise LedgerError("a node's address starts with http:// or https://")
-    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})  # noqa: S310 - checked above
+    headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
+    request = urllib.request.Request(url, data, headers)  # noqa: S310 - checked above
     try:
         with urllib.request.urlopen(request, timeout=timeout_s, context=context) as answer:  # noqa: S310 - checked above
             return answer.status, answer.read(BODY_BYTES_MAX)
@@ -57,11 +63,11 @@ def fetch(
         raise LedgerError(f"no node answers at that address ({type(error).__name__})") from None
 
 
-def scrape(address: str, context: SSLContext | None = None) -> Sample:
+def scrape(address: str, context: SSLContext | None = None, token: str = "") -> Sample:
     """One sample of the node at ``address``; raises ``LedgerError``."""
     from prometheus_client.parser import text_string_to_metric_families
 
-    status, body = fetch(f"{address}/metrics", context)
+    status, body = fetch(f"{address}/metrics", context, token=token)
     if status != 200:
         raise LedgerError(f"the node answers /metrics with HTTP {status}")
     sample = Sample(at=time.monotonic())
@@ -159,6 +165,25 @@ def _cell(name: str, value: Any) -> str:
     return f"{value:,}" if isinstance(value, int | float) else str(value)
 
 
+def read_token(path: Path | None) -> str:
+    """The bearer token in a file's first line; "" without one."""
+    if path is None:
+        return ""
+    try:
+        token = path.read_text(encoding="ascii").split("\n")[0].strip()
+    except (OSError, UnicodeDecodeError):
+        raise InputError("the token file cannot be read") from None
+    return token
+
+
+token_option = click.option(
+    "--token-file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    envvar="FASTLEDGER_TOKEN_FILE",
+    help="File whose first line is the bearer token to show.",
+)
+
+
 @click.command()
 @click.argument("address", envvar="FASTLEDGER_NODE", default="http://127.0.0.1:8470")
 @click.option("--interval", type=click.FloatRange(0.2, 60), default=1.0, show_default=True, help="Seconds.")
@@ -166,9 +191,17 @@ def _cell(name: str, value: Any) -> str:
 @click.option("--ca", type=click.Path(path_type=Path), help="Authorities that sign the node's certificate.")
 @click.option("--certificate", default="", help="PEM file to show to the node.")
 @click.option("--key", default="", help="Its private key.")
+@token_option
 @command_options
 def top(
-    output: Output, address: str, interval: float, once: bool, ca: Path | None, certificate: str, key: str
+    output: Output,
+    address: str,
+    interval: float,
+    once: bool,
+    ca: Path | None,
+    certificate: str,
+    key: str,
+    token_file: Path | None,
 ) -> None:
     """Watch the node at ADDRESS: throughput, latency, queues, height; ends with Ctrl-C."""
     from rich.console import Console
@@ -177,10 +210,11 @@ def top(
     from fastledger.node.tls import client_context
 
     address = address.rstrip("/")
+    token = read_token(token_file)
     context = client_context(ca=ca, certificate=certificate, key=key) if address.startswith("https") else None
-    before = scrape(address, context)
+    before = scrape(address, context, token)
     time.sleep(interval)
-    now = scrape(address, context)
+    now = scrape(address, context, token)
     if output.as_json:
         output.answer(figures(before, now))
         return
@@ -190,5 +224,5 @@ def top(
     with Live(frame(address, figures(before, now)), screen=True, auto_refresh=False) as live:
         while True:
             time.sleep(interval)
-            before, now = now, scrape(address, context)
+            before, now = now, scrape(address, context, token)
             live.update(frame(address, figures(before, now)), refresh=True)

@@ -1,7 +1,8 @@
 """``node.pid`` in the ledger directory: which process serves it, told apart from a later one with the same number.
 
-The first line is ``PID START``, START being the process's start in clock ticks since the machine booted (proc(5), field 22
-of ``stat``); the second is where it serves. The ledger's lock decides who may open it; this file tells whom to signal (SPEC-NODE-132).
+The first line is ``PID START``, START being the process's start in clock ticks since the machine booted (proc(5),
+field 22 of ``stat``); the second is where it serves. The ledger's lock decides who may open it; this file tells whom
+to signal (SPEC-NODE-132).
 """
 
 import os
