@@ -28,12 +28,17 @@ RECEIPT_BYTES_MAX = 1024 * 1024
 @command_options
 def init(output: Output, ledger_path: Path, keystore_path: Path, password_file: Path | None) -> None:
     """Make a solo ledger in LEDGER, with a regulator and an endorsed organisation in a new keystore."""
+    password = read_password(password_file, confirm=True)
+    output.answer(make_ledger(ledger_path, keystore_path, password), "A new ledger")
+
+
+def make_ledger(ledger_path: Path, keystore_path: Path, password: str) -> dict[str, str]:
+    """A new ledger and a new keystore with the two wallets that start it; what was made, by name."""
     from fastledger.chain.ledger import Ledger
     from fastledger.client.wallet import Wallet
     from fastledger.crypto.keystore import Keystore
     from fastledger.model.bodies import Role
 
-    password = read_password(password_file, confirm=True)
     regulator, organisation = Wallet.create(), Wallet.create()
     keystore = Keystore.create(keystore_path, password)
     try:
@@ -54,14 +59,13 @@ def init(output: Output, ledger_path: Path, keystore_path: Path, password_file: 
         )
         for outcome in outcomes:
             outcome.raise_for_status()
-        answer = {
+        return {
             "chain_id": ledger.chain_id.hex(),
             "ledger": str(ledger_path),
             "keystore": str(keystore_path),
             "regulator": regulator.identity.hex(),
             "organisation": organisation.identity.hex(),
         }
-    output.answer(answer, "A new ledger")
 
 
 @click.command()
