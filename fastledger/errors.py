@@ -10,6 +10,7 @@
     │   ├── EnvelopeError       an envelope that does not open: wrong key, wrong context, damaged
     │   ├── KeystoreError       wrong password, damaged or foreign keystore
     │   ├── ReceiptError        a receipt or proof that does not verify
+    │   ├── UploadConflict      bytes for another place of an upload than its ``offset``
     │   └── NotFoundError       nothing is known under that id
     └── LedgerError           the ledger cannot do it now
         ├── LedgerLockedError   another process (or this one) has the directory open
@@ -97,6 +98,8 @@ class Code(IntEnum):
     BAD_BLOCK = 307
     BAD_QUERY = 308
     UNKNOWN_FOLDER_KEY = 309
+    UPLOAD_CONFLICT = 317
+    UNKNOWN_UPLOAD = 318
 
     # The ledger itself.
     LOCKED = 900
@@ -181,6 +184,16 @@ class ReceiptError(InputError):
     """A receipt, proof or transparent statement that does not verify."""
 
     default_code = Code.BAD_RECEIPT
+
+
+class UploadConflict(InputError):
+    """Bytes for another place of an upload than the one that ``offset`` says is next."""
+
+    default_code = Code.UPLOAD_CONFLICT
+
+    def __init__(self, message: str, *, offset: int) -> None:
+        super().__init__(message)
+        self.offset = offset
 
 
 class NotFoundError(InputError):
