@@ -5,10 +5,10 @@
     <id>.part     the bytes so far
     <id>.upload   what is to come, written once, and behind it the mark, rewritten in place
 
-Upload file, 136 bytes::
+Upload file, 144 bytes::
 
     0 magic 8 | 8 version 2 | 10 zero 6 | 16 id 16 | 32 size 8 | 40 created ms 8 | 48 digest 32 | 80 owner 32
-    112 checksum 4 | 116 zero 4 | 120 mark 8 | 128 checksum of the mark 4 | 132 zero 4
+    112 checksum 4 | 116 zero 4 | 120 mark 8 | 128 its time ms 8 | 136 checksum of both 4 | 140 zero 4
 
 The mark is an offset up to which the part was synced before the mark was written. An opening trusts the part up to
 there and no further, so that no crash leaves a hole in the middle: what lies behind is sent again. An upload file
@@ -52,7 +52,7 @@ OWNER_BYTES = 32
 MARK_EVERY_BYTES = 16 * 1024 * 1024
 BUSY_RETRY_MS = 5_000
 _HEAD = struct.Struct(">8sH6x16sQQ32s32sI4x")
-_MARK = struct.Struct(">QI4x")
+_MARK = struct.Struct(">QQI4x")
 _MARK_AT = _HEAD.size
 _CHECKED = _HEAD.size - 8
 _NAME = re.compile(r"([0-9a-f]{32})\.(upload|part|upload\.tmp)")
@@ -63,13 +63,14 @@ class UploadLimits:
     """Bounds of a directory of uploads. Bytes are counted as announced, from the beginning to the end of an upload.
 
     ``upload_bytes_max`` bounds one, ``pending_bytes_max`` all together; an owner has at most ``owner_uploads_max``.
+    One that got no byte for ``lifetime_ms`` is dropped.
     """
 
-    uploads_max: int = 64
-    owner_uploads_max: int = 16
+    uploads_max: int = 1_024
+    owner_uploads_max: int = 64
     upload_bytes_max: int = BLOB_BYTES_MAX
     pending_bytes_max: int = 16 * BLOB_BYTES_MAX
-    lifetime_ms: int = 24 * 60 * 60 * 1000
+    lifetime_ms: int = 60 * 60 * 1000
 
 
 class UploadState(NamedTuple):
@@ -92,6 +93,7 @@ class _Upload:
     digest: bytes
     owner: bytes
     created_ms: int
+    touched_ms: int
     offset: int = 0
     marked: int = 0
     hasher: "_Hash | None" = field(default_factory=sha256)
@@ -111,11 +113,11 @@ class _Upload:
             self.owner,
         )
         checksum = crc32(_HEAD.pack(*fields, 0)[:_CHECKED])
-        return _HEAD.pack(*fields, checksum) + _encode_mark(0)
+        return _HEAD.pack(*fields, checksum) + _encode_mark(0, self.created_ms)
 
 
-def _encode_mark(offset: int) -> bytes:
-    return _MARK.pack(offset, crc32(offset.to_bytes(8, "big")))
+def _encode_mark(offset: int, time_ms: int) -> bytes:
+    return _MARK.pack(offset, time_ms, crc32(b"%d %d" % (offset, time_ms)))
 
 
 def _decode(data: bytes, name: str) -> _Upload | None:
@@ -127,11 +129,11 @@ def _decode(data: bytes, name: str) -> _Upload | None:
         return None
     if crc32(data[:_CHECKED]) != checksum:
         return None
-    mark, mark_checksum = _MARK.unpack(data[_MARK_AT:])
-    if crc32(mark.to_bytes(8, "big")) != mark_checksum or mark > size:
-        mark = 0
+    mark, touched_ms, _ = _MARK.unpack(data[_MARK_AT:])
+    if _encode_mark(mark, touched_ms) != data[_MARK_AT:] or mark > size:
+        mark, touched_ms = 0, created_ms
     hasher = None if mark else sha256()
-    return _Upload(name, size, digest, owner, created_ms, offset=mark, marked=mark, hasher=hasher)
+    return _Upload(name, size, digest, owner, created_ms, touched_ms, mark, mark, hasher)
 
 
 class Uploads:
@@ -212,7 +214,8 @@ class Uploads:
         if size > min(self._limits.upload_bytes_max, BLOB_BYTES_MAX):
             raise InputError(f"upload of {size} bytes is too long", code=Code.OVERSIZED)
         upload_id = self._files.random_bytes(ID_BYTES).hex()
-        upload = _Upload(upload_id, size, digest, owner, self._clock_ms())
+        now_ms = self._clock_ms()
+        upload = _Upload(upload_id, size, digest, owner, now_ms, now_ms)
         with upload.lock:
             with self._lock:
                 self._check_open()
@@ -265,6 +268,7 @@ class Uploads:
                 if upload.hasher is not None:
                     upload.hasher.update(chunk)
                 upload.offset += len(chunk)
+                upload.touched_ms = self._clock_ms()
                 if upload.offset - upload.marked >= MARK_EVERY_BYTES:
                     self._mark(upload, file)
             return upload.offset
@@ -350,7 +354,7 @@ class Uploads:
         if (
             upload is None
             or upload.owner != owner
-            or upload.created_ms + self._limits.lifetime_ms <= self._clock_ms()
+            or upload.touched_ms + self._limits.lifetime_ms <= self._clock_ms()
         ):
             raise NotFoundError("there is no such upload", code=Code.UNKNOWN_UPLOAD)
         return upload
@@ -382,18 +386,18 @@ class Uploads:
             raise
         head = self._files.open(self._head_path(upload.id), writable=True)
         try:
-            self._files.write(head, [_encode_mark(upload.offset)], _MARK_AT)
+            self._files.write(head, [_encode_mark(upload.offset, upload.touched_ms)], _MARK_AT)
         finally:
             self._files.close(head)
         upload.marked = upload.offset
 
     def _state_of(self, upload: _Upload) -> UploadState:
-        expires_ms = upload.created_ms + self._limits.lifetime_ms
+        expires_ms = upload.touched_ms + self._limits.lifetime_ms
         return UploadState(upload.id, upload.size, upload.digest, upload.offset, expires_ms, upload.finished)
 
     def _expire(self) -> int:
         oldest = self._clock_ms() - self._limits.lifetime_ms
-        expired = [upload for upload in self._uploads.values() if upload.created_ms <= oldest]
+        expired = [upload for upload in self._uploads.values() if upload.touched_ms <= oldest]
         return sum(self._forget(upload) for upload in expired)
 
     def _forget(self, upload: _Upload) -> bool:
