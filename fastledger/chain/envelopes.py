@@ -12,9 +12,8 @@ them in this order, under the blob store's lock, in which no put runs:
 """
 
 import threading
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple
@@ -32,7 +31,6 @@ from fastledger.storage.blobs import BlobStore
 from fastledger.storage.orphans import OrphanJournal
 
 READER_CHUNK_BYTES = 256 * 1024
-_PAUSE_SECONDS = 0.005
 
 
 class ReadGrant(NamedTuple):
@@ -184,7 +182,7 @@ class Envelopes:
 
     # Reading.
 
-    def reader(self, digest: bytes, offset: int = 0) -> Iterator[bytes]:
+    def reader(self, digest: bytes, offset: int = 0) -> Generator[bytes, None, None]:
         """The envelope from ``offset`` in chunks of at most READER_CHUNK_BYTES; see :meth:`BlobStore.open_reader`."""
         return self._blobs.open_reader(digest, READER_CHUNK_BYTES, offset=offset)
 
@@ -207,9 +205,7 @@ class Envelopes:
         """While it is held nothing is collected."""
         return self._collecting
 
-    def collect_orphans(
-        self, older_than_ms: int, *, pause: Callable[[], None] = lambda: time.sleep(_PAUSE_SECONDS)
-    ) -> Collected:
+    def collect_orphans(self, older_than_ms: int, *, pause: Callable[[], None] = lambda: None) -> Collected:
         """Destroys envelopes that have been without an owner for ``older_than_ms``; counts what it took.
 
         The time counts from the first collection that saw an envelope so, or from the end of its last put where that

@@ -8,7 +8,7 @@ call it from several threads or use ``submit_nowait``. :class:`fastledger.AsyncL
 """
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -379,7 +379,7 @@ class Ledger:
         """Those that have to be stored before a record may name them."""
         return self._envelopes.missing(digests)
 
-    def blob_reader(self, digest: bytes, offset: int = 0) -> Iterator[bytes]:
+    def blob_reader(self, digest: bytes, offset: int = 0) -> Generator[bytes, None, None]:
         """A stored envelope in chunks, for whoever holds a grant; NotFoundError also if it is erased on the way."""
         return self._envelopes.reader(digest, offset)
 
@@ -411,9 +411,9 @@ class Ledger:
         """The envelope that a signed ``access.read`` asks for, whole; see :meth:`authorise_read`."""
         return self._blobs.get(self.authorise_read(access).digest)
 
-    def collect_orphans(self, older_than_ms: int) -> Collected:
+    def collect_orphans(self, older_than_ms: int, *, pause: Callable[[], None] = lambda: None) -> Collected:
         """Destroys envelopes that no record has named for so long; see :meth:`Envelopes.collect_orphans`."""
-        return self._envelopes.collect_orphans(older_than_ms)
+        return self._envelopes.collect_orphans(older_than_ms, pause=pause)
 
     # Reading.
 

@@ -13,7 +13,7 @@ what is stored here is meant to be encrypted, and its key to be destroyed as wel
 """
 
 import threading
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
@@ -271,7 +271,7 @@ class BlobStore:
 
     def open_reader(
         self, digest: bytes, chunk_bytes: int = READ_CHUNK_BYTES, *, offset: int = 0
-    ) -> Iterator[bytes]:
+    ) -> Generator[bytes, None, None]:
         """The blob from ``offset`` in pieces, then CorruptionError if they do not hash to ``digest``.
 
         The pieces of a large one from the middle are not checked: whoever resumes has the beginning, and checks.

@@ -3,16 +3,18 @@
 ::
 
     <id>.part     the bytes so far
-    <id>.upload   what is to come, written once, and behind it the mark, rewritten in place
+    <id>.upload   what is to come, written once, and behind it two marks, rewritten in place by turns
 
-Upload file, 144 bytes::
+Upload file, 168 bytes::
 
     0 magic 8 | 8 version 2 | 10 zero 6 | 16 id 16 | 32 size 8 | 40 created ms 8 | 48 digest 32 | 80 owner 32
-    112 checksum 4 | 116 zero 4 | 120 mark 8 | 128 its time ms 8 | 136 checksum of both 4 | 140 zero 4
+    112 checksum 4 | 116 zero 4 | 120 first mark 24 | 144 second mark 24
 
-The mark is an offset up to which the part was synced before the mark was written. An opening trusts the part up to
-there and no further, so that no crash leaves a hole in the middle: what lies behind is sent again. An upload file
-whose mark is its size and whose part is gone is one that was finished.
+    0 offset 8 | 8 time ms 8 | 16 checksum 4 | 20 zero 4
+
+A mark is an offset up to which the part was synced before the mark was written. An opening trusts the part up to
+the higher one and no further, so that no crash leaves a hole in the middle: what lies behind is sent again. An upload
+file whose mark is its size and whose part is gone is one that was finished.
 """
 
 import re
@@ -96,6 +98,7 @@ class _Upload:
     touched_ms: int
     offset: int = 0
     marked: int = 0
+    next_mark: int = 1
     hasher: "_Hash | None" = field(default_factory=sha256)
     finished: bool = False
     dropped: bool = False
@@ -113,7 +116,7 @@ class _Upload:
             self.owner,
         )
         checksum = crc32(_HEAD.pack(*fields, 0)[:_CHECKED])
-        return _HEAD.pack(*fields, checksum) + _encode_mark(0, self.created_ms)
+        return _HEAD.pack(*fields, checksum) + 2 * _encode_mark(0, self.created_ms)
 
 
 def _encode_mark(offset: int, time_ms: int) -> bytes:
@@ -122,18 +125,22 @@ def _encode_mark(offset: int, time_ms: int) -> bytes:
 
 def _decode(data: bytes, name: str) -> _Upload | None:
     """The upload of a file; None if it is damaged or of another version, which costs sending it again."""
-    if len(data) != _HEAD.size + _MARK.size:
+    if len(data) != _HEAD.size + 2 * _MARK.size:
         return None
     magic, version, raw_id, size, created_ms, digest, owner, checksum = _HEAD.unpack(data[:_MARK_AT])
     if magic != UPLOAD_MAGIC or version != UPLOAD_FORMAT_VERSION or raw_id.hex() != name:
         return None
     if crc32(data[:_CHECKED]) != checksum:
         return None
-    mark, touched_ms, _ = _MARK.unpack(data[_MARK_AT:])
-    if _encode_mark(mark, touched_ms) != data[_MARK_AT:] or mark > size:
-        mark, touched_ms = 0, created_ms
+    best = (0, created_ms, 0)
+    for place in range(2):
+        packed = data[_MARK_AT + place * _MARK.size :][: _MARK.size]
+        mark, touched_ms, _ = _MARK.unpack(packed)
+        if _encode_mark(mark, touched_ms) == packed and mark <= size:
+            best = max(best, (mark, touched_ms, place))
+    mark, touched_ms, place = best
     hasher = None if mark else sha256()
-    return _Upload(name, size, digest, owner, created_ms, touched_ms, mark, mark, hasher)
+    return _Upload(name, size, digest, owner, created_ms, touched_ms, mark, mark, 1 - place, hasher)
 
 
 class Uploads:
@@ -211,7 +218,7 @@ class Uploads:
         """
         if len(digest) != DIGEST_BYTES or len(owner) != OWNER_BYTES or size < 1:
             raise InputError(f"an upload of {size} bytes with a digest of {len(digest)}")
-        if size > min(self._limits.upload_bytes_max, BLOB_BYTES_MAX):
+        if size > self.upload_bytes_max:
             raise InputError(f"upload of {size} bytes is too long", code=Code.OVERSIZED)
         upload_id = self._files.random_bytes(ID_BYTES).hex()
         now_ms = self._clock_ms()
@@ -324,6 +331,11 @@ class Uploads:
             return self._expire()
 
     @property
+    def upload_bytes_max(self) -> int:
+        """The longest upload taken."""
+        return min(self._limits.upload_bytes_max, BLOB_BYTES_MAX)
+
+    @property
     def pending(self) -> tuple[int, int]:
         """Unfinished uploads, and the bytes that they announced."""
         sizes = [upload.size for upload in list(self._uploads.values()) if not upload.finished]
@@ -386,10 +398,12 @@ class Uploads:
             raise
         head = self._files.open(self._head_path(upload.id), writable=True)
         try:
-            self._files.write(head, [_encode_mark(upload.offset, upload.touched_ms)], _MARK_AT)
+            mark = _encode_mark(upload.offset, upload.touched_ms)
+            self._files.write(head, [mark], _MARK_AT + upload.next_mark * _MARK.size)
         finally:
             self._files.close(head)
         upload.marked = upload.offset
+        upload.next_mark = 1 - upload.next_mark
 
     def _state_of(self, upload: _Upload) -> UploadState:
         expires_ms = upload.touched_ms + self._limits.lifetime_ms
