@@ -7,7 +7,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from storage_faults import CrashingFiles, SimulatedCrash
 from world import World, make_world
@@ -153,7 +153,7 @@ def _raise_halt() -> None:
 
 # Interleavings: while a collection stands at some step, others go on as far as they can.
 
-POINTS = ("_check_running", "_unowned", "_note")
+POINTS = ("_check_running", "_unowned", "_collect", "_note")
 
 
 class Interleaved:
@@ -216,6 +216,16 @@ def shared_world(tmp_path_factory: pytest.TempPathFactory) -> World:
     ),
     st.booleans(),
 )
+@example([("_check_running", 2, "submit")], False)
+@example([("_unowned", 2, "put")], False)
+@example([("_collect", 1, "put")], False)
+@example([("_collect", 1, "put")], True)
+@example([("_collect", 1, "submit")], False)
+@example([("_unowned done", 2, "submit")], False)
+@example([("_unowned done", 2, "submit")], True)
+@example([("_unowned done", 1, "put")], False)
+@example([("_unowned done", 1, "put")], True)
+@example([("_unowned done", 1, "submit")], False)
 def test_no_interleaving_takes_what_is_named_or_just_stored(
     shared_world: World, steps: list[tuple[str, int, str]], large: bool
 ) -> None:  # SPEC-ORPH-3
