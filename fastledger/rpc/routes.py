@@ -11,11 +11,12 @@ from typing import Any, Literal, TypeAlias
 
 from aiohttp import web
 
-from fastledger.errors import BadRequestError, Code, InputError
+from fastledger.errors import BadRequestError, Code, InputError, LedgerBusyError
 
 Role: TypeAlias = Literal["reader", "submitter", "operator"]
 ROLES: tuple[Role, ...] = ("reader", "submitter", "operator")
 HttpMethod: TypeAlias = Literal["GET", "HEAD", "POST", "PATCH", "DELETE", "OPTIONS"]
+_BUSY_RETRY_MS = 200
 
 
 @dataclass(slots=True, eq=False)
@@ -28,22 +29,53 @@ class Caller:
     authenticated: bool = False
 
 
+class BodyRoom:
+    """Memory for the bodies that are being received and worked on, all connections together."""
+
+    def __init__(self, bytes_max: int) -> None:
+        """At most so many bytes; one body alone is always let in."""
+        self.bytes_max = bytes_max
+        self.bytes = 0
+
+    def take(self, count: int) -> None:
+        """Raises ``LedgerBusyError`` where the others leave no room."""
+        if self.bytes and self.bytes + count > self.bytes_max:
+            raise LedgerBusyError("too many long requests at a time", retry_after_ms=_BUSY_RETRY_MS)
+        self.bytes += count
+
+
 class Call:
     """One request on its way through its handler."""
 
-    __slots__ = ("caller", "parameters", "request", "timeout_ms")
+    __slots__ = ("_held", "caller", "parameters", "request", "room", "timeout_ms")
 
     def __init__(
-        self, request: web.BaseRequest, caller: Caller, parameters: Mapping[str, str], timeout_ms: int
+        self,
+        request: web.BaseRequest,
+        caller: Caller,
+        parameters: Mapping[str, str],
+        timeout_ms: int,
+        room: BodyRoom,
     ) -> None:
         """``parameters`` are the parts of the path that its template names."""
         self.request = request
         self.caller = caller
         self.parameters = parameters
         self.timeout_ms = timeout_ms
+        self.room = room
+        self._held = 0
+
+    def release(self) -> None:
+        """The body is not needed any more."""
+        self.room.bytes -= self._held
+        self._held = 0
+
+    def _hold(self, count: int) -> None:
+        self.room.take(count)
+        self._held += count
 
     async def body(self, bytes_max: int) -> bytes:
-        """The whole body. Raises ``InputError`` (``OVERSIZED``) or ``BadRequestError`` where it does not come in time."""
+        """The whole body; raises ``InputError`` (``OVERSIZED``), ``BadRequestError`` where it does not come in time."""
         self.check_announced(bytes_max)
         content = self.request.content
         if content.is_eof():
@@ -52,6 +84,10 @@ class Call:
             if len(data) > bytes_max:
                 raise _oversized(bytes_max)
             return data
+        # What is announced is held from the start, so that a body let in is a body that can end.
+        announced = self.request.content_length
+        self._hold(announced or 0)
+        self.invite()
         pieces: list[bytes] = []
         room = bytes_max
         try:
@@ -60,6 +96,8 @@ class Call:
                     room -= len(piece)
                     if room < 0:
                         raise _oversized(bytes_max)
+                    if announced is None:
+                        self._hold(len(piece))
                     pieces.append(piece)
         except TimeoutError:
             raise body_too_slow() from None
@@ -68,6 +106,7 @@ class Call:
     async def pieces(self, bytes_max: int) -> AsyncIterator[bytes]:
         """The body as it comes, for what is too long to hold; each piece has to come within the time of a request."""
         self.check_announced(bytes_max)
+        self.invite()
         room = bytes_max
         while True:
             try:
@@ -82,14 +121,19 @@ class Call:
                 raise _oversized(bytes_max)
             yield piece
 
+    def invite(self) -> None:
+        """Answers ``Expect: 100-continue`` (RFC 9110 §10.1.1), now that the body is wanted."""
+        transport = self.request.transport
+        if transport is not None and self.request.headers.get("Expect", "").lower() == "100-continue":
+            transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
     def check_announced(self, bytes_max: int) -> None:
         """Refuses a body that is announced as too long, or as compressed, before it is read."""
-        message = self.request._message
-        headers = message.headers
+        headers = self.request.headers
         length = headers.get("Content-Length")
         if length is not None and int(length) > bytes_max:
             raise _oversized(bytes_max)
-        if message.compression or headers.get("Content-Encoding", "identity") != "identity":
+        if headers.get("Content-Encoding", "identity") != "identity":
             raise BadRequestError("a compressed body is not read", status=415)
 
 
@@ -129,8 +173,7 @@ class Parameter:
 class Route:
     """One method on one path. ``path`` may have ``{name}`` as a whole segment; ``role`` None: anyone.
 
-    ``transactions``: each request counts against the client's bucket of transactions by itself. ``responses``: what
-    success looks like, by status; ``errors``: statuses of this route's own beside the common ones.
+    ``responses``: what success looks like, by status; ``errors``: statuses of its own beside the common ones.
     """
 
     method: HttpMethod
