@@ -10,6 +10,7 @@
     │   ├── EnvelopeError       an envelope that does not open: wrong key, wrong context, damaged
     │   ├── KeystoreError       wrong password, damaged or foreign keystore
     │   ├── ReceiptError        a receipt or proof that does not verify
+    │   ├── UploadConflict      bytes for another place of an upload than its ``offset``
     │   ├── NotFoundError       nothing is known under that id
     │   ├── BadRequestError     a request that a node cannot take; has the HTTP ``status``
     │   ├── UnauthenticatedError  the caller has to say who it is
@@ -111,6 +112,8 @@ class Code(IntEnum):
     RATE_LIMITED = 314
     UNAUTHENTICATED = 315
     BAD_REQUEST = 316
+    UPLOAD_CONFLICT = 317
+    UNKNOWN_UPLOAD = 318
 
     # The ledger itself.
     LOCKED = 900
@@ -195,6 +198,16 @@ class ReceiptError(InputError):
     """A receipt, proof or transparent statement that does not verify."""
 
     default_code = Code.BAD_RECEIPT
+
+
+class UploadConflict(InputError):
+    """Bytes for another place of an upload than the one that ``offset`` says is next."""
+
+    default_code = Code.UPLOAD_CONFLICT
+
+    def __init__(self, message: str, *, offset: int) -> None:
+        super().__init__(message)
+        self.offset = offset
 
 
 class ConfigError(InputError):
