@@ -18,7 +18,8 @@
         ├── LedgerBusyError     a bounded queue is full; has ``retry_after_ms``
         ├── StorageFullError    no space left; the ledger opens again once there is some
         ├── CorruptionError     bytes on disk are not what was written; has file and offset
-        └── FormatVersionError  written by another format version
+        ├── FormatVersionError  written by another format version
+        └── UnreachableError    a node gave no answer that can be used; has ``transient``
 
 Messages carry codes, ids, lengths and offsets, never payload bytes (SPEC-PRIV-2).
 """
@@ -97,6 +98,7 @@ class Code(IntEnum):
     BAD_BLOCK = 307
     BAD_QUERY = 308
     UNKNOWN_FOLDER_KEY = 309
+    UNREACHABLE = 319
 
     # The ledger itself.
     LOCKED = 900
@@ -245,3 +247,16 @@ class FormatVersionError(LedgerError):
     """A file of a format version that this release does not read."""
 
     default_code = Code.FORMAT_VERSION
+
+
+class UnreachableError(LedgerError):
+    """A node gave no answer that can be used: no connection, none in time, cut off, or not of this protocol.
+
+    What was asked may have happened or not. ``transient`` tells whether asking again may help.
+    """
+
+    default_code = Code.UNREACHABLE
+
+    def __init__(self, message: str, *, transient: bool = True) -> None:
+        super().__init__(message)
+        self.transient = transient

@@ -6,6 +6,7 @@ from fastledger.cli.demo import demo
 from fastledger.cli.keys import keys
 from fastledger.cli.ledger import init, prove, query, reindex, status, verify, verify_receipt
 from fastledger.cli.records import ingest, read
+from fastledger.cli.stream import follow, submit
 from fastledger.version import VERSION
 
 
@@ -15,5 +16,20 @@ def main() -> None:
     """An embeddable, permissioned ledger engine for medical transactions."""
 
 
-for command in (init, demo, ingest, read, query, prove, verify_receipt, verify, reindex, status, keys):
+COMMANDS = (
+    init,
+    demo,
+    ingest,
+    read,
+    submit,
+    query,
+    follow,
+    prove,
+    verify_receipt,
+    verify,
+    reindex,
+    status,
+    keys,
+)
+for command in COMMANDS:
     main.add_command(command)

@@ -1,0 +1,56 @@
+"""What a node answers in JSON, as the objects that the engine itself returns; anything else is a typed error."""
+
+import msgspec
+
+from fastledger.chain.query import Entry
+from fastledger.errors import Code, InputError, UnreachableError
+from fastledger.model.genesis import Genesis
+from fastledger.rpc.protocol import EntryView
+
+
+class Tip(msgspec.Struct, frozen=True):
+    """Where the chain ends: ``head`` is the id of the newest durable block."""
+
+    height: int
+    head: bytes
+    transaction_count: int
+
+
+def strange(what: str) -> UnreachableError:
+    """An answer that is well-formed and cannot be right."""
+    return UnreachableError(f"the node's {what} is not one", transient=False)
+
+
+def entry_of(view: EntryView, txid: bytes | None = None) -> Entry:
+    """The transaction of a view; its id is computed anew, and compared where ``txid`` was asked for."""
+    try:
+        entry = Entry(view.seq, view.height, view.index, view.time_ms, Code(view.code), view.transaction)
+        if txid is not None and entry.txid != txid:
+            raise strange("transaction")
+    except (InputError, ValueError):
+        raise strange("transaction") from None
+    return entry
+
+
+def genesis_of(encoded: bytes, chain_id: bytes | None = None) -> Genesis:
+    """The genesis document, compared with the chain that is asked for."""
+    try:
+        genesis = Genesis.decode(encoded)
+    except InputError:
+        raise strange("genesis document") from None
+    if chain_id is not None and genesis.chain_id != chain_id:
+        raise InputError(
+            f"the node serves chain {genesis.chain_id.hex()}, not {chain_id.hex()}", code=Code.WRONG_CHAIN
+        )
+    return genesis
+
+
+def hex_bytes(text: str, size: int) -> bytes:
+    """An id or hash of ``size`` bytes."""
+    try:
+        data = bytes.fromhex(text)
+    except ValueError:
+        data = b""
+    if len(data) != size:
+        raise strange("id")
+    return data
