@@ -102,7 +102,10 @@ def open_world(folder: Path) -> tuple[Ledger, Wallet, list[Wallet]]:
         ),
     ]
     for wallet in staff:
-        transactions += [wallet.register(Role.PRACTITIONER), hospital.endorse(wallet.identity, Role.PRACTITIONER)]
+        transactions += [
+            wallet.register(Role.PRACTITIONER),
+            hospital.endorse(wallet.identity, Role.PRACTITIONER),
+        ]
     for outcome in ledger.submit(transactions):
         outcome.raise_for_status()
     return ledger, patient, staff

@@ -42,7 +42,9 @@ FILE_LINES_MAX = 600
 
 def layer_of(path: Path) -> str:
     relative = path.relative_to(PACKAGE)
-    return relative.parts[0] if len(relative.parts) > 1 else relative.stem
+    if len(relative.parts) > 1:
+        return relative.parts[0]
+    return "cli" if relative.stem == "__main__" else relative.stem
 
 
 def imports_of(path: Path) -> Iterator[str]:

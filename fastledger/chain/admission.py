@@ -8,7 +8,7 @@ import threading
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
 
@@ -33,10 +33,12 @@ class Admitted:
     byte_count: int
     codes: list[int]
     bodies: list[Any]
+    txids: list[bytes] = field(init=False)
 
-    def txid(self, index: int) -> bytes:
-        """The 32-byte id of a transaction (zeros where its form is broken)."""
-        return self.scan.txids[32 * index : 32 * index + 32]
+    def __post_init__(self) -> None:
+        joined = self.scan.txids
+        # The 32-byte id of each (zeros where the form is broken), cut once: every stage asks for them.
+        self.txids = [joined[i : i + 32] for i in range(0, len(joined), 32)]
 
     def signer(self, index: int) -> bytes:
         """The 33-byte key of a transaction."""

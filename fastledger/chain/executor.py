@@ -246,8 +246,7 @@ class Executor:
         height = self.tip_position.tip.height + 1
         known = self._look_ahead(batches)
         for batch, verdicts in zip(batches, outcomes, strict=True):
-            for index, code in enumerate(batch.codes):
-                txid = batch.txid(index)
+            for index, (txid, code) in enumerate(zip(batch.txids, batch.codes, strict=True)):
                 if not code and batch.scan.expires_ms(index) < execution.time_ms:
                     code = Code.EXPIRED
                 if txid in known and code in _ANSWERED_AGAIN:
@@ -266,7 +265,7 @@ class Executor:
     def _look_ahead(self, batches: Sequence[Admitted]) -> dict[bytes, int]:
         """Reads what the batches will need from the index; returns the transactions that the chain has already."""
         self.store.prefetch(keys_read([body for batch in batches for body in batch.bodies]))
-        return self.store.seqs_of_txids([b.txid(i) for b in batches for i in range(len(b.codes))])
+        return self.store.seqs_of_txids([txid for batch in batches for txid in batch.txids])
 
     def _known_outcome(self, txid: bytes, seq: int) -> Outcome:
         """The verdict that a transaction got when it entered the chain."""
@@ -350,8 +349,7 @@ class Executor:
             View(self.store.get_state), self.chain_id, block.body.time_ms, self.tip_position.next_seq
         )
         known = self._look_ahead([batch])
-        for index, code in enumerate(batch.codes):
-            txid = batch.txid(index)
+        for index, (txid, code) in enumerate(zip(batch.txids, batch.codes, strict=True)):
             if code:
                 raise _differs(block, f"transaction {index} ({Code(code).slug})")
             if txid in known or txid in execution.txids:

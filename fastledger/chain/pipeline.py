@@ -60,7 +60,7 @@ class Submission:
     @property
     def accepted(self) -> Outcomes:
         """The verdicts of the border: *accepted* into the pool or *rejected*."""
-        return [Outcome(self.admitted.txid(i), Code(code)) for i, code in enumerate(self.admitted.codes)]
+        return list(map(Outcome, self.admitted.txids, map(Code, self.admitted.codes)))
 
     def outcomes(self) -> Outcomes:
         """The verdicts, once it is ordered."""
