@@ -27,7 +27,7 @@ LAYERS: dict[str, set[str]] = {
     "workload": {"gateway"},
     "node": {"_native", "crypto", "model", "state", "chain", "clock"},
     "rpc": {"crypto", "model", "state", "chain", "node", "clock"},
-    "client": {"crypto", "model", "chain", "rpc", "gateway", "clock"},
+    "client": {"_native", "crypto", "model", "state", "chain", "rpc", "gateway", "clock"},
     "cli": {"crypto", "model", "state", "chain", "node", "rpc", "gateway", "client", "workload", "clock"},
 }
 # Modules that would let a clock, chance or a socket into what all nodes must agree on.
@@ -67,6 +67,12 @@ def test_imports_run_one_way(path: Path) -> None:
     for name in imports_of(path):
         if name.startswith("fastledger.") and "*" not in allowed:
             assert name.split(".")[1] in allowed, f"{path} may not import {name}"
+
+
+def test_a_client_knows_the_wire_and_nothing_else_of_the_server() -> None:
+    for path in (PACKAGE / "client").rglob("*.py"):
+        for name in imports_of(path):
+            assert not name.startswith("fastledger.rpc") or name == "fastledger.rpc.protocol", path
 
 
 def test_layers_are_all_there() -> None:

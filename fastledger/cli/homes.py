@@ -29,7 +29,10 @@ class Home(Protocol):
     """A ledger with a regulator of the demo's own; ``regulator`` has joined its chain."""
 
     regulator: Wallet
-    path: Path | None
+
+    @property
+    def path(self) -> Path | None:
+        """Its directory, where this process can see it."""
 
     @property
     def ledger(self) -> LedgerApi:

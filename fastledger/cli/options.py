@@ -119,9 +119,15 @@ def ledger_options(function: Callable[..., Any]) -> Callable[..., Any]:
     for decorate in (
         click.option("--key", type=_FILE, envvar="FASTLEDGER_KEY", help="Its key, if in a file of its own."),
         click.option(
-            "--cert", "certificate", type=_FILE, envvar="FASTLEDGER_CERT", help="The client's certificate (PEM)."
+            "--cert",
+            "certificate",
+            type=_FILE,
+            envvar="FASTLEDGER_CERT",
+            help="The client's certificate (PEM).",
         ),
-        click.option("--ca", type=_FILE, envvar="FASTLEDGER_CA", help="Authorities to trust for a node (PEM)."),
+        click.option(
+            "--ca", type=_FILE, envvar="FASTLEDGER_CA", help="Authorities to trust for a node (PEM)."
+        ),
         click.option(
             "--token-file",
             type=_FILE,

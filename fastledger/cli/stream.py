@@ -25,7 +25,9 @@ TOPICS = ("transactions", "blocks", "alerts")
 @click.command(cls=LedgerCommand)
 @ledger_options
 @click.option("--topic", type=click.Choice(TOPICS), default="transactions", show_default=True)
-@click.option("--cursor", type=click.IntRange(min=0), help="Go on behind the event that had it; 0: from the start.")
+@click.option(
+    "--cursor", type=click.IntRange(min=0), help="Go on behind the event that had it; 0: from the start."
+)
 @click.option("--kind", help="Kind of transaction, such as record.put.")
 @click.option("--signer", type=ID16, help="Identity id of who signed.")
 @click.option("--subject", type=ID16, help="Identity id of whom it concerns.")
@@ -38,12 +40,17 @@ def follow(
 
     A node is followed until the command is interrupted, a directory until its end.
     """
+    from fastledger.chain.ledger import Ledger
+
     wanted = {name: value for name, value in conditions.items() if value is not None}
     if topic == "blocks" and wanted:
         raise InputError("blocks have no kind, signer or subject", code=Code.BAD_QUERY)
-    lines = _node_events if target.is_node else _local_events
     with target.open() as ledger:
-        for line in lines(ledger, topic, cursor, wanted, until_now):
+        if isinstance(ledger, Ledger):
+            lines = _local_events(ledger, topic, cursor, wanted)
+        else:
+            lines = _node_events(ledger, topic, cursor, wanted, until_now)
+        for line in lines:
             click.echo(msgspec.json.encode(line).decode())
 
 
@@ -64,7 +71,7 @@ def _node_events(
 
 
 def _local_events(
-    ledger: "Ledger", topic: str, cursor: int | None, conditions: dict[str, Any], _until_now: bool
+    ledger: "Ledger", topic: str, cursor: int | None, conditions: dict[str, Any]
 ) -> Iterator[dict[str, Any]]:
     """The same lines from a directory, which nothing is added to while this process holds it."""
     if topic == "blocks":

@@ -10,43 +10,38 @@ are stored once, and an access read resumes by its ticket. Payloads are never lo
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sequence
 from contextlib import aclosing, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
 from fastledger.chain.outcome import Outcome
-from fastledger.chain.query import Entry, Page, Query
+from fastledger.chain.query import Entry
 from fastledger.client.calls import Calls
 from fastledger.client.follow import Follower, FollowEvent, FollowPage
 from fastledger.client.http import ClientTls, Transport
+from fastledger.client.reading import NodeReader
 from fastledger.client.retry import Retry
 from fastledger.client.submission import Chunk, encoded_of, prepare
 from fastledger.client.transfer import Transfers
-from fastledger.client.views import Tip, entry_of, genesis_of, strange
+from fastledger.client.views import strange
 from fastledger.client.wallet import SealedRecord, Wallet
 from fastledger.errors import Code, InputError, NotFoundError, UnreachableError
 from fastledger.limits import (
     BATCH_BYTES_MAX,
     BATCH_TRANSACTIONS_MAX,
-    QUERY_PAGE_MAX,
     TRANSACTION_BYTES_MAX,
 )
 from fastledger.model.bodies import AccessRead, Purpose
-from fastledger.model.genesis import Genesis
-from fastledger.model.receipt import STATEMENT_BYTES_MAX, verify_statement
 from fastledger.model.transaction import Transaction
 from fastledger.rpc.protocol import (
     CBOR_SEQUENCE_TYPE,
-    EntryView,
     Filter,
     Topic,
     Wait,
     decode_outcomes,
 )
-from fastledger.state.entities import Consent, Folder, Identity, Record, RecordVersion
-from fastledger.client import methods
 
 T = TypeVar("T")
 WAIT_FOR_MS_MAX = 500
@@ -58,7 +53,7 @@ TRANSACTIONS_PATH = "/v1/transactions"
 class ClientOptions:
     """Bounds of one client. A request carries at most so many transactions and bytes; longer batches take several."""
 
-    retry: Retry = Retry()
+    retry: Retry = field(default_factory=Retry)
     connections_max: int = 16
     connect_timeout_ms: int = 5_000
     request_timeout_ms: int = 30_000
@@ -197,7 +192,7 @@ class AsyncClient(NodeReader):
         *,
         in_flight: int = IN_FLIGHT,
         wait: Wait = "durable",
-    ) -> AsyncIterator[Outcome]:
+    ) -> AsyncGenerator[Outcome, None]:
         """The verdicts on a stream, in its order; at most ``in_flight`` batches are under way.
 
         Batches that are under way together may enter the chain in either order: transactions that depend on others of
@@ -226,7 +221,7 @@ class AsyncClient(NodeReader):
         return await self._transfers.store(blobs)
 
     async def wait_for(self, txid: bytes, *, timeout_ms: int = 60_000) -> Entry:
-        """The transaction ``txid`` once it is durable, whoever submitted it; raises ``NotFoundError`` if it is not in time."""
+        """The transaction ``txid`` once it is durable, whoever submitted it; ``NotFoundError`` if not in time."""
         ends = time.monotonic() + timeout_ms / 1000
         wait_s = 0.005
         while True:
@@ -261,7 +256,9 @@ class AsyncClient(NodeReader):
         outcome.raise_for_status()
         return sealed
 
-    async def read_record(self, wallet: Wallet, record: bytes, purpose: Purpose, *, version: int = 0) -> bytes:
+    async def read_record(
+        self, wallet: Wallet, record: bytes, purpose: Purpose, *, version: int = 0
+    ) -> bytes:
         """Reads a record through the audit and opens it with the wallet's folder key; version 0 is the present one."""
         envelope = await self.read(wallet.access(record, purpose, version=version))
         state = await self.record(record)
@@ -277,7 +274,7 @@ class AsyncClient(NodeReader):
         *,
         cursor: int | None = None,
         filter: Filter | None = None,
-    ) -> AsyncIterator[FollowEvent]:
+    ) -> AsyncGenerator[FollowEvent, None]:
         """Events without end, each once and none left out, across reconnects (SPEC-CLI-6).
 
         ``cursor`` resumes behind the event that had it; 0 is the beginning, None means from now on. Raises the last
@@ -294,7 +291,7 @@ class AsyncClient(NodeReader):
         *,
         cursor: int | None = None,
         filter: Filter | None = None,
-    ) -> AsyncIterator[FollowPage]:
+    ) -> AsyncGenerator[FollowPage, None]:
         """As :meth:`follow`, by the page: with the cursor behind what a filter passed over, and where the end is."""
         follower = Follower(self._transport, self._retry, topic, cursor, filter)
         async with aclosing(follower.pages()) as pages:
@@ -320,7 +317,7 @@ class AsyncClient(NodeReader):
 
 async def _batches(
     transactions: AsyncIterable[bytes | Transaction] | Iterable[bytes | Transaction], options: ClientOptions
-) -> AsyncIterator[list[bytes]]:
+) -> AsyncGenerator[list[bytes], None]:
     """A stream cut into batches of one request each."""
     batch: list[bytes] = []
     size = 0
@@ -340,7 +337,7 @@ async def _batches(
 
 async def _each(
     items: AsyncIterable[bytes | Transaction] | Iterable[bytes | Transaction],
-) -> AsyncIterator[bytes | Transaction]:
+) -> AsyncGenerator[bytes | Transaction, None]:
     if isinstance(items, AsyncIterable):
         async for item in items:
             yield item

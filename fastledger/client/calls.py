@@ -44,9 +44,7 @@ class Calls:
         self._waiting: deque[tuple[bytes, asyncio.Future[msgspec.Raw]]] = deque()
         self._running: set[asyncio.Task[None]] = set()
 
-    async def call(
-        self, method: str, params: dict[str, Any], result: type[T], *, answer_bytes_max: int
-    ) -> T:
+    async def call(self, method: str, params: dict[str, Any], result: type[T], *, answer_bytes_max: int) -> T:
         """One call in a request of its own, for what takes the node long or may be answered at length."""
         raw = await self._send([_encode_call(method, params)], answer_bytes_max)
         return decode_result(_value(raw[0]), result)

@@ -1,6 +1,7 @@
 """A node's errors become the exceptions of :mod:`fastledger.errors` again, by their code (SPEC-CLI-4)."""
 
 from collections.abc import Iterator, Mapping
+from inspect import signature
 
 import msgspec
 
@@ -43,6 +44,8 @@ def _by_code() -> dict[Code, type[FastLedgerError]]:
 
 
 _BY_CODE = _by_code()
+# Busy and rate-limited: errors that say when to come back.
+_WITH_WAIT = {cls for cls in _BY_CODE.values() if "retry_after_ms" in signature(cls).parameters}
 
 
 def error_of(fault: RpcError, *, retry_after_ms: int | None = None) -> FastLedgerError:
@@ -60,12 +63,9 @@ def error_of(fault: RpcError, *, retry_after_ms: int | None = None) -> FastLedge
     cls = _BY_CODE.get(code)
     if cls is None:
         return (LedgerError if code in _LEDGER_CODES else InputError)(message, code=code)
-    if wait_ms is not None or issubclass(cls, LedgerBusyError):
-        try:
-            return cls(message, retry_after_ms=min(max(wait_ms or 0, 0), RETRY_AFTER_S_MAX * 1000))  # type: ignore[call-arg]
-        except TypeError:
-            pass  # an error without a time to come back at
-    return cls(message, code=code)
+    if cls in _WITH_WAIT:
+        return cls(message, retry_after_ms=min(max(wait_ms or 0, 0), RETRY_AFTER_S_MAX * 1000))  # type: ignore[call-arg]
+    return cls(message)
 
 
 def _foreign(code: int, message: str) -> FastLedgerError:
@@ -111,4 +111,8 @@ def error_of_answer(status: int, headers: Mapping[str, str], body: bytes) -> Fas
 def retry_after_ms(headers: Mapping[str, str]) -> int | None:
     """``Retry-After`` in milliseconds; None where it is absent or a date (RFC 9110 §10.2.3)."""
     text = headers.get("Retry-After", "")
-    return min(int(text), RETRY_AFTER_S_MAX) * 1000 if text.isascii() and text.isdigit() and len(text) < 9 else None
+    return (
+        min(int(text), RETRY_AFTER_S_MAX) * 1000
+        if text.isascii() and text.isdigit() and len(text) < 9
+        else None
+    )

@@ -1,7 +1,7 @@
 """Following a topic across reconnects, each event once and none left out (SPEC-CLI-6)."""
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
@@ -80,7 +80,7 @@ class Follower:
         self._conditions = conditions
         self.cursor = cursor
 
-    async def pages(self) -> AsyncIterator[FollowPage]:
+    async def pages(self) -> AsyncGenerator[FollowPage, None]:
         """Pages without end; raises the last error once nothing was heard for the deadline of the retries."""
         failures, heard = 0, time.monotonic()
         while True:
@@ -98,7 +98,7 @@ class Follower:
                 failures += 1
             await self._retry.pause(wait_ms)
 
-    async def _connected(self) -> AsyncIterator[FollowPage]:
+    async def _connected(self) -> AsyncGenerator[FollowPage, None]:
         """The pages of one connection, from the cursor on; ends by raising."""
         async with self._transport.websocket(SUBSCRIBE_PATH) as socket:
             subscribed, early = await self._subscribe(socket)
@@ -113,9 +113,7 @@ class Follower:
                 elif message.error is not None:
                     raise error_of(message.error)
 
-    async def _subscribe(
-        self, socket: aiohttp.ClientWebSocketResponse
-    ) -> tuple[_Subscribed, list[_Message]]:
+    async def _subscribe(self, socket: aiohttp.ClientWebSocketResponse) -> tuple[_Subscribed, list[_Message]]:
         """The node's answer to the subscription, and the pages that overtook it."""
         params: dict[str, Any] = {"topic": self._topic}
         if self.cursor is not None:

@@ -3,6 +3,7 @@
 Nothing of a body is ever logged or put into an error.
 """
 
+import os
 import ssl
 from collections.abc import AsyncIterable, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -184,9 +185,14 @@ def check_protocol(headers: Mapping[str, str]) -> None:
     """Raises ``UnreachableError`` where the node speaks another version of the protocol (SPEC-CLI-2)."""
     version = headers.get(PROTOCOL_HEADER)
     if version is not None and version != str(PROTOCOL_VERSION):
-        raise UnreachableError(
-            f"the node speaks another protocol version than {PROTOCOL_VERSION}", transient=False
-        )
+        raise wrong_version()
+
+
+def wrong_version() -> UnreachableError:
+    """The error for a node of another protocol version."""
+    return UnreachableError(
+        f"the node speaks another protocol version than {PROTOCOL_VERSION}", transient=False
+    )
 
 
 def unreachable(error: Exception) -> UnreachableError:
@@ -205,7 +211,7 @@ def unreachable(error: Exception) -> UnreachableError:
 
 
 def _strerror(error: OSError) -> str:
-    return error.strerror or type(error).__name__
+    return os.strerror(error.errno) if error.errno else type(error).__name__
 
 
 def node_url(url: str) -> str:

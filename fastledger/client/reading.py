@@ -6,19 +6,21 @@ from typing import Any, TypeVar
 import msgspec
 
 from fastledger.chain.query import Entry, Page, Query
-from fastledger.client.calls import POINT_ANSWER_BYTES_MAX, Calls
+from fastledger.client import views
+from fastledger.client.calls import Calls
+from fastledger.client.http import wrong_version
 from fastledger.client.retry import Retry
 from fastledger.client.views import Tip, entry_of, genesis_of, hex_bytes, strange
-from fastledger.errors import InputError
+from fastledger.errors import ReceiptError
 from fastledger.limits import TRANSACTION_BYTES_MAX
-from fastledger.model.bodies import Role
 from fastledger.model.genesis import Genesis
+from fastledger.model.ids import ID_BYTES
 from fastledger.model.receipt import STATEMENT_BYTES_MAX, Verified, verify_statement
-from fastledger.rpc.protocol import EntryView
+from fastledger.rpc.protocol import PROTOCOL_VERSION, EntryView
 from fastledger.state.entities import Consent, Folder, Identity, Record, RecordVersion
 
 T = TypeVar("T")
-STATUS_BYTES_MAX = 1024 * 1024
+INFO_BYTES_MAX = 1024 * 1024
 # Base64 of a transaction and the fields around it.
 ENTRY_BYTES_MAX = TRANSACTION_BYTES_MAX * 4 // 3 + 2048
 
@@ -26,6 +28,11 @@ ENTRY_BYTES_MAX = TRANSACTION_BYTES_MAX * 4 // 3 + 2048
 class _Page(msgspec.Struct):
     entries: list[EntryView]
     next_cursor: int | None = None
+    end_seq: int | None = None
+
+
+class _Statement(msgspec.Struct):
+    statement: bytes
 
 
 class NodeReader:
@@ -51,21 +58,23 @@ class NodeReader:
         )
 
     async def fetch_genesis(self, chain_id: bytes | None = None) -> Genesis:
-        """The node's genesis document; ``InputError`` with ``WRONG_CHAIN`` where it is not that of ``chain_id``."""
-        encoded = await self._call("chain.genesis", bytes, STATUS_BYTES_MAX)
-        return genesis_of(encoded, chain_id)
+        """The node's genesis document, once it is clear that the node speaks this protocol.
 
-    async def status(self) -> dict[str, Any]:
-        """Figures for people and metrics."""
-        return await self._call("chain.status", dict[str, Any], STATUS_BYTES_MAX)
+        Raises ``InputError`` with ``WRONG_CHAIN`` where it is not that of ``chain_id``.
+        """
+        info = await self._call("node.info", views.InfoView, INFO_BYTES_MAX)
+        if info.protocol != PROTOCOL_VERSION:
+            raise wrong_version()
+        return genesis_of(info.genesis, chain_id)
 
     async def tip(self) -> Tip:
         """Where the chain ends now."""
-        status = await self.status()
-        try:
-            return Tip(int(status["height"]), hex_bytes(status["head"], 32), int(status["transactions"]))
-        except (KeyError, TypeError, ValueError):
-            raise strange("status") from None
+        info = await self._point("node.info", views.InfoView)
+        return Tip(info.height, hex_bytes(info.head, 32), info.transactions)
+
+    async def status(self) -> dict[str, Any]:
+        """Figures for people and metrics."""
+        return await self._call("ledger.status", dict[str, Any], INFO_BYTES_MAX)
 
     async def get(self, txid: bytes) -> Entry:
         """The transaction ``txid``; raises ``NotFoundError``."""
@@ -85,25 +94,60 @@ class NodeReader:
         )
         if len(page.entries) > query.limit:
             raise strange("page")
-        return Page([entry_of(view) for view in page.entries], page.next_cursor)
+        entries = [entry_of(view) for view in page.entries]
+        behind = max((entry.seq + 1 for entry in entries), default=query.cursor or 0)
+        return Page(entries, page.next_cursor, behind if page.end_seq is None else page.end_seq)
 
     async def prove(self, txid: bytes, *, verify: bool = False) -> bytes:
         """The transparent statement of ``txid``; with ``verify`` only one that holds against the genesis document.
 
         Raises ``NotFoundError``, and ``ReceiptError`` for a statement that does not verify or is another's.
         """
-        statement = await self._call(
-            "transaction.prove", bytes, STATEMENT_BYTES_MAX * 4 // 3 + 4096, txid=txid.hex()
+        answer = await self._call(
+            "transaction.prove", _Statement, STATEMENT_BYTES_MAX * 4 // 3 + 4096, txid=txid.hex()
         )
+        statement = answer.statement
         if verify:
-            self.verify(statement, txid)
+            self.verify_statement(statement, txid)
         return statement
 
-    def verify(self, statement: bytes, txid: bytes | None = None) -> Verified:
+    def verify_statement(self, statement: bytes, txid: bytes | None = None) -> Verified:
         """Checks a statement against the chain and the proposers of the genesis document."""
-        from fastledger.errors import ReceiptError
-
         verified = verify_statement(statement, chain_id=self.chain_id, proposers=self.genesis.proposers)
         if txid is not None and verified.transaction.txid != txid:
             raise ReceiptError("the receipt is another transaction's")
         return verified
+
+    # The present state.
+
+    async def identity_of(self, key: bytes) -> bytes:
+        """The identity id that a 33-byte key signs for; raises ``NotFoundError``, as all below do."""
+        view = await self._point("identity.of_key", views.IdentityOfKey, key=key.hex())
+        return hex_bytes(view.identity, ID_BYTES)
+
+    async def identity(self, identity: bytes) -> Identity:
+        """Role, endorsement and key of an identity."""
+        return (await self._point("identity.get", views.IdentityView, identity=identity.hex())).entity()
+
+    async def kem_key(self, identity: bytes) -> bytes:
+        """The public key under which keys are wrapped to an identity."""
+        return (await self._point("identity.kem_key", views.KemKeyView, identity=identity.hex())).kem
+
+    async def folder(self, folder: bytes) -> Folder:
+        """Owner and key epoch of a folder."""
+        return (await self._point("folder.get", views.FolderView, folder=folder.hex())).entity()
+
+    async def record(self, record: bytes) -> Record:
+        """Folder and version of a record, and whether it was erased."""
+        return (await self._point("record.get", views.RecordView, record=record.hex())).entity()
+
+    async def record_version(self, record: bytes, version: int = 0) -> RecordVersion:
+        """Digest, size and author of one version's envelope; 0 is the present version."""
+        view = await self._point(
+            "record.version", views.RecordVersionView, record=record.hex(), version=version
+        )
+        return view.entity()
+
+    async def consent(self, consent: bytes) -> Consent:
+        """A consent and whether it was revoked."""
+        return (await self._point("consent.get", views.ConsentView, consent=consent.hex())).entity()

@@ -34,9 +34,7 @@ def encoded_of(item: bytes | Transaction) -> bytes:
     return item.encoded if isinstance(item, Transaction) else bytes(memoryview(item))
 
 
-def prepare(
-    batch: Sequence[bytes | Transaction], *, transactions_max: int, bytes_max: int
-) -> Prepared:
+def prepare(batch: Sequence[bytes | Transaction], *, transactions_max: int, bytes_max: int) -> Prepared:
     """Scans a batch and cuts it, in its order, into requests of at most so many transactions and bytes.
 
     A malformed transaction would break the framing of the others; it gets the verdict that the node's border has for
@@ -60,9 +58,7 @@ def prepare(
     return Prepared(len(encoded), chunks, rejected)
 
 
-def _runs(
-    places: Sequence[int], sizes: Sequence[int], count_max: int, bytes_max: int
-) -> Iterator[list[int]]:
+def _runs(places: Sequence[int], sizes: Sequence[int], count_max: int, bytes_max: int) -> Iterator[list[int]]:
     run: list[int] = []
     room = bytes_max
     for place in places:

@@ -6,7 +6,7 @@ One background thread runs the event loop; any number of threads may call at onc
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -264,7 +264,7 @@ class Client:
         """See :meth:`AsyncClient.follow_pages`."""
         return self._iterate(self._client.follow_pages(topic, cursor=cursor, filter=filter))
 
-    def _iterate(self, items: AsyncIterator[T]) -> Iterator[T]:
+    def _iterate(self, items: AsyncGenerator[T, None]) -> Iterator[T]:
         """An asynchronous generator from this thread; abandoning the iterator closes it."""
         done = object()
         step = partial(anext, items, done)
@@ -273,10 +273,10 @@ class Client:
                 item = self._run(_awaited(step()))
                 if item is done:
                     return
-                yield item  # type: ignore[misc]
+                yield item
         finally:
             with contextlib.suppress(LedgerClosedError):
-                self._run(items.aclose())  # type: ignore[attr-defined]
+                self._run(items.aclose())
 
     def close(self) -> None:
         """Closes the connections and ends the thread; may be called twice."""

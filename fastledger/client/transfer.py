@@ -9,8 +9,10 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+import msgspec
+
 from fastledger.client.calls import Calls
-from fastledger.client.http import Transport, read_bounded
+from fastledger.client.http import Transport
 from fastledger.client.retry import Retry
 from fastledger.errors import (
     AccessRefused,
@@ -44,6 +46,10 @@ DIGESTS_PER_CALL_MAX = 1_000
 # Above this many bytes a digest would hold the event loop up.
 _INLINE_HASH_BYTES_MAX = 256 * 1024
 _RESTARTS_MAX = 5
+
+
+class _Missing(msgspec.Struct):
+    missing: list[str]
 
 
 class Transfers:
@@ -80,10 +86,10 @@ class Transfers:
         for start in range(0, len(digests), DIGESTS_PER_CALL_MAX):
             asked = [digest.hex() for digest in digests[start : start + DIGESTS_PER_CALL_MAX]]
             answer = await self._retry.run(
-                lambda asked=asked: self._calls.point("blob.missing", {"digests": asked}, list[str])  # type: ignore[misc]
+                lambda asked=asked: self._calls.point("blob.missing", {"digests": asked}, _Missing)  # type: ignore[misc]
             )
             known = set(asked)
-            found += [bytes.fromhex(text) for text in answer if text in known]
+            found += [bytes.fromhex(text) for text in answer.missing if text in known]
         return found
 
     async def _store_bulk(self, blobs: list[bytes]) -> None:
@@ -176,7 +182,7 @@ class Transfers:
         try:
             await self._retry.run(lambda: self._advance(download))
         except TransactionError as error:
-            if Code.UNKNOWN_SIGNER <= error.code:
+            if error.code >= Code.UNKNOWN_SIGNER:
                 raise AccessRefused(error.args[0], code=error.code, txid=access.txid) from None
             raise
         content = b"".join(download.pieces)
@@ -186,7 +192,9 @@ class Transfers:
 
     async def _advance(self, download: "_Download") -> None:
         """Fetches what is left of an envelope."""
-        method, path = ("POST", READS_PATH) if download.ticket is None else ("GET", f"{READS_PATH}/{download.ticket}")
+        method, path = (
+            ("POST", READS_PATH) if download.ticket is None else ("GET", f"{READS_PATH}/{download.ticket}")
+        )
         headers = {"Content-Type": CBOR_TYPE}
         if download.ticket is not None:
             headers = {"Range": f"bytes={download.received}-"} if download.received else {}
