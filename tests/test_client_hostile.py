@@ -58,7 +58,7 @@ class Liar:
         self.server = Scripted(self._answer)
 
     def _answer(self, method: str, path: str, body: bytes) -> bytes:
-        return self.info if b"node.info" in body else self.respond(method, path, body)
+        return self.info if b"ledger.info" in body else self.respond(method, path, body)
 
 
 @pytest.fixture

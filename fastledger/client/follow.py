@@ -21,6 +21,7 @@ from fastledger.rpc.protocol import BlockView, Events, Filter, RpcError, Topic
 SUBSCRIBE_PATH = "/v1/subscribe"
 SUBSCRIBE = "subscription.open"
 EVENT = "subscription.event"
+ENDED = "subscription.ended"
 # What may come before the answer to a subscription: nothing but it, so a few messages are already too many.
 _STRANGERS_MAX = 16
 
@@ -49,6 +50,10 @@ class FollowPage:
 class _Subscribed(msgspec.Struct):
     subscription: str
     cursor: int
+
+
+class _Ended(msgspec.Struct):
+    error: RpcError
 
 
 class _Message(msgspec.Struct):
@@ -110,6 +115,8 @@ class Follower:
                 message = await _receive(socket)
                 if message.method == EVENT:
                     yield self._accept(message)
+                elif message.method == ENDED:
+                    raise error_of(decode_result(_params(message), _Ended).error)
                 elif message.error is not None:
                     raise error_of(message.error)
 
@@ -134,9 +141,7 @@ class Follower:
 
     def _accept(self, message: _Message) -> FollowPage:
         """The new events of a page; raises where one is missing, and the next connection asks for it again."""
-        if isinstance(message.params, msgspec.UnsetType):
-            raise UnreachableError("the node sends an event without content", transient=False)
-        page = decode_result(message.params, Events)
+        page = decode_result(_params(message), Events)
         events: list[FollowEvent] = []
         cursor = self.cursor or 0
         for event in page.events:
@@ -161,6 +166,12 @@ class Follower:
         if place is None:
             raise UnreachableError("the node sends an event of another topic", transient=False)
         return place
+
+
+def _params(message: _Message) -> msgspec.Raw:
+    if isinstance(message.params, msgspec.UnsetType):
+        raise UnreachableError("the node sends a notification without content", transient=False)
+    return message.params
 
 
 async def _receive(socket: aiohttp.ClientWebSocketResponse) -> _Message:
