@@ -10,7 +10,11 @@
     │   ├── EnvelopeError       an envelope that does not open: wrong key, wrong context, damaged
     │   ├── KeystoreError       wrong password, damaged or foreign keystore
     │   ├── ReceiptError        a receipt or proof that does not verify
-    │   └── NotFoundError       nothing is known under that id
+    │   ├── NotFoundError       nothing is known under that id
+    │   ├── BadRequestError     a request that a node cannot take; has the HTTP ``status``
+    │   ├── UnauthenticatedError  the caller has to say who it is
+    │   ├── ForbiddenError      the caller's roles do not allow it
+    │   └── RateLimitedError    the caller sends too much; has ``retry_after_ms``
     └── LedgerError           the ledger cannot do it now
         ├── LedgerLockedError   another process (or this one) has the directory open
         ├── LedgerClosedError   used after ``close()``
@@ -24,7 +28,7 @@
 Messages carry codes, ids, lengths and offsets, never payload bytes (SPEC-PRIV-2).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import IntEnum, unique
 from typing import ClassVar
 
@@ -99,6 +103,12 @@ class Code(IntEnum):
     BAD_QUERY = 308
     UNKNOWN_FOLDER_KEY = 309
     UNREACHABLE = 319
+
+    # Around the node.
+    FORBIDDEN = 313
+    RATE_LIMITED = 314
+    UNAUTHENTICATED = 315
+    BAD_REQUEST = 316
 
     # The ledger itself.
     LOCKED = 900
@@ -189,6 +199,41 @@ class NotFoundError(InputError):
     """Nothing is known under that id."""
 
     default_code = Code.NOT_FOUND
+
+
+class BadRequestError(InputError):
+    """A request that a node cannot take; ``status`` is HTTP's and ``headers`` go with it."""
+
+    default_code = Code.BAD_REQUEST
+
+    def __init__(
+        self, message: str, *, status: int = 400, headers: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.headers = headers
+
+
+class UnauthenticatedError(InputError):
+    """What was asked for needs a caller who is known."""
+
+    default_code = Code.UNAUTHENTICATED
+
+
+class ForbiddenError(InputError):
+    """The caller is known and may not."""
+
+    default_code = Code.FORBIDDEN
+
+
+class RateLimitedError(InputError):
+    """The caller sends more than it may; sending again after ``retry_after_ms`` helps."""
+
+    default_code = Code.RATE_LIMITED
+
+    def __init__(self, message: str, *, retry_after_ms: int) -> None:
+        super().__init__(message)
+        self.retry_after_ms = retry_after_ms
 
 
 class LedgerError(FastLedgerError):

@@ -326,6 +326,16 @@ class Ledger:
             )
         return self._pipeline.submit(admitted, wait=wait)
 
+    def store_blobs(self, blobs: Sequence[bytes]) -> list[bytes]:
+        """Stores envelopes ahead of the records that name them; their digests, once they are durable."""
+        self._pipeline.check_running()
+        with self.times.stage("blobs"):
+            return self._blobs.put_many(blobs, unwanted=self._erased_envelopes)
+
+    def missing_blobs(self, digests: Sequence[bytes]) -> list[bytes]:
+        """Those of ``digests`` whose envelopes have to be sent before a record can name them."""
+        return self._missing_envelopes(digests)
+
     def _erased_envelopes(self, digests: Sequence[bytes]) -> list[bytes]:
         """Those that a durable erasure destroyed: a retry of the batch that brought them must not bring them back."""
         with self._store.snapshot() as snapshot:

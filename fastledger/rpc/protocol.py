@@ -137,6 +137,7 @@ class ErrorData(msgspec.Struct, frozen=True, omit_defaults=True):
     txid: str | None = None
     retry_after_ms: int | None = None
     path: str | None = None
+    incident: str | None = None
 
 
 class RpcError(msgspec.Struct, frozen=True):
@@ -253,3 +254,24 @@ def encode_blobs(blobs: Sequence[Buffer]) -> Iterator[bytes]:
     """Envelopes as a CBOR sequence of byte strings, piece by piece."""
     for blob in blobs:
         yield cbor2.dumps(bytes(blob))
+
+
+_BYTES_HEAD = {0x58: 1, 0x59: 2, 0x5A: 4, 0x5B: 8}
+
+
+def decode_blobs(data: bytes, *, count_max: int) -> list[bytes]:
+    """The byte strings of a CBOR sequence; raises ``InputError`` naming the byte where it breaks."""
+    blobs: list[bytes] = []
+    place = 0
+    while place < len(data):
+        head = data[place]
+        width = 0 if 0x40 <= head <= 0x57 else _BYTES_HEAD.get(head, -1)
+        begin = place + 1 + max(width, 0)
+        size = head - 0x40 if width == 0 else int.from_bytes(data[place + 1 : begin], "big")
+        if width < 0 or begin + size > len(data) or begin > len(data):
+            raise InputError(f"no byte string at byte {place} of {len(data)}", code=Code.MALFORMED)
+        if len(blobs) == count_max:
+            raise InputError(f"more than {count_max} envelopes in a request", code=Code.OVERSIZED)
+        blobs.append(data[begin : begin + size])
+        place = begin + size
+    return blobs

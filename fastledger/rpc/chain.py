@@ -1,0 +1,217 @@
+"""JSON-RPC methods about the ledger, its blocks and its present state."""
+
+from typing import Any
+
+import msgspec
+
+from fastledger.chain.ledger import Ledger
+from fastledger.chain.query import Entry
+from fastledger.clock import system_clock_ms
+from fastledger.errors import Code
+from fastledger.rpc.methods import Context, Method, method
+from fastledger.rpc.protocol import PROTOCOL_VERSION, BlockView
+from fastledger.rpc.routes import Caller
+from fastledger.rpc.transactions import cut_entries
+from fastledger.rpc.views import (
+    BlockParams,
+    BlockTransactionsParams,
+    BlockTransactionsView,
+    ConsentParams,
+    ConsentView,
+    DigestsParams,
+    FolderParams,
+    FolderView,
+    HeaderView,
+    IdentityOfKeyView,
+    IdentityParams,
+    IdentityView,
+    InfoView,
+    KemKeyView,
+    KeyParams,
+    LedgerStatusView,
+    MissingView,
+    Nothing,
+    RecordParams,
+    RecordVersionParams,
+    RecordVersionView,
+    RecordView,
+    block_view,
+    entry_view,
+    header_view,
+)
+from fastledger.version import VERSION
+
+
+@method("ledger.info", "reader", Nothing, InfoView)
+async def info(context: Context, caller: Caller, params: Nothing) -> InfoView:
+    """Versions, chain, genesis document, where the chain ends and the node's clock."""
+    ledger = context.service.ledger
+    return InfoView(
+        PROTOCOL_VERSION,
+        VERSION,
+        ledger.chain_id.hex(),
+        ledger.genesis.encoded,
+        ledger.genesis.engine,
+        ledger.height,
+        ledger.head.hex(),
+        ledger.transaction_count,
+        system_clock_ms(),
+    )
+
+
+@method("ledger.status", "reader", Nothing, LedgerStatusView)
+async def status(context: Context, caller: Caller, params: Nothing) -> LedgerStatusView:
+    """Figures of the ledger and its queues."""
+    figures = await context.service.read(lambda ledger: ledger.status())
+    return status_view(context, figures)
+
+
+def status_view(context: Context, figures: dict[str, Any]) -> LedgerStatusView:
+    """The ledger's own figures and the service's."""
+    service = context.service
+    return LedgerStatusView(
+        service.state,
+        figures["chain_id"],
+        figures["engine"],
+        figures["height"],
+        figures["head"],
+        figures["transactions"],
+        figures["queue_depth"],
+        service.ingest.pending_transactions,
+        service.ingest.pending_bytes,
+        service.reads.pending,
+        service.feed.subscription_count,
+        figures["replayed_blocks"],
+        figures["index"],
+        figures["blobs"],
+    )
+
+
+# Blocks.
+
+
+def _height(ledger: Ledger, height: int | None) -> int:
+    return ledger.height if height is None else height
+
+
+@method("block.get", "reader", BlockParams, BlockView)
+async def block(context: Context, caller: Caller, params: BlockParams) -> BlockView:
+    """A block without its transactions; without a height the newest."""
+    return await context.service.read(
+        lambda ledger: block_view(*ledger.block_and_first_seq(_height(ledger, params.height)))
+    )
+
+
+@method("block.header", "reader", BlockParams, HeaderView)
+async def header(context: Context, caller: Caller, params: BlockParams) -> HeaderView:
+    """The header of a block, its seal and the roots that it commits to."""
+    return await context.service.read(
+        lambda ledger: header_view(ledger.block(_height(ledger, params.height)))
+    )
+
+
+@method("block.transactions", "reader", BlockTransactionsParams, BlockTransactionsView, heavy=True)
+async def transactions(context: Context, caller: Caller, params: BlockTransactionsParams) -> msgspec.Raw:
+    """Some of a block's transactions, in their order."""
+    bytes_max = context.options.page_bytes_max
+    return await context.service.read(lambda ledger: _transactions(ledger, params, bytes_max), heavy=True)
+
+
+def _transactions(ledger: Ledger, params: BlockTransactionsParams, bytes_max: int) -> msgspec.Raw:
+    found, first_seq = ledger.block_and_first_seq(params.height)
+    upto = min(params.index + params.limit, found.count)
+    time_ms = found.body.time_ms
+    entries = [
+        Entry(
+            first_seq + index,
+            params.height,
+            index,
+            time_ms,
+            Code(found.result(index)),
+            found.transaction_bytes(index),
+        )
+        for index in range(params.index, upto)
+    ]
+    kept, following = cut_entries(entries, bytes_max)
+    end = upto if following is None else following.index
+    view = BlockTransactionsView([entry_view(entry) for entry in kept], end if end < found.count else None)
+    return msgspec.Raw(msgspec.json.encode(view))
+
+
+# The present state.
+
+
+@method("identity.get", "reader", IdentityParams, IdentityView)
+async def identity(context: Context, caller: Caller, params: IdentityParams) -> IdentityView:
+    """Role, endorsement and key of an identity."""
+    key = bytes.fromhex(params.identity)
+    return IdentityView.of(params.identity, await context.service.read(lambda ledger: ledger.identity(key)))
+
+
+@method("identity.of_key", "reader", KeyParams, IdentityOfKeyView)
+async def identity_of_key(context: Context, caller: Caller, params: KeyParams) -> IdentityOfKeyView:
+    """The identity that a public key signs for."""
+    key = bytes.fromhex(params.key)
+    found = await context.service.read(lambda ledger: ledger.identity_of(key))
+    return IdentityOfKeyView(params.key, found.hex())
+
+
+@method("identity.kem_key", "reader", IdentityParams, KemKeyView)
+async def kem_key(context: Context, caller: Caller, params: IdentityParams) -> KemKeyView:
+    """The public key under which keys are wrapped to an identity."""
+    key = bytes.fromhex(params.identity)
+    return KemKeyView(params.identity, await context.service.read(lambda ledger: ledger.kem_key(key)))
+
+
+@method("folder.get", "reader", FolderParams, FolderView)
+async def folder(context: Context, caller: Caller, params: FolderParams) -> FolderView:
+    """Owner and key epoch of a folder."""
+    key = bytes.fromhex(params.folder)
+    return FolderView.of(params.folder, await context.service.read(lambda ledger: ledger.folder(key)))
+
+
+@method("record.get", "reader", RecordParams, RecordView)
+async def record(context: Context, caller: Caller, params: RecordParams) -> RecordView:
+    """Folder and present version of a record, and whether it was erased."""
+    key = bytes.fromhex(params.record)
+    return RecordView.of(params.record, await context.service.read(lambda ledger: ledger.record(key)))
+
+
+@method("record.version", "reader", RecordVersionParams, RecordVersionView)
+async def record_version(context: Context, caller: Caller, params: RecordVersionParams) -> RecordVersionView:
+    """Digest, size and author of one version's envelope; version 0 is the present one."""
+    key = bytes.fromhex(params.record)
+    found = await context.service.read(lambda ledger: ledger.record_version(key, params.version))
+    return RecordVersionView.of(found)
+
+
+@method("consent.get", "reader", ConsentParams, ConsentView)
+async def consent(context: Context, caller: Caller, params: ConsentParams) -> ConsentView:
+    """A consent and whether it was revoked."""
+    key = bytes.fromhex(params.consent)
+    return ConsentView.of(params.consent, await context.service.read(lambda ledger: ledger.consent(key)))
+
+
+@method("blob.missing", "submitter", DigestsParams, MissingView)
+async def missing_blobs(context: Context, caller: Caller, params: DigestsParams) -> MissingView:
+    """Which envelopes the node has to be sent before records can name them."""
+    digests = [bytes.fromhex(digest) for digest in params.digests]
+    missing = await context.service.read(lambda ledger: ledger.missing_blobs(digests))
+    return MissingView([digest.hex() for digest in missing])
+
+
+CHAIN_METHODS: tuple[Method, ...] = (
+    info,
+    status,
+    block,
+    header,
+    transactions,
+    identity,
+    identity_of_key,
+    kem_key,
+    folder,
+    record,
+    record_version,
+    consent,
+    missing_blobs,
+)

@@ -1,0 +1,83 @@
+"""The JSON-RPC methods as one table: name, role, types and the coroutine that answers.
+
+Dispatch, role checks and /openrpc.json all read this table, so they cannot differ (SPEC-RPC-2).
+"""
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import msgspec
+
+from fastledger.node.service import NodeService
+from fastledger.rpc.options import RpcOptions
+from fastledger.rpc.rate import RateLimits
+from fastledger.rpc.routes import Caller, Role
+from fastledger.rpc.under_way import UnderWay
+
+ParamsT = TypeVar("ParamsT", bound=msgspec.Struct)
+ResultT = TypeVar("ResultT")
+
+
+@dataclass(slots=True, eq=False)
+class Context:
+    """What handlers work with."""
+
+    service: NodeService
+    options: RpcOptions
+    rates: RateLimits
+    under_way: UnderWay = field(default_factory=UnderWay)
+
+
+Run = Callable[[Context, Caller, Any], Awaitable[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """One method. ``heavy``: a request may hold only a few of them. ``result`` is what the answer is made of.
+
+    A coroutine may return ``msgspec.Raw`` instead: its result, encoded where the work was done.
+    """
+
+    name: str
+    role: Role
+    params: type[msgspec.Struct]
+    result: Any
+    run: Run
+    summary: str
+    heavy: bool = False
+    decode: Callable[[bytes | msgspec.Raw], Any] = field(init=False)
+    required: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Makes the decoder once."""
+        object.__setattr__(self, "decode", msgspec.json.Decoder(self.params).decode)
+        fields = msgspec.structs.fields(self.params)
+        object.__setattr__(self, "required", sum(item.required for item in fields))
+
+
+def method(
+    name: str,
+    role: Role,
+    params: type[ParamsT],
+    result: Any,
+    *,
+    heavy: bool = False,
+) -> Callable[[Callable[[Context, Caller, ParamsT], Awaitable[Any]]], Method]:
+    """Makes the table's row of a coroutine; its docstring's first line is the summary."""
+
+    def make(run: Callable[[Context, Caller, ParamsT], Awaitable[Any]]) -> Method:
+        summary = (run.__doc__ or "").strip().partition("\n")[0]
+        return Method(name, role, params, result, run, summary, heavy)
+
+    return make
+
+
+def method_table(methods: Iterable[Method]) -> Mapping[str, Method]:
+    """The methods by name; raises ``ValueError`` where two have one name."""
+    table: dict[str, Method] = {}
+    for row in methods:
+        if row.name in table:
+            raise ValueError(f"two methods are named {row.name}")
+        table[row.name] = row
+    return table

@@ -1,0 +1,51 @@
+"""Bounds and settings of the wire, with the values that a node has unless its configuration says otherwise."""
+
+from dataclasses import dataclass, field
+
+from fastledger.limits import BATCH_BYTES_MAX
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RateOptions:
+    """What one client may send; None: as much as it likes. A burst is what may come at once."""
+
+    requests_per_second: float | None = None
+    requests_burst: int = 1_000
+    transactions_per_second: float | None = None
+    transactions_burst: int = 20_000
+    clients_max: int = 10_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RpcOptions:
+    """Where the server listens and what it takes at most (SPEC-RPC-7). Times are milliseconds.
+
+    ``header_timeout_ms`` bounds the headers of a request from their first byte, ``request_timeout_ms`` its body, or
+    each pause of an upload, and ``write_timeout_ms`` how long an answer may lie unread. An idle connection is closed
+    after ``idle_timeout_ms``.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 0
+    backlog: int = 1_024
+    connections_max: int = 4_096
+    connections_per_address_max: int = 2_048
+    header_timeout_ms: int = 10_000
+    request_timeout_ms: int = 30_000
+    idle_timeout_ms: int = 75_000
+    write_timeout_ms: int = 20_000
+    handshake_timeout_ms: int = 10_000
+    header_bytes_max: int = 8_190
+    headers_max: int = 64
+    json_bytes_max: int = 2 * 1024 * 1024
+    batch_bytes_max: int = BATCH_BYTES_MAX
+    bodies_bytes_max: int = 256 * 1024 * 1024
+    calls_per_request_max: int = 100
+    heavy_calls_per_request_max: int = 4
+    page_bytes_max: int = 4 * 1024 * 1024
+    subscriptions_max: int = 10_000
+    subscriptions_per_connection_max: int = 16
+    frame_bytes_max: int = 64 * 1024
+    ping_interval_ms: int = 20_000
+    stop_timeout_ms: int = 30_000
+    rate: RateOptions = field(default_factory=RateOptions)

@@ -1,0 +1,247 @@
+"""The paths of the wire as one table: what is dispatched, limited, checked for roles and described in /openapi.json.
+
+A handler is a coroutine over a :class:`Call` that returns an answer; what it raises becomes an error answer
+(:mod:`fastledger.rpc.errors`). It reads the body through its call, which bounds bytes and time.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+from aiohttp import web
+
+from fastledger.errors import BadRequestError, Code, InputError, LedgerBusyError
+
+Role: TypeAlias = Literal["reader", "submitter", "operator"]
+ROLES: tuple[Role, ...] = ("reader", "submitter", "operator")
+HttpMethod: TypeAlias = Literal["GET", "HEAD", "POST", "PATCH", "DELETE", "OPTIONS"]
+_BUSY_RETRY_MS = 200
+
+
+@dataclass(slots=True, eq=False)
+class Caller:
+    """Who is at the other end: ``name`` from the configuration or the address, and what they may do."""
+
+    name: str
+    address: str
+    roles: frozenset[Role]
+    authenticated: bool = False
+
+
+class BodyRoom:
+    """Memory for the bodies that are being received and worked on, all connections together."""
+
+    def __init__(self, bytes_max: int) -> None:
+        """At most so many bytes; one body alone is always let in."""
+        self.bytes_max = bytes_max
+        self.bytes = 0
+
+    def take(self, count: int) -> None:
+        """Raises ``LedgerBusyError`` where the others leave no room."""
+        if self.bytes and self.bytes + count > self.bytes_max:
+            raise LedgerBusyError("too many long requests at a time", retry_after_ms=_BUSY_RETRY_MS)
+        self.bytes += count
+
+
+class Call:
+    """One request on its way through its handler."""
+
+    __slots__ = ("_held", "caller", "parameters", "request", "room", "timeout_ms")
+
+    def __init__(
+        self,
+        request: web.BaseRequest,
+        caller: Caller,
+        parameters: Mapping[str, str],
+        timeout_ms: int,
+        room: BodyRoom,
+    ) -> None:
+        """``parameters`` are the parts of the path that its template names."""
+        self.request = request
+        self.caller = caller
+        self.parameters = parameters
+        self.timeout_ms = timeout_ms
+        self.room = room
+        self._held = 0
+
+    def release(self) -> None:
+        """The body is not needed any more."""
+        self.room.bytes -= self._held
+        self._held = 0
+
+    def _hold(self, count: int) -> None:
+        self.room.take(count)
+        self._held += count
+
+    async def body(self, bytes_max: int) -> bytes:
+        """The whole body; raises ``InputError`` (``OVERSIZED``), ``BadRequestError`` where it does not come in time."""
+        self.check_announced(bytes_max)
+        content = self.request.content
+        if content.is_eof():
+            # It came with the headers, as a small one does: nothing to wait for.
+            data = content.read_nowait()
+            if len(data) > bytes_max:
+                raise _oversized(bytes_max)
+            return data
+        # What is announced is held from the start, so that a body let in is a body that can end.
+        announced = self.request.content_length
+        self._hold(announced or 0)
+        self.invite()
+        pieces: list[bytes] = []
+        room = bytes_max
+        try:
+            async with asyncio.timeout(self.timeout_ms / 1000):
+                while piece := await content.readany():
+                    room -= len(piece)
+                    if room < 0:
+                        raise _oversized(bytes_max)
+                    if announced is None:
+                        self._hold(len(piece))
+                    pieces.append(piece)
+        except TimeoutError:
+            raise body_too_slow() from None
+        return b"".join(pieces)
+
+    async def pieces(self, bytes_max: int) -> AsyncIterator[bytes]:
+        """The body as it comes, for what is too long to hold; each piece has to come within the time of a request."""
+        self.check_announced(bytes_max)
+        self.invite()
+        room = bytes_max
+        while True:
+            try:
+                async with asyncio.timeout(self.timeout_ms / 1000):
+                    piece = await self.request.content.readany()
+            except TimeoutError:
+                raise body_too_slow() from None
+            if not piece:
+                return
+            room -= len(piece)
+            if room < 0:
+                raise _oversized(bytes_max)
+            yield piece
+
+    def invite(self) -> None:
+        """Answers ``Expect: 100-continue`` (RFC 9110 §10.1.1), now that the body is wanted."""
+        transport = self.request.transport
+        if transport is not None and self.request.headers.get("Expect", "").lower() == "100-continue":
+            transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def check_announced(self, bytes_max: int) -> None:
+        """Refuses a body that is announced as too long, or as compressed, before it is read."""
+        headers = self.request.headers
+        length = headers.get("Content-Length")
+        if length is not None and int(length) > bytes_max:
+            raise _oversized(bytes_max)
+        if headers.get("Content-Encoding", "identity") != "identity":
+            raise BadRequestError("a compressed body is not read", status=415)
+
+
+def _oversized(bytes_max: int) -> InputError:
+    return InputError(f"the body has more than {bytes_max} bytes", code=Code.OVERSIZED)
+
+
+def body_too_slow() -> BadRequestError:
+    """The error for a body that does not come in time."""
+    return BadRequestError("the body did not come in time", status=408)
+
+
+Handler: TypeAlias = Callable[[Call], Awaitable[web.StreamResponse]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Content:
+    """A body in the description: its media type and, for JSON, the msgspec type it is made of."""
+
+    media_type: str
+    schema: Any = None
+    description: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parameter:
+    """A parameter in the description; ``schema`` is a msgspec-describable type."""
+
+    name: str
+    place: Literal["path", "query", "header"]
+    schema: Any = str
+    required: bool = False
+    description: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """One method on one path. ``path`` may have ``{name}`` as a whole segment; ``role`` None: anyone.
+
+    ``responses``: what success looks like, by status; ``errors``: statuses of its own beside the common ones.
+    """
+
+    method: HttpMethod
+    path: str
+    handler: Handler
+    role: Role | None
+    summary: str
+    request: Content | None = None
+    responses: Mapping[int, Content | None] = field(default_factory=lambda: {200: None})
+    parameters: Sequence[Parameter] = ()
+    errors: Sequence[int] = ()
+
+
+class RouteTable:
+    """Finds the route of a request; paths without parameters in one look-up."""
+
+    def __init__(self, routes: Sequence[Route]) -> None:
+        """Raises ``ValueError`` where two routes are the same."""
+        self.routes = tuple(routes)
+        self._fixed: dict[str, dict[str, Route]] = {}
+        self._templates: list[tuple[list[str], dict[str, Route]]] = []
+        for route in routes:
+            methods = self._methods_of(route.path)
+            if route.method in methods:
+                raise ValueError(f"{route.method} {route.path} stands twice")
+            methods[route.method] = route
+
+    def _methods_of(self, path: str) -> dict[str, Route]:
+        if "{" not in path:
+            return self._fixed.setdefault(path, {})
+        segments = path.split("/")
+        for known, methods in self._templates:
+            if known == segments:
+                return methods
+        self._templates.append((segments, {}))
+        return self._templates[-1][1]
+
+    def find(self, method: str, path: str) -> tuple[Route, Mapping[str, str]]:
+        """The route and its path's parameters; raises ``BadRequestError`` with status 404 or 405."""
+        methods = self._fixed.get(path)
+        if methods is not None:
+            route = methods.get(method)
+            if route is None:
+                raise _not_allowed(methods)
+            return route, {}
+        segments = path.split("/")
+        for template, methods in self._templates:
+            parameters = _match(template, segments)
+            if parameters is not None:
+                route = methods.get(method)
+                if route is None:
+                    raise _not_allowed(methods)
+                return route, parameters
+        raise BadRequestError("there is nothing at this path", status=404)
+
+
+def _not_allowed(methods: Mapping[str, Route]) -> BadRequestError:
+    allowed = ", ".join(sorted(methods))
+    return BadRequestError(f"this path takes {allowed}", status=405, headers={"Allow": allowed})
+
+
+def _match(template: list[str], segments: list[str]) -> dict[str, str] | None:
+    if len(template) != len(segments):
+        return None
+    found: dict[str, str] = {}
+    for expected, given in zip(template, segments, strict=True):
+        if expected.startswith("{"):
+            found[expected[1:-1]] = given
+        elif expected != given:
+            return None
+    return found

@@ -1,0 +1,155 @@
+"""JSON-RPC methods about transactions: submit, find, prove."""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from fastledger.chain.ledger import Ledger
+from fastledger.chain.outcome import Outcome
+from fastledger.chain.query import Entry, Query
+from fastledger.errors import Code, InputError, NotFoundError
+from fastledger.rpc.methods import Context, Method, method
+from fastledger.rpc.protocol import EntryView, Verdict, Wait
+from fastledger.rpc.routes import Caller
+from fastledger.rpc.signatures import low_s
+from fastledger.rpc.views import (
+    PageView,
+    QueryParams,
+    StatementView,
+    SubmitBatchParams,
+    SubmitParams,
+    TransactionStatusView,
+    TxidParams,
+    VerdictsView,
+    entry_view,
+    wire_status,
+)
+
+_IDS = ("signer", "subject", "record", "folder", "consent", "token")
+_PLAIN = (
+    "kind",
+    "from_height",
+    "to_height",
+    "from_time_ms",
+    "to_time_ms",
+    "newest_first",
+    "cursor",
+    "limit",
+)
+
+
+def verdict_of(outcome: Outcome, wait: Wait) -> Verdict:
+    """An outcome of a submission that waited so far."""
+    return Verdict.of(outcome, wire_status(wait, outcome.status, outcome.height))
+
+
+@method("transaction.submit", "submitter", SubmitParams, Verdict)
+async def submit(context: Context, caller: Caller, params: SubmitParams) -> Verdict:
+    """Submits one transaction and returns its verdict once it stands as far as `wait` says."""
+    context.rates.take_transactions(caller, 1)
+    outcome = await context.service.ingest.submit(low_s(params.transaction), wait=params.wait)
+    if params.wait != "durable":
+        context.under_way.note((outcome,))
+    return verdict_of(outcome, params.wait)
+
+
+@method("transaction.submit_batch", "submitter", SubmitBatchParams, VerdictsView)
+async def submit_batch(context: Context, caller: Caller, params: SubmitBatchParams) -> VerdictsView:
+    """Submits transactions that are executed in their order, and returns the verdict on each."""
+    context.rates.take_transactions(caller, len(params.transactions))
+    batch = [low_s(encoded) for encoded in params.transactions]
+    outcomes = await context.service.ingest.submit_batch(batch, wait=params.wait)
+    if params.wait != "durable":
+        context.under_way.note(outcomes)
+    return VerdictsView([verdict_of(outcome, params.wait) for outcome in outcomes])
+
+
+@method("transaction.get", "reader", TxidParams, EntryView)
+async def get(context: Context, caller: Caller, params: TxidParams) -> EntryView:
+    """The transaction of an id, its place in the chain and its result."""
+    txid = bytes.fromhex(params.txid)
+    return await context.service.read(lambda ledger: entry_view(ledger.get(txid)))
+
+
+@method("transaction.status", "reader", TxidParams, TransactionStatusView)
+async def status(context: Context, caller: Caller, params: TxidParams) -> TransactionStatusView:
+    """Where a transaction stands: pending, durable, refused or unknown."""
+    txid = bytes.fromhex(params.txid)
+    try:
+        entry = await context.service.read(lambda ledger: ledger.get(txid))
+    except NotFoundError:
+        pending = txid in context.under_way and not context.service.ledger.halted
+        return TransactionStatusView(params.txid, "pending" if pending else "unknown")
+    context.under_way.forget(txid)
+    code = entry.code
+    word = "durable" if code == Code.OK else "refused"
+    return TransactionStatusView(
+        params.txid,
+        word,  # type: ignore[arg-type]
+        int(code),
+        code.slug,
+        entry.height,
+        entry.index,
+        entry.time_ms,
+    )
+
+
+@method("transaction.query", "reader", QueryParams, PageView, heavy=True)
+async def query(context: Context, caller: Caller, params: QueryParams) -> msgspec.Raw:
+    """A page of the transactions that meet all conditions."""
+    conditions = query_of(params)
+    bytes_max = context.options.page_bytes_max
+    return await context.service.read(
+        lambda ledger: _page(ledger, conditions, params.status == "refused", bytes_max), heavy=True
+    )
+
+
+def query_of(params: QueryParams) -> Query:
+    """The engine's query; raises ``InputError`` (``BAD_QUERY``) where the conditions make no sense."""
+    values = {name: getattr(params, name) for name in _PLAIN}
+    for name in _IDS:
+        text = getattr(params, name)
+        values[name] = None if text is None else bytes.fromhex(text)
+    try:
+        code = None if params.code is None else Code(params.code)
+    except ValueError:
+        raise InputError("no such result code", code=Code.BAD_QUERY) from None
+    if params.status == "durable":
+        if code not in (None, Code.OK):
+            raise InputError("a durable transaction has code 0", code=Code.BAD_QUERY)
+        code = Code.OK
+    if params.status == "refused" and code == Code.OK:
+        raise InputError("a refused transaction has a code other than 0", code=Code.BAD_QUERY)
+    # Refusals are among the alerts; what else is there is left out of the page.
+    refusals = params.status == "refused" and code is None
+    return Query(code=code, alerts=params.alerts or refusals, **values)
+
+
+def _page(ledger: Ledger, conditions: Query, refused_only: bool, bytes_max: int) -> msgspec.Raw:
+    """On a reader's thread: the page, cut where it gets long, and encoded."""
+    page = ledger.query(conditions)
+    entries, following = cut_entries(page.entries, bytes_max)
+    views = [entry_view(entry) for entry in entries if not (refused_only and entry.code == Code.OK)]
+    cursor = page.next_cursor if following is None else following.seq
+    return msgspec.Raw(msgspec.json.encode(PageView(views, cursor)))
+
+
+def cut_entries(entries: Sequence[Entry], bytes_max: int) -> tuple[Sequence[Entry], Entry | None]:
+    """At least one and at most so many bytes of transactions, and the first that is left out."""
+    room = bytes_max
+    for place, entry in enumerate(entries):
+        room -= len(entry.encoded)
+        if room < 0 and place:
+            return entries[:place], entry
+    return entries, None
+
+
+@method("transaction.prove", "reader", TxidParams, StatementView, heavy=True)
+async def prove(context: Context, caller: Caller, params: TxidParams) -> StatementView:
+    """The transparent statement of a transaction: itself and its receipt, verifiable offline."""
+    txid = bytes.fromhex(params.txid)
+    statement = await context.service.read(lambda ledger: ledger.prove(txid), heavy=True)
+    return StatementView(params.txid, statement)
+
+
+TRANSACTION_METHODS: tuple[Method, ...] = (submit, submit_batch, get, status, query, prove)

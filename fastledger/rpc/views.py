@@ -1,0 +1,466 @@
+"""Parameters and results of the JSON-RPC methods, beside those of :mod:`fastledger.rpc.protocol`.
+
+Parameters are objects by name; a field that is not known is refused, so that a misspelt condition never finds
+everything. Ids and hashes are lower-case hexadecimal, byte strings base64, times integer UTC milliseconds.
+"""
+
+from typing import Annotated, Any, Literal, TypeAlias
+
+import msgspec
+from msgspec import Meta
+
+from fastledger.chain.query import Entry
+from fastledger.limits import QUERY_PAGE_DEFAULT, QUERY_PAGE_MAX, TRANSACTION_BYTES_MAX
+from fastledger.model.block import Block
+from fastledger.model.bodies import Right
+from fastledger.rpc.protocol import (
+    BlockView,
+    Count,
+    EntryView,
+    Filter,
+    Hex8,
+    Hex16,
+    Hex32,
+    Hex33,
+    Status,
+    Topic,
+    Verdict,
+    Wait,
+)
+from fastledger.state.entities import PURPOSE_BITS, Consent, Folder, Identity, Record, RecordVersion
+
+Encoded: TypeAlias = Annotated[bytes, Meta(max_length=TRANSACTION_BYTES_MAX)]
+PageSize: TypeAlias = Annotated[int, Meta(ge=1, le=QUERY_PAGE_MAX)]
+Height: TypeAlias = Annotated[int, Meta(ge=0, le=2**53 - 1)]
+Kind: TypeAlias = Annotated[str, Meta(max_length=32)]
+Label: TypeAlias = Annotated[str, Meta(max_length=64)]
+FilePath: TypeAlias = Annotated[str, Meta(min_length=1, max_length=4096)]
+
+
+class Params(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Base of all parameters."""
+
+
+class Nothing(Params, frozen=True):
+    """No parameters."""
+
+
+# The ledger.
+
+
+class InfoView(msgspec.Struct, frozen=True):
+    """What a client has to know of a node before anything else."""
+
+    protocol: Count
+    version: str
+    chain_id: Hex8
+    genesis: bytes
+    engine: str
+    height: Count
+    head: Hex32
+    transactions: Count
+    now_ms: Count
+
+
+class LedgerStatusView(msgspec.Struct, frozen=True):
+    """Figures of the ledger and its queues."""
+
+    state: Literal["ready", "stopping", "halted", "stopped"]
+    chain_id: Hex8
+    engine: str
+    height: Count
+    head: Hex32
+    transactions: Count
+    queue_depth: Count
+    pending_transactions: Count
+    pending_bytes: Count
+    pending_reads: Count
+    subscriptions: Count
+    replayed_blocks: Count
+    index: dict[str, Any]
+    blobs: dict[str, Any]
+
+
+# Transactions.
+
+
+class SubmitParams(Params, frozen=True):
+    """One COSE_Sign1 and how far to wait for it."""
+
+    transaction: Encoded
+    wait: Wait = "durable"
+
+
+class SubmitBatchParams(Params, frozen=True):
+    """Transactions of one batch, in the order in which they are to be executed."""
+
+    transactions: Annotated[list[Encoded], Meta(min_length=1, max_length=1_000)]
+    wait: Wait = "durable"
+
+
+class VerdictsView(msgspec.Struct, frozen=True):
+    """The verdicts on a batch, in its order."""
+
+    verdicts: list[Verdict]
+
+
+class TxidParams(Params, frozen=True):
+    """A transaction's id."""
+
+    txid: Hex32
+
+
+class TransactionStatusView(msgspec.Struct, frozen=True):
+    """Where a transaction stands. *pending*: taken, its block not durable yet. *unknown*: this node has no trace."""
+
+    txid: Hex32
+    status: Literal["pending", "durable", "refused", "unknown"]
+    code: Count = 0
+    reason: str = "ok"
+    height: Count | None = None
+    index: Count | None = None
+    time_ms: Count | None = None
+
+
+class QueryParams(Params, frozen=True):
+    """All conditions that are set must hold. ``signer`` and ``subject`` are identity ids.
+
+    ``status`` finds all that were executed or all that were refused, ``code`` those of one result. Heights and times
+    bound a range, both ends included. ``cursor`` is the ``next_cursor`` of the page before.
+    """
+
+    kind: Kind | None = None
+    signer: Hex16 | None = None
+    subject: Hex16 | None = None
+    record: Hex16 | None = None
+    folder: Hex16 | None = None
+    consent: Hex16 | None = None
+    token: Hex16 | None = None
+    status: Literal["durable", "refused"] | None = None
+    code: Annotated[int, Meta(ge=0, le=999)] | None = None
+    alerts: bool = False
+    from_height: Height | None = None
+    to_height: Height | None = None
+    from_time_ms: Height | None = None
+    to_time_ms: Height | None = None
+    newest_first: bool = False
+    cursor: Count | None = None
+    limit: PageSize = QUERY_PAGE_DEFAULT
+
+
+class PageView(msgspec.Struct, frozen=True):
+    """Some of the answers: at most ``limit``, fewer where they are long. The last page has no ``next_cursor``."""
+
+    entries: list[EntryView]
+    next_cursor: Count | None
+
+
+class StatementView(msgspec.Struct, frozen=True):
+    """A transparent statement: the transaction and its receipt in one, verifiable offline."""
+
+    txid: Hex32
+    statement: bytes
+
+
+# Blocks.
+
+
+class BlockParams(Params, frozen=True):
+    """A height; absent: the newest block."""
+
+    height: Height | None = None
+
+
+class HeaderView(msgspec.Struct, frozen=True):
+    """All that a block commits to. ``header`` is the 80 bytes that are hashed, ``body`` what they commit to."""
+
+    height: Count
+    block_id: Hex32
+    previous_id: Hex32
+    time_ms: Count
+    tx_root: Hex32
+    result_root: Hex32
+    state_root: Hex32
+    history_root: Hex32
+    proposer: Hex33
+    header: bytes
+    body: bytes
+    seal: bytes
+
+
+class BlockTransactionsParams(Params, frozen=True):
+    """Transactions of the block at ``height`` from ``index`` on."""
+
+    height: Height
+    index: Count = 0
+    limit: PageSize = QUERY_PAGE_DEFAULT
+
+
+class BlockTransactionsView(msgspec.Struct, frozen=True):
+    """Some transactions of a block; ``next_index`` is null behind the last one."""
+
+    entries: list[EntryView]
+    next_index: Count | None
+
+
+# The present state.
+
+
+class IdentityParams(Params, frozen=True):
+    """An identity id."""
+
+    identity: Hex16
+
+
+class KeyParams(Params, frozen=True):
+    """A compressed public key."""
+
+    key: Hex33
+
+
+class FolderParams(Params, frozen=True):
+    """A folder id."""
+
+    folder: Hex16
+
+
+class RecordParams(Params, frozen=True):
+    """A record id."""
+
+    record: Hex16
+
+
+class RecordVersionParams(Params, frozen=True):
+    """A record id and a version, 0 for the present one."""
+
+    record: Hex16
+    version: Annotated[int, Meta(ge=0, le=2**32 - 1)] = 0
+
+
+class ConsentParams(Params, frozen=True):
+    """A consent id."""
+
+    consent: Hex16
+
+
+class IdentityView(msgspec.Struct, frozen=True):
+    """Who may sign, and as what. ``endorsed_until_ms`` 0: nobody vouches for the role."""
+
+    identity: Hex16
+    key: Hex33
+    role: str
+    endorser: str
+    endorsed_until_ms: Count
+    revoked: bool
+
+    @classmethod
+    def of(cls, identity: str, entity: Identity) -> "IdentityView":
+        """An identity as it goes out."""
+        return cls(
+            identity,
+            entity.key.hex(),
+            entity.role.value,
+            entity.endorser.hex(),
+            entity.endorsed_until_ms,
+            entity.revoked,
+        )
+
+
+class IdentityOfKeyView(msgspec.Struct, frozen=True):
+    """The identity that a key signs for."""
+
+    key: Hex33
+    identity: Hex16
+
+
+class KemKeyView(msgspec.Struct, frozen=True):
+    """The public key under which keys are wrapped to an identity."""
+
+    identity: Hex16
+    kem: bytes
+
+
+class FolderView(msgspec.Struct, frozen=True):
+    """Owner and key epoch of a folder."""
+
+    folder: Hex16
+    owner: Hex16
+    epoch: Count
+
+    @classmethod
+    def of(cls, folder: str, entity: Folder) -> "FolderView":
+        """A folder as it goes out."""
+        return cls(folder, entity.owner.hex(), entity.epoch)
+
+
+class RecordVersionView(msgspec.Struct, frozen=True):
+    """One version's envelope."""
+
+    digest: Hex32
+    size: Count
+    epoch: Count
+    author: Hex16
+    time_ms: Count
+
+    @classmethod
+    def of(cls, entity: RecordVersion) -> "RecordVersionView":
+        """A version as it goes out."""
+        return cls(entity.digest.hex(), entity.size, entity.epoch, entity.author.hex(), entity.time_ms)
+
+
+class RecordView(msgspec.Struct, frozen=True):
+    """A record and its present version, numbered from 1."""
+
+    record: Hex16
+    folder: Hex16
+    version: Count
+    erased: bool
+    present: RecordVersionView
+
+    @classmethod
+    def of(cls, record: str, entity: Record) -> "RecordView":
+        """A record as it goes out."""
+        present = RecordVersionView.of(entity.present)
+        return cls(record, entity.folder.hex(), entity.version, entity.erased, present)
+
+
+class ConsentView(msgspec.Struct, frozen=True):
+    """A consent as granted, with its purposes as HL7 codes."""
+
+    consent: Hex16
+    owner: Hex16
+    grantee: Hex16
+    folders: list[Hex16]
+    purposes: list[str]
+    rights: list[Literal["read", "write"]]
+    until_ms: Count
+    revoked: bool
+
+    @classmethod
+    def of(cls, consent: str, entity: Consent) -> "ConsentView":
+        """A consent as it goes out."""
+        rights: list[Literal["read", "write"]] = []
+        if entity.rights & Right.READ:
+            rights.append("read")
+        if entity.rights & Right.WRITE:
+            rights.append("write")
+        return cls(
+            consent,
+            entity.owner.hex(),
+            entity.grantee.hex(),
+            [folder.hex() for folder in entity.folders],
+            [purpose.value for purpose, bit in PURPOSE_BITS.items() if entity.purposes & bit],
+            rights,
+            entity.until_ms,
+            entity.revoked,
+        )
+
+
+class DigestsParams(Params, frozen=True):
+    """SHA-256 digests of envelopes."""
+
+    digests: Annotated[list[Hex32], Meta(max_length=1_000)]
+
+
+class MissingView(msgspec.Struct, frozen=True):
+    """Those that the node has to be sent before a record can name them."""
+
+    missing: list[Hex32]
+
+
+class StoredView(msgspec.Struct, frozen=True):
+    """Digests of the envelopes that a request brought, in its order; all are synced."""
+
+    digests: list[Hex32]
+
+
+# Subscriptions.
+
+
+class OpenParams(Params, frozen=True):
+    """What to follow, and from where: a height for blocks, else a transaction's number; absent: from now on."""
+
+    topic: Topic
+    cursor: Count | None = None
+    filter: Filter | None = None
+
+
+class OpenedView(msgspec.Struct, frozen=True):
+    """A subscription and the cursor that it begins at."""
+
+    subscription: str
+    cursor: Count
+
+
+class CloseParams(Params, frozen=True):
+    """A subscription of this connection."""
+
+    subscription: Label
+
+
+class ClosedView(msgspec.Struct, frozen=True):
+    """The cursor behind everything that was sent."""
+
+    subscription: str
+    cursor: Count
+
+
+# What views are made from.
+
+
+def entry_view(entry: Entry) -> EntryView:
+    """A transaction of the chain as it goes out; off the loop, since its id is hashed."""
+    transaction = entry.transaction
+    code = entry.code
+    return EntryView(
+        entry.seq,
+        transaction.txid.hex(),
+        entry.height,
+        entry.index,
+        entry.time_ms,
+        transaction.kind,
+        transaction.signer.hex(),
+        int(code),
+        code.slug,
+        entry.encoded,
+    )
+
+
+def block_view(block: Block, first_seq: int) -> BlockView:
+    """A block without its transactions."""
+    return BlockView(
+        block.height,
+        block.block_id.hex(),
+        block.header.previous_id.hex(),
+        block.body.time_ms,
+        first_seq,
+        block.count,
+    )
+
+
+def header_view(block: Block) -> HeaderView:
+    """A block's header and what it commits to."""
+    body = block.body
+    return HeaderView(
+        block.height,
+        block.block_id.hex(),
+        block.header.previous_id.hex(),
+        body.time_ms,
+        body.tx_root.hex(),
+        body.result_root.hex(),
+        body.state_root.hex(),
+        body.history_root.hex(),
+        body.proposer.hex(),
+        block.header.encode(),
+        body.encode(),
+        block.seal,
+    )
+
+
+def wire_status(verdict_wait: Wait, status: str, height: int | None) -> Status:
+    """The word for an outcome of a submission that waited so far: nothing is called durable before it is."""
+    if status == "durable" and verdict_wait == "ordered":
+        return "ordered"
+    if status == "rejected" or height is not None:
+        return status  # type: ignore[return-value]
+    return "accepted"
