@@ -14,7 +14,9 @@
     │   ├── BadRequestError     a request that a node cannot take; has the HTTP ``status``
     │   ├── UnauthenticatedError  the caller has to say who it is
     │   ├── ForbiddenError      the caller's roles do not allow it
-    │   └── RateLimitedError    the caller sends too much; has ``retry_after_ms``
+    │   ├── RateLimitedError    the caller sends too much; has ``retry_after_ms``
+    │   ├── ConfigError         a node's configuration; has ``problems``, each with its line
+    │   └── CertificateError    a certificate, key or authority that cannot be used
     └── LedgerError           the ledger cannot do it now
         ├── LedgerLockedError   another process (or this one) has the directory open
         ├── LedgerClosedError   used after ``close()``
@@ -102,13 +104,15 @@ class Code(IntEnum):
     BAD_BLOCK = 307
     BAD_QUERY = 308
     UNKNOWN_FOLDER_KEY = 309
-    UNREACHABLE = 319
+    BAD_CONFIG = 311
+    BAD_CERTIFICATE = 312
 
     # Around the node.
     FORBIDDEN = 313
     RATE_LIMITED = 314
     UNAUTHENTICATED = 315
     BAD_REQUEST = 316
+    UNREACHABLE = 319
 
     # The ledger itself.
     LOCKED = 900
@@ -193,6 +197,22 @@ class ReceiptError(InputError):
     """A receipt, proof or transparent statement that does not verify."""
 
     default_code = Code.BAD_RECEIPT
+
+
+class ConfigError(InputError):
+    """A configuration that cannot be used; ``problems`` are all of them, each with its place, none with a value."""
+
+    default_code = Code.BAD_CONFIG
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = tuple(problems)
+
+
+class CertificateError(InputError):
+    """A certificate, key, revocation list or authority that cannot be used."""
+
+    default_code = Code.BAD_CERTIFICATE
 
 
 class NotFoundError(InputError):
