@@ -10,6 +10,7 @@
     │   ├── EnvelopeError       an envelope that does not open: wrong key, wrong context, damaged
     │   ├── KeystoreError       wrong password, damaged or foreign keystore
     │   ├── ReceiptError        a receipt or proof that does not verify
+    │   ├── UploadConflict      bytes for another place of an upload than its ``offset``
     │   ├── NotFoundError       nothing is known under that id
     │   ├── BadRequestError     a request that a node cannot take; has the HTTP ``status``
     │   ├── UnauthenticatedError  the caller has to say who it is
@@ -112,6 +113,8 @@ class Code(IntEnum):
     RATE_LIMITED = 314
     UNAUTHENTICATED = 315
     BAD_REQUEST = 316
+    UPLOAD_CONFLICT = 317
+    UNKNOWN_UPLOAD = 318
     UNREACHABLE = 319
 
     # The ledger itself.
@@ -213,6 +216,16 @@ class CertificateError(InputError):
     """A certificate, key, revocation list or authority that cannot be used."""
 
     default_code = Code.BAD_CERTIFICATE
+
+
+class UploadConflict(InputError):
+    """Bytes for another place of an upload than the one that ``offset`` says is next."""
+
+    default_code = Code.UPLOAD_CONFLICT
+
+    def __init__(self, message: str, *, offset: int) -> None:
+        super().__init__(message)
+        self.offset = offset
 
 
 class NotFoundError(InputError):

@@ -10,7 +10,7 @@ are stored once, and an access read resumes by its ticket. Payloads are never lo
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -27,7 +27,7 @@ from fastledger.client.submission import Chunk, encoded_of, prepare
 from fastledger.client.transfer import Transfers
 from fastledger.client.views import strange
 from fastledger.client.wallet import SealedRecord, Wallet
-from fastledger.errors import Code, InputError, NotFoundError, UnreachableError
+from fastledger.errors import Code, InputError, NotFoundError, TransactionError, UnreachableError
 from fastledger.limits import (
     BATCH_BYTES_MAX,
     BATCH_TRANSACTIONS_MAX,
@@ -46,6 +46,7 @@ from fastledger.rpc.protocol import (
 T = TypeVar("T")
 WAIT_FOR_MS_MAX = 500
 IN_FLIGHT = 4
+ACCESSES_MAX = 3
 TRANSACTIONS_PATH = "/v1/transactions"
 
 
@@ -259,12 +260,24 @@ class AsyncClient(NodeReader):
     async def read_record(
         self, wallet: Wallet, record: bytes, purpose: Purpose, *, version: int = 0
     ) -> bytes:
-        """Reads a record through the audit and opens it with the wallet's folder key; version 0 is the present one."""
-        envelope = await self.read(wallet.access(record, purpose, version=version))
+        """Reads a record through the audit and opens it with the wallet's folder key; version 0 is the present one.
+
+        Where the answer was lost for good another access is signed: the audit then has two.
+        """
+        envelope = await self._read_again(lambda: wallet.access(record, purpose, version=version))
         state = await self.record(record)
         return wallet.open_record(
             envelope, folder=state.folder, record=record, version=version or state.version
         )
+
+    async def _read_again(self, sign: Callable[[], Transaction]) -> bytes:
+        for _ in range(ACCESSES_MAX - 1):
+            try:
+                return await self.read(sign())
+            except TransactionError as error:
+                if error.code != Code.DUPLICATE:
+                    raise
+        return await self.read(sign())
 
     # Following.
 

@@ -1,7 +1,7 @@
 """A node's errors become the exceptions of :mod:`fastledger.errors` again, by their code (SPEC-CLI-4)."""
 
 from collections.abc import Iterator, Mapping
-from inspect import signature
+from inspect import Parameter, signature
 
 import msgspec
 
@@ -22,8 +22,6 @@ from fastledger.rpc.protocol import INTERNAL_ERROR, ErrorData, RpcError
 
 MESSAGE_CHARS_MAX = 500
 RETRY_AFTER_S_MAX = 3600
-# Their constructors ask for more than a message; codes of transactions are no class's own.
-_SPECIAL = (TransactionError, AccessRefused, FhirError, CorruptionError, UnreachableError)
 _LEDGER_CODES = range(900, 1000)
 _TRANSACTION_CODES = range(100, 300)
 
@@ -34,18 +32,22 @@ def _classes(root: type[FastLedgerError]) -> Iterator[type[FastLedgerError]]:
         yield from _classes(cls)
 
 
-def _by_code() -> dict[Code, type[FastLedgerError]]:
-    """The class whose instances carry a code where they name no other: the most general one of each."""
+def _asked(cls: type[FastLedgerError]) -> set[str]:
+    """What a constructor wants to know."""
+    return {name for name, item in signature(cls).parameters.items() if item.default is Parameter.empty}
+
+
+def _by_code(asked: set[str]) -> dict[Code, type[FastLedgerError]]:
+    """The most general class of each code, of those that are made of so much."""
     found: dict[Code, type[FastLedgerError]] = {}
     for cls in _classes(FastLedgerError):
-        if cls.__module__ == errors.__name__ and not issubclass(cls, _SPECIAL):
+        if cls.__module__ == errors.__name__ and _asked(cls) == asked:
             found.setdefault(cls.default_code, cls)
     return found
 
 
-_BY_CODE = _by_code()
-# Busy and rate-limited: errors that say when to come back.
-_WITH_WAIT = {cls for cls in _BY_CODE.values() if "retry_after_ms" in signature(cls).parameters}
+_PLAIN = _by_code({"message"})
+_WITH_WAIT = _by_code({"message", "retry_after_ms"})
 
 
 def error_of(fault: RpcError, *, retry_after_ms: int | None = None) -> FastLedgerError:
@@ -60,12 +62,12 @@ def error_of(fault: RpcError, *, retry_after_ms: int | None = None) -> FastLedge
     message = message.removeprefix(f"{code.slug}: ")
     if code in _TRANSACTION_CODES:
         return TransactionError(message, code=code, txid=_txid(data.txid))
-    cls = _BY_CODE.get(code)
-    if cls is None:
-        return (LedgerError if code in _LEDGER_CODES else InputError)(message, code=code)
-    if cls in _WITH_WAIT:
-        return cls(message, retry_after_ms=min(max(wait_ms or 0, 0), RETRY_AFTER_S_MAX * 1000))  # type: ignore[call-arg]
-    return cls(message)
+    if code in _WITH_WAIT:
+        bounded_ms = min(max(wait_ms or 0, 0), RETRY_AFTER_S_MAX * 1000)
+        return _WITH_WAIT[code](message, retry_after_ms=bounded_ms)  # type: ignore[call-arg]
+    if code in _PLAIN:
+        return _PLAIN[code](message)
+    return (LedgerError if code in _LEDGER_CODES else InputError)(message, code=code)
 
 
 def _foreign(code: int, message: str) -> FastLedgerError:

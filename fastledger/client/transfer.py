@@ -17,7 +17,7 @@ from fastledger.client.retry import Retry
 from fastledger.errors import (
     AccessRefused,
     Code,
-    FastLedgerError,
+    InputError,
     NotFoundError,
     TransactionError,
     UnreachableError,
@@ -26,8 +26,8 @@ from fastledger.limits import BLOB_BYTES_MAX, BLOB_PACKED_BYTES_MAX
 from fastledger.model.transaction import Transaction
 from fastledger.rpc.protocol import (
     CBOR_SEQUENCE_TYPE,
-    CBOR_TYPE,
     DIGEST_HEADER,
+    OCTETS_TYPE,
     TICKET_HEADER,
     TUS_TYPE,
     TUS_VERSION,
@@ -111,15 +111,13 @@ class Transfers:
             try:
                 await self._send_pieces(location, memoryview(blob))
                 return
-            except NotFoundError:
-                continue  # the node gave the upload up, or restarted without it
-            except FastLedgerError as error:
-                if error.code != Code(318):
-                    raise
+            except InputError as error:
+                if error.code not in (Code.NOT_FOUND, Code.UNKNOWN_UPLOAD):
+                    raise  # else the node gave the upload up: from the start
         raise UnreachableError("the node keeps losing the upload", transient=False)
 
     async def _begin_upload(self, digest: bytes, size: int) -> str:
-        metadata = base64.b64encode(digest.hex().encode()).decode()
+        metadata = base64.b64encode(digest).decode()
         answer = await self._transport.exchange(
             "POST",
             UPLOADS_PATH,
@@ -147,7 +145,13 @@ class Transfers:
                     if stands_at == len(blob):
                         return stands_at
                 start, stands_at = stands_at, -1  # unknown until the answer is here
-                return await self._send_piece(location, blob, start)
+                try:
+                    return await self._send_piece(location, blob, start)
+                except InputError as error:
+                    if error.code != Code.UPLOAD_CONFLICT:
+                        raise
+                    # What a broken connection brought was still being written when the offset was asked for.
+                    raise UnreachableError("the node stands elsewhere in the upload") from None
 
             offset = await self._retry.run(send_piece)
 
@@ -176,7 +180,9 @@ class Transfers:
         """The envelope that a signed ``access.read`` asks for.
 
         The node opens nothing for a transaction that was used before, so what breaks after the answer began is
-        resumed by the ticket that came with it. Raises ``AccessRefused`` and ``TransactionError`` as ``Ledger.read``.
+        resumed by the ticket that came with it. Raises ``AccessRefused`` and ``TransactionError`` as ``Ledger.read``;
+        with code ``DUPLICATE`` also where the answer was lost before the ticket arrived, or the node forgot the ticket:
+        the read stands in the audit, and another access has to be signed for another.
         """
         download = _Download(access)
         try:
@@ -185,6 +191,14 @@ class Transfers:
             if error.code >= Code.UNKNOWN_SIGNER:
                 raise AccessRefused(error.args[0], code=error.code, txid=access.txid) from None
             raise
+        except NotFoundError:
+            if download.ticket is None:
+                raise
+            raise TransactionError(
+                f"read {access.txid.hex()} was granted, and its ticket is over",
+                code=Code.DUPLICATE,
+                txid=access.txid,
+            ) from None
         content = b"".join(download.pieces)
         if (await _digests([content]))[0] != download.digest:
             raise UnreachableError("the envelope is not what the node announced", transient=False)
@@ -195,7 +209,7 @@ class Transfers:
         method, path = (
             ("POST", READS_PATH) if download.ticket is None else ("GET", f"{READS_PATH}/{download.ticket}")
         )
-        headers = {"Content-Type": CBOR_TYPE}
+        headers = {"Content-Type": OCTETS_TYPE}
         if download.ticket is not None:
             headers = {"Range": f"bytes={download.received}-"} if download.received else {}
         body = download.access.encoded if download.ticket is None else None
