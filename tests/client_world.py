@@ -1,72 +1,20 @@
 """A node in a process of its own, everyone's wallets, and clients of it."""
 
-import os
-import signal
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from node_process import CONFIG, NodeProcess
+
 from fastledger import Client, ClientOptions, Ledger, Role, Wallet
 from fastledger.client.retry import Retry
 from fastledger.crypto.hpke import KemSuite
-from fastledger.errors import UnreachableError
+
+WITH_BLOBS = CONFIG.replace("require_blobs = false", "require_blobs = true")
 
 PATIENT_RETRY = ClientOptions(retry=Retry(base_ms=5, wait_ms_max=200, deadline_ms=30_000))
 ONE_TRY = ClientOptions(retry=Retry(deadline_ms=0))
-
-
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-    return port
-
-
-@dataclass
-class NodeProcess:
-    """A node on a port that stays the same when it is killed and started again."""
-
-    path: Path
-    port: int = field(default_factory=free_port)
-    process: "subprocess.Popen[bytes] | None" = None
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    def start(self) -> None:
-        """Returns once the node answers."""
-        self.process = subprocess.Popen(
-            [sys.executable, "/tmp/h-client/devnode.py", str(self.path), str(self.port)], env=os.environ
-        )
-        for _ in range(200):
-            assert self.process.poll() is None, f"the node ended with {self.process.returncode}"
-            try:
-                Client.connect(self.url, options=ONE_TRY).close()
-                return
-            except UnreachableError:
-                time.sleep(0.05)
-        raise AssertionError("the node did not answer")
-
-    def kill(self) -> None:
-        """As the power does."""
-        self._end(signal.SIGKILL)
-
-    def stop(self) -> None:
-        """As an operator does."""
-        assert self._end(signal.SIGTERM) == 0
-
-    def _end(self, with_signal: signal.Signals) -> int | None:
-        process, self.process = self.process, None
-        if process is None:
-            return 0
-        process.send_signal(with_signal)
-        return process.wait(60)
 
 
 @dataclass
@@ -95,7 +43,7 @@ class NodeWorld:
     def close(self) -> None:
         while self.stack:
             self.stack.pop()()
-        self.node.kill()
+        self.node.__exit__()
 
 
 def wallet(chain_id: bytes | None = None) -> Wallet:
@@ -103,7 +51,7 @@ def wallet(chain_id: bytes | None = None) -> Wallet:
     return Wallet.create(chain_id, suite=KemSuite.X25519)
 
 
-def make_node_world(folder: Path) -> NodeWorld:
+def make_node_world(folder: Path, config: str = WITH_BLOBS) -> NodeWorld:
     """A ledger with a regulator, two hospitals and a patient with folders, under a node."""
     regulator = wallet()
     path = folder / "ledger"
@@ -121,6 +69,5 @@ def make_node_world(folder: Path) -> NodeWorld:
             ]
         )
         assert all(outcome.ok for outcome in outcomes)
-    node = NodeProcess(path)
-    node.start()
+    node = NodeProcess(folder, path, config).start()
     return NodeWorld(node, regulator.chain_id, regulator, hospital, clinic, patient)

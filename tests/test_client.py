@@ -81,8 +81,8 @@ def test_a_client_answers_as_the_ledger_does(tmp_path: Path) -> None:  # SPEC-CL
     client.submit([amended.transaction, grant], [amended.blob])
     named = (world, grant.txid, grant.body_map["consent"], sealed.record)
     over_the_wire = readings(client, *named)
-    world.node.stop()
-    with Ledger.open(world.node.path) as ledger:
+    assert world.node.stop() == 0
+    with Ledger.open(world.node.ledger) as ledger:
         assert over_the_wire == readings(ledger, *named)
     world.close()
 

@@ -7,11 +7,8 @@ import msgspec
 
 from fastledger import errors
 from fastledger.errors import (
-    AccessRefused,
     Code,
-    CorruptionError,
     FastLedgerError,
-    FhirError,
     InputError,
     LedgerBusyError,
     LedgerError,
