@@ -36,7 +36,7 @@ class Listener:
         self.connections += 1
         try:
             await self.handle(reader, writer)
-        except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+        except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, asyncio.CancelledError):
             pass
         finally:
             writer.transport.abort()

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from fastledger.client.faults import error_of_answer
-from fastledger.errors import Code, InputError, UnreachableError
+from fastledger.errors import Code, InputError, NotFoundError, UnreachableError
 from fastledger.rpc.protocol import PROTOCOL_HEADER, PROTOCOL_VERSION
 from fastledger.version import VERSION
 
@@ -135,6 +135,8 @@ class Transport:
                 allow_redirects=False,
             ) as response:
                 check_protocol(response.headers)
+                if method == "HEAD" and response.status == 404:
+                    raise NotFoundError("the node has nothing there")  # no body could say more
                 if not 200 <= response.status < 300:
                     problem = await read_bounded(response, ERROR_BYTES_MAX)
                     raise error_of_answer(response.status, response.headers, problem)
