@@ -2,6 +2,7 @@
 
 import click
 
+from fastledger.cli.certs import certs
 from fastledger.cli.demo import demo
 from fastledger.cli.keys import keys
 from fastledger.cli.ledger import init, prove, query, reindex, status, verify, verify_receipt
@@ -30,6 +31,7 @@ COMMANDS = (
     reindex,
     status,
     keys,
+    certs,
 )
 for command in COMMANDS:
     main.add_command(command)

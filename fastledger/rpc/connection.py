@@ -28,7 +28,7 @@ class Connection(RequestHandler):
 
     def __init__(self, listener: "Listener", **settings: Any) -> None:
         """Made by :class:`Listener` for every connection that is accepted."""
-        super().__init__(listener, loop=listener.loop, **settings)  # type: ignore[arg-type]
+        super().__init__(listener, loop=listener.loop, **settings)
         self._listener = listener
         self._header_timer: asyncio.TimerHandle | None = None
         self.write_timeout_ms = listener.options.write_timeout_ms

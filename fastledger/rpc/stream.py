@@ -19,13 +19,13 @@ from fastledger.node import feed
 from fastledger.node.feed import FeedPage, Subscription
 from fastledger.node.service import NodeService
 from fastledger.rpc.errors import RpcFault, rpc_error
-from fastledger.rpc.jsonrpc import decode_request, decode_params, failure, success
+from fastledger.rpc.jsonrpc import decode_params, decode_request, failure, success
 from fastledger.rpc.options import RpcOptions
 from fastledger.rpc.protocol import METHOD_NOT_FOUND, Event, Events, Filter
 from fastledger.rpc.routes import Call
 from fastledger.rpc.views import (
-    CloseParams,
     ClosedView,
+    CloseParams,
     OpenedView,
     OpenParams,
     block_view,

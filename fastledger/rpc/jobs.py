@@ -1,0 +1,171 @@
+"""Long work that an operator starts and looks after: one job at a time, with progress and an end that can be asked for.
+
+A job runs on a thread beside the node's work. It is told to stop through an event that it looks at itself, so that it
+always leaves whole files behind.
+"""
+
+import asyncio
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, is_dataclass
+from typing import Annotated, Any, Literal, TypeAlias
+
+import msgspec
+
+from fastledger.clock import system_clock_ms
+from fastledger.errors import InputError, LedgerBusyError, NotFoundError
+from fastledger.rpc.errors import rpc_error
+from fastledger.rpc.protocol import Count, RpcError
+
+JOBS_KEPT = 32
+_BUSY_RETRY_MS = 5_000
+JobState: TypeAlias = Literal["running", "done", "failed", "cancelled"]
+Progress: TypeAlias = Callable[[str, int, int], None]
+Work: TypeAlias = Callable[[Progress, threading.Event], Any]
+"""What a job does on its thread: reports (stage, done, total), ends early where the event is set, returns a report."""
+
+
+class ProgressView(msgspec.Struct, frozen=True):
+    """How far a stage of a job is; ``total`` 0: nobody knows yet."""
+
+    stage: str
+    done: Count
+    total: Count
+
+
+class JobView(msgspec.Struct, frozen=True):
+    """A job; ``result`` is the report of one that is done, ``error`` why one failed."""
+
+    job: str
+    operation: str
+    state: JobState
+    started_ms: Count
+    ended_ms: Count | None
+    progress: ProgressView | None
+    result: dict[str, Any] | None
+    error: RpcError | None
+
+
+class JobsView(msgspec.Struct, frozen=True):
+    """The newest jobs, the newest first."""
+
+    jobs: list[JobView]
+
+
+JobId = Annotated[str, msgspec.Meta(max_length=32)]
+
+
+class Job:
+    """One piece of long work."""
+
+    def __init__(self, name: str, operation: str, started_ms: int) -> None:
+        self.name = name
+        self.operation = operation
+        self.started_ms = started_ms
+        self.ended_ms: int | None = None
+        self.state: JobState = "running"
+        self.progress: ProgressView | None = None
+        self.result: dict[str, Any] | None = None
+        self.error: RpcError | None = None
+        self.cancel = threading.Event()
+
+    def report(self, stage: str, done: int, total: int) -> None:
+        """Called by the work, on its thread: one assignment, which readers see whole."""
+        self.progress = ProgressView(stage, done, total)
+
+    def view(self) -> JobView:
+        """The job as it goes out."""
+        return JobView(
+            self.name,
+            self.operation,
+            self.state,
+            self.started_ms,
+            self.ended_ms,
+            self.progress,
+            self.result,
+            self.error,
+        )
+
+
+class Jobs:
+    """The jobs of a node, to be used on its loop."""
+
+    def __init__(self, clock_ms: Callable[[], int] = system_clock_ms) -> None:
+        """``clock_ms`` tells when jobs begin and end."""
+        self._clock_ms = clock_ms
+        self._jobs: OrderedDict[str, Job] = OrderedDict()
+        self._task: asyncio.Task[None] | None = None
+        self._running: Job | None = None
+
+    def start(self, operation: str, work: Work) -> JobView:
+        """Begins a job; raises ``LedgerBusyError`` while another one runs."""
+        if self._running is not None:
+            raise LedgerBusyError(
+                f"job {self._running.name} ({self._running.operation}) is running",
+                retry_after_ms=_BUSY_RETRY_MS,
+            )
+        number = 1 + int(next(reversed(self._jobs), "j0")[1:])
+        job = self._running = self._jobs[f"j{number}"] = Job(f"j{number}", operation, self._clock_ms())
+        while len(self._jobs) > JOBS_KEPT:
+            self._jobs.popitem(last=False)
+        self._task = asyncio.get_running_loop().create_task(self._run(job, work))
+        return job.view()
+
+    async def _run(self, job: Job, work: Work) -> None:
+        try:
+            job.result = report_of(await asyncio.to_thread(work, job.report, job.cancel))
+            job.state = "done"
+        except Exception as error:
+            job.state = "cancelled" if job.cancel.is_set() else "failed"
+            job.error = rpc_error(error)
+        finally:
+            job.ended_ms = self._clock_ms()
+            self._running = None
+
+    def get(self, name: str) -> Job:
+        """A job by its id; raises ``NotFoundError``."""
+        job = self._jobs.get(name)
+        if job is None:
+            raise NotFoundError("there is no such job")
+        return job
+
+    def all(self) -> list[JobView]:
+        """The newest jobs, the newest first."""
+        return [job.view() for job in reversed(self._jobs.values())]
+
+    def cancel(self, name: str) -> JobView:
+        """Asks a job to end; raises ``NotFoundError``, and ``InputError`` where it has ended."""
+        job = self.get(name)
+        if job.state != "running":
+            raise InputError(f"the job is {job.state}")
+        job.cancel.set()
+        return job.view()
+
+    async def close(self) -> None:
+        """Asks the running job to end and waits for it."""
+        if self._running is not None and self._task is not None:
+            self._running.cancel.set()
+            await asyncio.wait([self._task])
+
+
+def report_of(value: Any) -> dict[str, Any]:
+    """A job's result as plain JSON: dataclasses and structs as objects, bytes as hexadecimal."""
+    if value is None:
+        return {}
+    if is_dataclass(value) and not isinstance(value, type):
+        value = asdict(value)
+    elif isinstance(value, msgspec.Struct):
+        value = msgspec.structs.asdict(value)
+    plain = _plain(value)
+    return dict(plain) if isinstance(plain, dict) else {"value": plain}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, Mapping):
+        return {str(name): _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value if isinstance(value, str | int | float | bool | None) else str(value)

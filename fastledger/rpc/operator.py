@@ -1,0 +1,206 @@
+"""JSON-RPC methods that run the node: its state, its jobs, reload and stop."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from fastledger.errors import Code, InputError
+from fastledger.rpc.chain import status_view
+from fastledger.rpc.jobs import JobId, Jobs, JobsView, JobView
+from fastledger.rpc.methods import Context, Method, method
+from fastledger.rpc.protocol import Count
+from fastledger.rpc.routes import Caller
+from fastledger.rpc.views import FilePath, Height, LedgerStatusView, Nothing, Params
+from fastledger.version import VERSION
+
+Rate = Annotated[int, Meta(ge=1)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hooks:
+    """What only the process around the server can do. ``reload`` returns what was read again."""
+
+    figures: Callable[[], dict[str, int]]
+    reload: Callable[[], list[str]]
+    stop: Callable[[], None]
+
+
+class NodeStatusView(msgspec.Struct, frozen=True):
+    """The ledger's figures, the server's counters and the newest jobs."""
+
+    version: str
+    ledger: LedgerStatusView
+    counters: dict[str, int]
+    jobs: list[JobView]
+
+
+class CheckpointView(msgspec.Struct, frozen=True):
+    """Everything up to ``height`` stands in the index."""
+
+    height: Count
+
+
+class VerifyParams(Params, frozen=True):
+    """``online``: submissions go on meanwhile. ``rate_bytes_per_second`` spares the disk."""
+
+    online: bool = True
+    rate_bytes_per_second: Rate | None = None
+
+
+class BackupParams(Params, frozen=True):
+    """``destination`` is an absolute path on the node's machine: new, empty, or an older backup of this chain."""
+
+    destination: FilePath
+    include_node_key: bool = False
+    include_snapshot: bool = False
+    recheck: bool = False
+    rate_bytes_per_second: Rate | None = None
+
+
+class PruneParams(Params, frozen=True):
+    """Exactly one: the height below which blocks may go, or how many blocks have to stay."""
+
+    before_height: Height | None = None
+    keep_blocks: Annotated[int, Meta(ge=1)] | None = None
+    rate_bytes_per_second: Rate | None = None
+
+
+class SnapshotParams(Params, frozen=True):
+    """``target`` is an absolute path on the node's machine; without one the node keeps the snapshot itself."""
+
+    target: FilePath | None = None
+    rate_bytes_per_second: Rate | None = None
+
+
+class JobParams(Params, frozen=True):
+    """A job's id."""
+
+    job: JobId
+
+
+class ReloadView(msgspec.Struct, frozen=True):
+    """What was read again."""
+
+    reloaded: list[str]
+
+
+class StopView(msgspec.Struct, frozen=True):
+    """The node answers what it took and ends."""
+
+    stopping: bool
+
+
+def operator_methods(jobs: Jobs, hooks: Hooks) -> tuple[Method, ...]:
+    """The operator's methods over these jobs and hooks."""
+    return (*_work_methods(jobs), *_job_methods(jobs), *_process_methods(jobs, hooks))
+
+
+def _absolute(path: str) -> str:
+    if not PurePath(path).is_absolute() or "\0" in path:
+        raise InputError("the path has to be absolute", code=Code.BAD_QUERY)
+    return path
+
+
+def _work_methods(jobs: Jobs) -> tuple[Method, ...]:
+    def start(context: Context, operation: str, **settings: Any) -> JobView:
+        """A job that calls the ledger's method of that name."""
+        ledger: Any = context.service.ledger
+
+        def work(progress: Any, cancel: Any) -> Any:
+            return getattr(ledger, operation)(progress=progress, cancel=cancel, **settings)
+
+        return jobs.start(operation, work)
+
+    @method("node.verify", "operator", VerifyParams, JobView)
+    async def verify(context: Context, caller: Caller, params: VerifyParams) -> JobView:
+        """Begins a job that re-checks every byte, signature and root from disk."""
+        rate = params.rate_bytes_per_second
+        if not params.online:
+            return start(context, "verify", rate_bytes_per_second=rate)
+        return start(context, "verify_online", rate_bytes_per_second=rate)
+
+    @method("node.backup", "operator", BackupParams, JobView)
+    async def backup(context: Context, caller: Caller, params: BackupParams) -> JobView:
+        """Begins a job that writes a consistent backup while the node serves; into an older one, what is new."""
+        return start(
+            context,
+            "backup",
+            destination=_absolute(params.destination),
+            include_node_key=params.include_node_key,
+            include_snapshot=params.include_snapshot,
+            recheck=params.recheck,
+            rate_bytes_per_second=params.rate_bytes_per_second,
+        )
+
+    @method("node.prune", "operator", PruneParams, JobView)
+    async def prune(context: Context, caller: Caller, params: PruneParams) -> JobView:
+        """Begins a job that gives back the segments of old blocks."""
+        if (params.before_height is None) == (params.keep_blocks is None):
+            raise InputError("say before_height or keep_blocks", code=Code.BAD_QUERY)
+        return start(
+            context,
+            "prune",
+            before_height=params.before_height,
+            keep_blocks=params.keep_blocks,
+            rate_bytes_per_second=params.rate_bytes_per_second,
+        )
+
+    @method("node.snapshot", "operator", SnapshotParams, JobView)
+    async def snapshot(context: Context, caller: Caller, params: SnapshotParams) -> JobView:
+        """Begins a job that writes the whole state at a height."""
+        target = None if params.target is None else _absolute(params.target)
+        return start(context, "snapshot", target=target, rate_bytes_per_second=params.rate_bytes_per_second)
+
+    return (verify, backup, prune, snapshot)
+
+
+def _job_methods(jobs: Jobs) -> tuple[Method, ...]:
+    @method("node.jobs", "operator", Nothing, JobsView)
+    async def all_jobs(context: Context, caller: Caller, params: Nothing) -> JobsView:
+        """The newest jobs, the newest first."""
+        return JobsView(jobs.all())
+
+    @method("node.job", "operator", JobParams, JobView)
+    async def job(context: Context, caller: Caller, params: JobParams) -> JobView:
+        """A job's state, progress and result."""
+        return jobs.get(params.job).view()
+
+    @method("node.cancel", "operator", JobParams, JobView)
+    async def cancel(context: Context, caller: Caller, params: JobParams) -> JobView:
+        """Asks a job to end early; it leaves nothing half done behind."""
+        return jobs.cancel(params.job)
+
+    return (all_jobs, job, cancel)
+
+
+def _process_methods(jobs: Jobs, hooks: Hooks) -> tuple[Method, ...]:
+    @method("node.status", "operator", Nothing, NodeStatusView)
+    async def status(context: Context, caller: Caller, params: Nothing) -> NodeStatusView:
+        """The ledger's figures, the server's counters and the newest jobs."""
+        figures = await context.service.read(lambda ledger: ledger.status())
+        return NodeStatusView(VERSION, status_view(context, figures), hooks.figures(), jobs.all())
+
+    @method("node.checkpoint", "operator", Nothing, CheckpointView)
+    async def checkpoint(context: Context, caller: Caller, params: Nothing) -> CheckpointView:
+        """Writes everything durable to the index, so that the next start replays nothing."""
+        await asyncio.to_thread(context.service.ledger.checkpoint)
+        return CheckpointView(context.service.ledger.height)
+
+    @method("node.reload", "operator", Nothing, ReloadView)
+    async def reload(context: Context, caller: Caller, params: Nothing) -> ReloadView:
+        """Reads certificates again and opens the log file again, as on SIGHUP."""
+        return ReloadView(await asyncio.to_thread(hooks.reload))
+
+    @method("node.stop", "operator", Nothing, StopView)
+    async def stop(context: Context, caller: Caller, params: Nothing) -> StopView:
+        """Ends the node as on SIGTERM: what was taken is answered first."""
+        # After this answer has left.
+        asyncio.get_running_loop().call_later(0.05, hooks.stop)
+        return StopView(stopping=True)
+
+    return (status, checkpoint, reload, stop)
