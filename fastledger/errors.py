@@ -202,6 +202,16 @@ class ReceiptError(InputError):
     default_code = Code.BAD_RECEIPT
 
 
+class UploadConflict(InputError):
+    """Bytes for another place of an upload than the one that ``offset`` says is next."""
+
+    default_code = Code.UPLOAD_CONFLICT
+
+    def __init__(self, message: str, *, offset: int) -> None:
+        super().__init__(message)
+        self.offset = offset
+
+
 class ConfigError(InputError):
     """A configuration that cannot be used; ``problems`` are all of them, each with its place, none with a value."""
 
@@ -216,16 +226,6 @@ class CertificateError(InputError):
     """A certificate, key, revocation list or authority that cannot be used."""
 
     default_code = Code.BAD_CERTIFICATE
-
-
-class UploadConflict(InputError):
-    """Bytes for another place of an upload than the one that ``offset`` says is next."""
-
-    default_code = Code.UPLOAD_CONFLICT
-
-    def __init__(self, message: str, *, offset: int) -> None:
-        super().__init__(message)
-        self.offset = offset
 
 
 class NotFoundError(InputError):

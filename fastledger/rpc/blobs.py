@@ -45,6 +45,7 @@ from fastledger.rpc.protocol import (
 from fastledger.rpc.ranges import ByteRange, parse_range
 from fastledger.rpc.read_tickets import ReadTickets
 from fastledger.rpc.routes import Call, Content, Parameter, Route
+from fastledger.rpc.signatures import low_s
 from fastledger.storage.uploads import Uploads, UploadState
 
 T = TypeVar("T")
@@ -52,7 +53,7 @@ Submit = Callable[[bytes], Awaitable[Outcome]]
 
 TUS_EXTENSIONS = "creation,expiration,termination"
 WRITE_BYTES = 256 * 1024
-_CHECKSUM_MISMATCH = 460
+_DIGEST_MISMATCH = 422
 _PAUSE_SECONDS = 0.005
 _UPLOAD_PATH = "/v1/uploads"
 _READ_PATH = "/v1/reads"
@@ -202,7 +203,7 @@ class BlobService:
             raise _answered(f"the next byte belongs at {error.offset}", 409, error.code, headers) from None
         except EnvelopeError as error:
             message = "the bytes do not hash to the digest announced"
-            raise _answered(message, _CHECKSUM_MISMATCH, error.code) from None
+            raise _answered(message, _DIGEST_MISMATCH, error.code) from None
         except NotFoundError as error:
             raise _answered("there is no such upload", 404, error.code) from None
         except InputError as error:
@@ -215,7 +216,7 @@ class BlobService:
 
     async def read(self, call: Call) -> web.StreamResponse:
         """POST: the envelope that a signed access.read asks for, once the read stands in the audit."""
-        encoded = await call.body(TRANSACTION_BYTES_MAX)
+        encoded = low_s(await call.body(TRANSACTION_BYTES_MAX))
         transaction = Transaction.decode(encoded)
         access_body(transaction)
         outcome = await self._submit(encoded)
@@ -415,7 +416,7 @@ def blob_routes(service: BlobService) -> list[Route]:
             role="submitter",
             summary="Where the next byte of an upload belongs",
             parameters=(upload_id, tus),
-            errors=(404, 412, _CHECKSUM_MISMATCH),
+            errors=(404, 412, _DIGEST_MISMATCH),
         ),
         Route(
             method="PATCH",
@@ -426,7 +427,7 @@ def blob_routes(service: BlobService) -> list[Route]:
             request=Content(media_type=TUS_TYPE),
             responses={204: None},
             parameters=(upload_id, tus, offset),
-            errors=(404, 409, 412, 413, 415, _CHECKSUM_MISMATCH),
+            errors=(404, 409, 412, 413, 415, _DIGEST_MISMATCH),
         ),
         Route(
             method="DELETE",
