@@ -199,9 +199,7 @@ def _read(path: Path) -> bytes:
 @command_options
 def verify(output: Output, target: Target) -> None:
     """Re-check every byte, signature, root and seal of LEDGER, and rebuild its index to compare."""
-    from fastledger.chain.ledger import Ledger
-
-    with Ledger.open(target.path) as ledger, output.progress("verify") as bar:
+    with target.open() as ledger, output.progress("verify") as bar:
         report = ledger.verify(lambda stage, done, total: bar.update(done, total, stage))
     output.answer(
         {

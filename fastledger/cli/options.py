@@ -99,7 +99,7 @@ def _node_first(args: Sequence[str]) -> list[str]:
     return list(args)
 
 
-_FILE = click.Path(path_type=Path, dir_okay=False)
+FILE = click.Path(path_type=Path, dir_okay=False)
 
 
 def ledger_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -117,20 +117,20 @@ def ledger_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
     wrapped: Callable[..., Any] = update_wrapper(run, function)
     for decorate in (
-        click.option("--key", type=_FILE, envvar="FASTLEDGER_KEY", help="Its key, if in a file of its own."),
+        click.option("--key", type=FILE, envvar="FASTLEDGER_KEY", help="Its key, if in a file of its own."),
         click.option(
             "--cert",
             "certificate",
-            type=_FILE,
+            type=FILE,
             envvar="FASTLEDGER_CERT",
             help="The client's certificate (PEM).",
         ),
         click.option(
-            "--ca", type=_FILE, envvar="FASTLEDGER_CA", help="Authorities to trust for a node (PEM)."
+            "--ca", type=FILE, envvar="FASTLEDGER_CA", help="Authorities to trust for a node (PEM)."
         ),
         click.option(
             "--token-file",
-            type=_FILE,
+            type=FILE,
             envvar="FASTLEDGER_TOKEN_FILE",
             help="File whose first line is the token that the node asks for.",
         ),

@@ -6,6 +6,7 @@ from typing import Any, Protocol, Self
 
 from fastledger.chain.outcome import Outcome
 from fastledger.chain.query import Entry, Page, Query
+from fastledger.chain.replay import Progress, VerifyReport
 from fastledger.model.genesis import Genesis
 from fastledger.model.transaction import Transaction
 from fastledger.state.entities import Consent, Folder, Identity, Record, RecordVersion
@@ -72,6 +73,9 @@ class LedgerApi(Protocol):
 
     def consent(self, consent: bytes) -> Consent:
         """A consent and whether it was revoked."""
+
+    def verify(self, progress: Progress | None = None) -> VerifyReport:
+        """Re-checks every byte, signature and root from disk."""
 
     def status(self) -> dict[str, Any]:
         """Figures for people and metrics."""

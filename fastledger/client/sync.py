@@ -13,6 +13,7 @@ from typing import Any, Self, TypeVar
 
 from fastledger.chain.outcome import Outcome
 from fastledger.chain.query import Entry, Page, Query
+from fastledger.chain.replay import Progress, VerifyReport
 from fastledger.client.aio import IN_FLIGHT, AsyncClient, ClientOptions
 from fastledger.client.follow import FollowEvent, FollowPage
 from fastledger.client.http import ClientTls
@@ -240,6 +241,10 @@ class Client:
     def status(self) -> dict[str, Any]:
         """See :meth:`AsyncClient.status`."""
         return self._run(self._client.status())
+
+    def verify(self, progress: Progress | None = None) -> VerifyReport:
+        """See :meth:`AsyncClient.verify`; ``progress`` is called on the client's thread."""
+        return self._run(self._client.verify(progress))
 
     # Following.
 

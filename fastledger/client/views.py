@@ -7,7 +7,7 @@ from fastledger.errors import Code, InputError, UnreachableError
 from fastledger.model.bodies import Purpose, Right, Role
 from fastledger.model.genesis import Genesis
 from fastledger.model.ids import ID_BYTES
-from fastledger.rpc.protocol import EntryView
+from fastledger.rpc.protocol import EntryView, RpcError
 from fastledger.state.entities import PURPOSE_BITS, Consent, Folder, Identity, Record, RecordVersion
 
 KEY_BYTES = 33
@@ -164,3 +164,21 @@ class ConsentView(msgspec.Struct, frozen=True):
             self.until_ms,
             self.revoked,
         )
+
+
+class JobProgress(msgspec.Struct, frozen=True):
+    """How far a stage of a job is; ``total`` 0: nobody knows."""
+
+    stage: str
+    done: int
+    total: int
+
+
+class JobView(msgspec.Struct, frozen=True):
+    """Long work of a node; ``result`` of one that is done, ``error`` of one that failed."""
+
+    job: str
+    state: str
+    progress: JobProgress | None = None
+    result: msgspec.Raw | None = None
+    error: RpcError | None = None
