@@ -32,7 +32,8 @@ from fastledger.errors import (
 )
 from fastledger.rpc.protocol import INTERNAL_ERROR, ErrorData, RpcError
 
-log = logging.getLogger("fastledger.rpc")
+INCIDENT_LOGGER = logging.getLogger("fastledger.rpc.incidents")
+"""Where incidents go, with (incident, type, places) as arguments."""
 
 _STATUSES: tuple[tuple[type[FastLedgerError], int], ...] = (
     (UnauthenticatedError, 401),
@@ -81,13 +82,13 @@ def rpc_error(error: BaseException) -> RpcError:
 
 def report(error: BaseException) -> str:
     """Logs what nobody expected, by type and place alone; returns the incident's id."""
-    incident = secrets.token_hex(6)
+    incident = secrets.token_hex(8)
     frames = traceback.extract_tb(error.__traceback__)[-12:]
     places = [
         f"{frame.filename.rpartition('fastledger/')[2]}:{frame.lineno} {frame.name}" for frame in frames
     ]
     detail = str(error) if isinstance(error, FastLedgerError) else type(error).__name__
-    log.error("incident %s: %s at %s", incident, detail, " < ".join(reversed(places)))
+    INCIDENT_LOGGER.error("incident %s: %s at %s", incident, detail, " < ".join(reversed(places)))
     return incident
 
 

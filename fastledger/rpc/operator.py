@@ -119,10 +119,9 @@ def _work_methods(jobs: Jobs) -> tuple[Method, ...]:
     @method("node.verify", "operator", VerifyParams, JobView)
     async def verify(context: Context, caller: Caller, params: VerifyParams) -> JobView:
         """Begins a job that re-checks every byte, signature and root from disk."""
-        rate = params.rate_bytes_per_second
-        if not params.online:
-            return start(context, "verify", rate_bytes_per_second=rate)
-        return start(context, "verify_online", rate_bytes_per_second=rate)
+        return start(
+            context, "verify", online=params.online, rate_bytes_per_second=params.rate_bytes_per_second
+        )
 
     @method("node.backup", "operator", BackupParams, JobView)
     async def backup(context: Context, caller: Caller, params: BackupParams) -> JobView:

@@ -136,6 +136,18 @@ class RpcServer:
         self.listener.pre_shutdown()
         await self.listener.shutdown(self.options.stop_timeout_ms / 1000)
 
+    def figures(self) -> dict[str, int]:
+        """Counters since the start, and how much is open now."""
+        return {
+            **self.counters,
+            "requests": self.listener.requests_count,
+            "rate_limited": self.rates.refused,
+            "connections": self.listener.open_connections,
+            "stream_connections": self.streams.connection_count,
+            "subscriptions": self.streams.subscription_count,
+            "body_bytes": self._room.bytes,
+        }
+
     # Dispatch.
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:

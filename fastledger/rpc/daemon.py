@@ -1,0 +1,302 @@
+"""The node as a process: opens the ledger, serves it, and ends as it was told to, with nothing taken left unanswered.
+
+::
+
+    SIGTERM, SIGINT   no more connections; answers what it took; checkpoint; exit 0
+    SIGHUP            certificates and the log file are opened again
+
+``node.pid`` in the ledger directory holds the process id and the URL while the node serves.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import uvloop
+
+from fastledger.chain.ledger import Ledger, LedgerOptions
+from fastledger.errors import CertificateError, ConfigError, FastLedgerError
+from fastledger.node.config import NodeConfig
+from fastledger.node.ingest import IngestOptions
+from fastledger.node.logs import Log
+from fastledger.node.notify import Notifier
+from fastledger.node.service import NodeService, ServiceOptions
+from fastledger.node.tls import ServerTls
+from fastledger.rpc.access import AccessOptions, ClientRule
+from fastledger.rpc.errors import INCIDENT_LOGGER
+from fastledger.rpc.jobs import Jobs
+from fastledger.rpc.operator import Hooks, operator_methods
+from fastledger.rpc.options import RateOptions, RpcOptions
+from fastledger.rpc.server import Extras, RpcServer
+
+PID_FILE = "node.pid"
+_STATUS_INTERVAL_S = 10.0
+
+
+def run(config: NodeConfig) -> int:
+    """Serves until it is told to stop; returns the exit code.
+
+    Raises ``FastLedgerError`` where it cannot start: ``LedgerLockedError`` where another node has the directory,
+    ``ConfigError`` where it cannot listen, ``CertificateError``, and whatever opening the ledger raises.
+    """
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(Daemon(config).serve())
+
+
+def rpc_options(config: NodeConfig) -> RpcOptions:
+    """The server's bounds as configured."""
+    rpc, rate = config.rpc, config.rpc.rate
+    return RpcOptions(
+        host=rpc.host,
+        port=rpc.port,
+        connections_max=rpc.connections_max,
+        connections_per_address_max=rpc.connections_per_address_max,
+        header_timeout_ms=rpc.header_timeout_ms,
+        handshake_timeout_ms=rpc.header_timeout_ms,
+        request_timeout_ms=rpc.request_timeout_ms,
+        idle_timeout_ms=rpc.idle_timeout_ms,
+        json_bytes_max=rpc.json_bytes_max,
+        batch_bytes_max=rpc.batch_bytes_max,
+        subscriptions_max=rpc.subscriptions_max,
+        subscriptions_per_connection_max=rpc.subscriptions_per_connection_max,
+        rate=RateOptions(
+            requests_per_second=rate.requests_per_second or None,
+            requests_burst=rate.requests_burst,
+            transactions_per_second=rate.transactions_per_second or None,
+            transactions_burst=rate.transactions_burst,
+        ),
+    )
+
+
+def access_options(config: NodeConfig) -> AccessOptions:
+    """Who may do what, as configured."""
+    access = config.rpc.access
+    return AccessOptions(
+        anonymous_roles=frozenset(access.anonymous_roles),
+        clients=[
+            ClientRule(
+                name=client.name,
+                roles=frozenset(client.roles),
+                certificate_sha256=client.certificate_sha256 or None,
+                certificate_name=client.certificate_name or None,
+                token_sha256=client.token_sha256 or None,
+            )
+            for client in access.client
+        ],
+    )
+
+
+def service_options(config: NodeConfig) -> ServiceOptions:
+    """The queues as configured."""
+    ingest = config.ingest
+    return ServiceOptions(
+        ingest=IngestOptions(
+            batch_transactions=ingest.batch_transactions,
+            batch_age_ms=ingest.batch_age_ms,
+            batches_in_flight=ingest.batches_in_flight,
+            pending_transactions_max=ingest.pending_transactions_max,
+        )
+    )
+
+
+class Daemon:
+    """One node from start to end."""
+
+    def __init__(self, config: NodeConfig) -> None:
+        """Opens the log; everything else is opened by :meth:`serve`."""
+        self.config = config
+        self.log = Log(config.log)
+        self._notifier = Notifier()
+        self._tls: ServerTls | None = None
+        self._stop = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def serve(self) -> int:
+        """The whole life of a node."""
+        handler = _IncidentHandler(self.log)
+        INCIDENT_LOGGER.addHandler(handler)
+        try:
+            async with contextlib.AsyncExitStack() as undo:
+                await self._start(undo)
+                await self._stop.wait()
+                self._notifier.stopping()
+                self.log.info("node.stopping")
+            self.log.info("node.stopped")
+            return 0
+        except FastLedgerError as error:
+            self.log.error("node.failed", error=error)
+            raise
+        finally:
+            INCIDENT_LOGGER.removeHandler(handler)
+            self.log.file.close()
+
+    # Starting, in an order whose reverse is the order of ending.
+
+    async def _start(self, undo: contextlib.AsyncExitStack) -> None:
+        tls = self.config.rpc.tls
+        if tls.certificate:
+            self._tls = ServerTls(tls, on_reload=self._tls_reloaded)
+        self._handle_signals(undo)
+        service = await NodeService.start(await self._open_ledger(), service_options(self.config))
+        undo.push_async_callback(service.stop)
+        jobs = Jobs()
+        undo.push_async_callback(jobs.close)
+        server = self._make_server(service, jobs)
+        undo.push_async_callback(server.stop)
+        await self._listen(server)
+        pid_path = Path(self.config.ledger.path) / PID_FILE
+        await asyncio.to_thread(_write_pid, pid_path, server.url)
+        undo.callback(pid_path.unlink, missing_ok=True)
+        undo.push_async_callback(self._end_tasks)
+        if self._tls is not None:
+            self._begin(self._tls.watch())
+        self._begin(self._report(server))
+        self._notifier.ready()
+        self.log.info("node.ready", port=server.port, pid=os.getpid(), height=service.ledger.height)
+
+    async def _open_ledger(self) -> Ledger:
+        settings = self.config.ledger
+        options = LedgerOptions(
+            require_blobs=settings.require_blobs,
+            checkpoint_transactions=settings.checkpoint_transactions,
+            checkpoint_bytes=settings.checkpoint_bytes,
+        )
+        self.log.info("ledger.opening")
+        self._notifier.status("opening the ledger")
+        began = time.monotonic()
+        ledger = await asyncio.to_thread(
+            lambda: Ledger.open(settings.path, password=_password(settings.password_file), options=options)
+        )
+        self.log.info(
+            "ledger.opened",
+            chain_id=ledger.chain_id,
+            height=ledger.height,
+            replayed_blocks=ledger.replayed_blocks,
+            duration_ms=int((time.monotonic() - began) * 1000),
+        )
+        return ledger
+
+    def _make_server(self, service: NodeService, jobs: Jobs) -> RpcServer:
+        hooks = Hooks(
+            figures=lambda: server.figures(),
+            reload=self.reload,
+            stop=self._stop.set,
+        )
+        server = RpcServer(
+            service,
+            rpc_options(self.config),
+            access_options(self.config),
+            extras=Extras(methods=operator_methods(jobs, hooks)),
+            tls=None if self._tls is None else self._tls.context,
+        )
+        return server
+
+    async def _listen(self, server: RpcServer) -> None:
+        try:
+            await server.start()
+        except OSError as error:
+            place = f"{self.config.rpc.host} port {self.config.rpc.port}"
+            raise ConfigError([f"cannot listen on {place}: {error.strerror or 'no such address'}"]) from None
+
+    # While it serves.
+
+    def _handle_signals(self, undo: contextlib.AsyncExitStack) -> None:
+        loop = asyncio.get_running_loop()
+        actions: dict[int, Callable[[], Any]] = {
+            signal.SIGTERM: self._stop.set,
+            signal.SIGINT: self._stop.set,
+            signal.SIGHUP: lambda: self._begin(self._reload_soon()),
+        }
+        for number, action in actions.items():
+            try:
+                loop.add_signal_handler(number, action)
+            except (ValueError, RuntimeError):
+                return  # not in the main thread: whoever embeds the node has the signals
+            undo.callback(loop.remove_signal_handler, number)
+
+    async def _reload_soon(self) -> None:
+        await asyncio.to_thread(self.reload)
+
+    def reload(self) -> list[str]:
+        """Opens the log file and the certificates again; returns what could be."""
+        self.log.reopen()
+        done = ["log"]
+        if self._tls is not None and self._tls.reload():
+            done.append("certificates")
+        self.log.info("node.reloaded", count=len(done))
+        return done
+
+    def _tls_reloaded(self, error: CertificateError | None) -> None:
+        if error is None:
+            self.log.info("tls.reloaded")
+        else:
+            self.log.error("tls.reload-failed", error=error)
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _end_tasks(self) -> None:
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _report(self, server: RpcServer) -> None:
+        """Keeps the service manager's watchdog quiet and its status line true, and tells a halt once."""
+        interval_s = (self._notifier.watchdog_interval_ms / 1000) or _STATUS_INTERVAL_S
+        halted = False
+        while True:
+            self._notifier.watchdog()
+            ledger = server.service.ledger
+            self._notifier.status(
+                f"{server.service.state}, height {ledger.height}, {server.listener.open_connections} connections"
+            )
+            if ledger.halted and not halted:
+                halted = True
+                self.log.error("ledger.halted", height=ledger.height)
+            await asyncio.sleep(interval_s)
+
+
+class _IncidentHandler(logging.Handler):
+    """What nobody expected, as lines of the node's own log: incident, type and place, never a message."""
+
+    def __init__(self, log: Log) -> None:
+        super().__init__(logging.ERROR)
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Writes the line."""
+        incident, detail, places = record.args if isinstance(record.args, tuple) else ("", "", "")
+        line = {
+            "time_ms": int(record.created * 1000),
+            "level": "error",
+            "event": "rpc.incident",
+            "incident": incident,
+            "type": detail,
+            "places": places,
+        }
+        self._log.file.write_line(msgspec.json.encode(line).decode())
+
+
+def _password(path: str) -> str | None:
+    """The first line of the file; None where none is configured."""
+    if not path:
+        return None
+    try:
+        with Path(path).open(encoding="utf-8") as file:
+            return file.readline(4096).rstrip("\r\n")
+    except (OSError, UnicodeDecodeError):
+        raise ConfigError(["ledger.password_file: cannot be read"]) from None
+
+
+def _write_pid(path: Path, url: str) -> None:
+    path.write_text(f"{os.getpid()}\n{url}\n")
