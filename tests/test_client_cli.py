@@ -89,9 +89,7 @@ def test_what_makes_no_sense_over_a_network_says_so(cli: NodeCli) -> None:  # SP
         assert "not on a node" in result.stderr
 
 
-def test_a_node_that_is_away_is_worth_another_try(
-    cli: NodeCli, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_node_that_is_away_is_worth_another_try(cli: NodeCli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fastledger.client.retry.Retry.run", lambda self, attempt: attempt())
     failure = cli.error("status", f"http://127.0.0.1:{free_port()}", code=Exit.RETRY)
     assert (failure["error"], failure["code"]) == ("unreachable", 319)
@@ -119,7 +117,9 @@ def lines(cli: Cli, *arguments: Any) -> list[dict[str, Any]]:
     return [json.loads(line) for line in cli.run(*arguments).stdout.splitlines()]
 
 
-def test_following_prints_the_same_of_a_node_and_of_a_directory(tmp_path: Path) -> None:  # SPEC-CLI-6, SPEC-CLI-8
+def test_following_prints_the_same_of_a_node_and_of_a_directory(
+    tmp_path: Path,
+) -> None:  # SPEC-CLI-6, SPEC-CLI-8
     world = make_node_world(tmp_path)
     cli = NodeCli(tmp_path)
     choices = (

@@ -12,7 +12,7 @@ from typing import Any
 
 import cbor2
 import pytest
-from client_world import ONE_TRY, PATIENT_RETRY, WITH_BLOBS, NodeWorld, make_node_world, wallet
+from client_world import ONE_TRY, WITH_BLOBS, NodeWorld, make_node_world, wallet
 from net_faults import Authority, Proxy, Scripted, answer
 
 from fastledger import Client, ClientOptions, ClientTls, Code, Purpose, Role
@@ -22,7 +22,6 @@ from fastledger.errors import (
     InputError,
     LedgerBusyError,
     LedgerClosedError,
-    NotFoundError,
     StorageFullError,
     TransactionError,
     UnreachableError,
@@ -193,7 +192,9 @@ def test_an_upload_survives_a_kill(tmp_path: Path) -> None:  # SPEC-CLI-5
         with Proxy(world.node.port) as proxy:
             client = world.connect(proxy.url)
             proxy.cut_requests(6_000_000)
-            killer = threading.Thread(target=lambda: (wait_until(lambda: proxy.cut_count > 0), restart(world)))
+            killer = threading.Thread(
+                target=lambda: (wait_until(lambda: proxy.cut_count > 0), restart(world))
+            )
             killer.start()
             content = random.Random(6).randbytes(9_000_000)
             sealed = client.put_record(world.patient, "vitals", content)
@@ -368,7 +369,8 @@ def test_a_stopping_node_sends_followers_away_and_they_come_back(tmp_path: Path)
 # TLS.
 
 TLS = WITH_BLOBS.replace(
-    "[rpc.access]", '[rpc.tls]\ncertificate = "{folder}/node.pem"\nkey = "{folder}/node.key"\n{more}\n[rpc.access]'
+    "[rpc.access]",
+    '[rpc.tls]\ncertificate = "{folder}/node.pem"\nkey = "{folder}/node.key"\n{more}\n[rpc.access]',
 )
 
 

@@ -9,7 +9,7 @@ import msgspec
 from fastledger.chain.query import Entry, Page, Query
 from fastledger.chain.replay import Progress, VerifyReport
 from fastledger.client import views
-from fastledger.client.calls import Calls, decode_result
+from fastledger.client.calls import Calls
 from fastledger.client.faults import error_of
 from fastledger.client.http import wrong_version
 from fastledger.client.retry import Retry
@@ -137,9 +137,10 @@ class NodeReader:
                 progress(job.progress.stage, job.progress.done, job.progress.total)
         if job.error is not None:
             raise error_of(job.error)
-        if job.result is None:
-            raise strange("job")
-        return decode_result(job.result, VerifyReport)
+        try:
+            return msgspec.convert(job.result, VerifyReport)
+        except msgspec.ValidationError:
+            raise strange("report") from None
 
     # The present state.
 

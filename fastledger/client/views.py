@@ -1,5 +1,7 @@
 """What a node answers in JSON, as the objects that the engine itself returns; anything else is a typed error."""
 
+from typing import Any
+
 import msgspec
 
 from fastledger.chain.query import Entry
@@ -180,5 +182,5 @@ class JobView(msgspec.Struct, frozen=True):
     job: str
     state: str
     progress: JobProgress | None = None
-    result: msgspec.Raw | None = None
+    result: dict[str, Any] | None = None
     error: RpcError | None = None
