@@ -27,7 +27,7 @@ LAYERS: dict[str, set[str]] = {
     "workload": {"gateway"},
     "node": {"_native", "crypto", "model", "storage", "state", "consensus", "chain", "clock"},
     "rpc": {"crypto", "model", "storage", "state", "chain", "node", "clock"},
-    "client": {"crypto", "model", "chain", "gateway", "rpc", "clock"},
+    "client": {"_native", "crypto", "model", "state", "chain", "gateway", "rpc", "clock"},
     "cli": {
         *("crypto", "model", "storage", "state", "chain", "node", "rpc"),
         *("gateway", "client", "workload", "clock"),

@@ -8,6 +8,7 @@ from fastledger.cli.keys import keys
 from fastledger.cli.ledger import init, prove, query, reindex, status, verify, verify_receipt
 from fastledger.cli.node import config, node
 from fastledger.cli.records import ingest, read
+from fastledger.cli.stream import follow, submit
 from fastledger.cli.top import top
 from fastledger.version import VERSION
 
@@ -19,8 +20,8 @@ def main() -> None:
 
 
 COMMANDS = (
-    *(init, demo, ingest, read, query, prove, verify_receipt, verify, reindex, status, keys),
-    *(node, config, certs, top),
+    *(init, demo, ingest, read, submit, query, follow, prove, verify_receipt, verify, reindex, status),
+    *(keys, node, config, certs, top),
 )
 for command in COMMANDS:
     main.add_command(command)
