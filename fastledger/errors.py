@@ -10,7 +10,7 @@
     │   ├── EnvelopeError       an envelope that does not open: wrong key, wrong context, damaged
     │   ├── KeystoreError       wrong password, damaged or foreign keystore
     │   ├── ReceiptError        a receipt or proof that does not verify
-    │   └── NotFoundError       nothing is known under that id
+    │   └── NotFoundError       nothing is known under that id (any more: PRUNED)
     └── LedgerError           the ledger cannot do it now
         ├── LedgerLockedError   another process (or this one) has the directory open
         ├── LedgerClosedError   used after ``close()``
@@ -18,7 +18,8 @@
         ├── LedgerBusyError     a bounded queue is full; has ``retry_after_ms``
         ├── StorageFullError    no space left; the ledger opens again once there is some
         ├── CorruptionError     bytes on disk are not what was written; has file and offset
-        └── FormatVersionError  written by another format version
+        ├── FormatVersionError  written by another format version
+        └── OperationCancelledError  whoever asked for a backup, an export … called it off
 
 Messages carry codes, ids, lengths and offsets, never payload bytes (SPEC-PRIV-2).
 """
@@ -97,6 +98,7 @@ class Code(IntEnum):
     BAD_BLOCK = 307
     BAD_QUERY = 308
     UNKNOWN_FOLDER_KEY = 309
+    PRUNED = 310
 
     # The ledger itself.
     LOCKED = 900
@@ -107,6 +109,7 @@ class Code(IntEnum):
     CORRUPT = 905
     FORMAT_VERSION = 906
     STORAGE = 907
+    CANCELLED = 908
 
     @property
     def slug(self) -> str:
@@ -245,3 +248,9 @@ class FormatVersionError(LedgerError):
     """A file of a format version that this release does not read."""
 
     default_code = Code.FORMAT_VERSION
+
+
+class OperationCancelledError(LedgerError):
+    """A long operation was called off by its caller, or by the ledger's closing; it left nothing half done."""
+
+    default_code = Code.CANCELLED

@@ -7,14 +7,18 @@
     HEAD  log/     the segment log
     index/         LMDB, derived
     blobs/         the blob store
+    snapshots/     whole states of the index to start from where the log is pruned
+    tmp/           what a running operation needs; emptied on opening
     node.key       the node's own key, if it has one
 """
 
 import contextlib
 import fcntl
 import os
+import shutil
+import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -41,6 +45,8 @@ class LedgerDirectory:
         self.log_path = root / "log"
         self.index_path = root / "index"
         self.blobs_path = root / "blobs"
+        self.snapshots_path = root / "snapshots"
+        self.tmp_path = root / "tmp"
         self._files = files
         self._lock_fd: int | None = lock_fd
         self._identity = identity
@@ -96,6 +102,20 @@ class LedgerDirectory:
         if self._lock_fd is None:
             raise LedgerClosedError(f"{self.root} is closed")
         return self.genesis_path.read_bytes()
+
+    def clear_tmp(self) -> None:
+        """Drops what an interrupted operation left in ``tmp/``."""
+        shutil.rmtree(self.tmp_path, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def workspace(self) -> Iterator[Path]:
+        """A new empty directory in ``tmp/`` for the length of the block, on the same file system as the rest."""
+        self._files.make_dir(self.tmp_path)
+        path = Path(tempfile.mkdtemp(dir=self.tmp_path))
+        try:
+            yield path
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
 
     def close(self) -> None:
         """Drops the lock. LOCK stays: to unlink it would let two openers lock two files."""
