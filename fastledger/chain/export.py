@@ -35,7 +35,8 @@ MAGIC = b"FLBLOCKS"
 WITH_BLOBS = 1
 BLOCK, PIECE, ENVELOPE, END = 1, 2, 3, 255
 _HEAD = struct.Struct(">8sHHI")
-_ITEM = struct.Struct(">B3xII")
+_ITEM = struct.Struct(">B3sII")
+_ZERO3 = bytes(3)
 _END = struct.Struct(">Q32s")
 _LENGTHS_MAX = {BLOCK: LOG_FRAME_BYTES_MAX, PIECE: COPY_CHUNK_BYTES, ENVELOPE: 32, END: _END.size}
 
@@ -152,7 +153,7 @@ class Exporter:
         self._envelopes += 1
 
     def _item(self, kind: int, payload: bytes) -> None:
-        self._write(_ITEM.pack(kind, len(payload), _checksum(kind, payload)))
+        self._write(_ITEM.pack(kind, _ZERO3, len(payload), _checksum(kind, payload)))
         self._write(payload)
 
 
@@ -216,8 +217,8 @@ class BlockFileReader:
         blocks = 0
         while True:
             begin, digest = self.offset, self._hasher.digest()
-            kind, length, checksum = _ITEM.unpack(self._take(_ITEM.size))
-            if kind not in _LENGTHS_MAX or length > _LENGTHS_MAX[kind]:
+            kind, zero, length, checksum = _ITEM.unpack(self._take(_ITEM.size))
+            if kind not in _LENGTHS_MAX or zero != _ZERO3 or length > _LENGTHS_MAX[kind]:
                 raise self._damage("no item begins here", begin)
             payload = self._take(length)
             if _checksum(kind, payload) != checksum:

@@ -341,13 +341,13 @@ class _Import:
         if block.height != expected:
             raise InputError(f"height {block.height} stands where {expected} belongs", code=Code.BAD_BLOCK)
         ref = self._log.append(block.height, payload, block.block_id)
+        batch = admit_block(block, chain_id=executor.chain_id, verify_signatures=True)
+        if self._writer is not None or not self._brought <= set(named_envelopes(batch)):
+            raise InputError("it does not name an envelope before it", code=Code.BAD_BLOCK)
         if executor.position is None:
             appended = executor.start_from(block, ref)
         else:
             check_seal(block, executor.chain_id)
-            batch = admit_block(block, chain_id=executor.chain_id, verify_signatures=True)
-            if not self._brought <= set(named_envelopes(batch)):
-                raise InputError("it does not name an envelope before it", code=Code.BAD_BLOCK)
             appended = executor.replay(block, ref, batch)
         self._settle(appended, len(payload))
         self._pace.tell("blocks", block.height, block.height)

@@ -72,7 +72,7 @@ def status(output: Output, ledger_path: Path) -> None:
     from fastledger.chain.ledger import Ledger
     from fastledger.crypto import backend
 
-    with Ledger.open(ledger_path) as ledger:
+    with Ledger.open(ledger_path, replica=True) as ledger:
         output.answer({**ledger.status(), "backend": backend()})
 
 
@@ -99,7 +99,7 @@ def query(output: Output, ledger_path: Path, code: str | None, **conditions: Any
     from fastledger.chain.ledger import Ledger
     from fastledger.chain.query import Query
 
-    with Ledger.open(ledger_path) as ledger:
+    with Ledger.open(ledger_path, replica=True) as ledger:
         page = ledger.query(Query(code=None if code is None else parse_code(code), **conditions))
         entries = [
             {
@@ -140,7 +140,7 @@ def prove(output: Output, ledger_path: Path, txid: bytes, out: Path) -> None:
     """Write the receipt of transaction TXID: a transparent statement that verifies offline."""
     from fastledger.chain.ledger import Ledger
 
-    with Ledger.open(ledger_path) as ledger:
+    with Ledger.open(ledger_path, replica=True) as ledger:
         statement = ledger.prove(txid)
     try:
         out.write_bytes(statement)
@@ -199,7 +199,7 @@ def verify(output: Output, ledger_path: Path) -> None:
     """Re-check every byte, signature, root and seal of LEDGER, and rebuild its index to compare."""
     from fastledger.chain.ledger import Ledger
 
-    with Ledger.open(ledger_path) as ledger, output.progress("verify") as bar:
+    with Ledger.open(ledger_path, replica=True) as ledger, output.progress("verify") as bar:
         report = ledger.verify(lambda stage, done, total: bar.update(done, total, stage))
     output.answer(
         {
@@ -222,7 +222,7 @@ def reindex(output: Output, ledger_path: Path) -> None:
     """Throw the index of LEDGER away and rebuild it from the log."""
     from fastledger.chain.ledger import Ledger
 
-    with Ledger.reindex(ledger_path) as ledger:
+    with Ledger.reindex(ledger_path, replica=True) as ledger:
         output.answer(
             {
                 "height": ledger.height,
