@@ -58,3 +58,4 @@ class Pace:
         self.check()
         if self._progress is not None:
             self._progress(stage, done, total)
+            self.check()  # it may have called the operation off
