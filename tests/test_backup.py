@@ -85,7 +85,9 @@ class Load:
         assert self._failures == []
 
 
-def test_a_backup_under_load_restores_and_verifies(filled: Filled, tmp_path: Path) -> None:  # SPEC-BAK-1, SPEC-BAK-5
+def test_a_backup_under_load_restores_and_verifies(
+    filled: Filled, tmp_path: Path
+) -> None:  # SPEC-BAK-1, SPEC-BAK-5
     world, feeds, history = filled
     for number in range(3):
         with Load(world.ledger, feeds) as load:
@@ -160,7 +162,9 @@ def test_erased_envelopes_leave_the_backup(filled: Filled, tmp_path: Path) -> No
     restore_backup(backup, tmp_path / "restored")
 
 
-def test_an_erasure_while_a_pack_is_copied_is_done_again(filled: Filled, tmp_path: Path) -> None:  # SPEC-BAK-3
+def test_an_erasure_while_a_pack_is_copied_is_done_again(
+    filled: Filled, tmp_path: Path
+) -> None:  # SPEC-BAK-3
     world, _, _ = filled
     records = [world.put(b"%d" % n * 400) for n in range(8)]
     extend, erased = FileCopy.extend, []
@@ -185,7 +189,9 @@ def test_an_erasure_while_a_pack_is_copied_is_done_again(filled: Filled, tmp_pat
         assert not any(sealed.blob[-200:] in path.read_bytes() for sealed in erased)
 
 
-def test_a_run_that_ends_early_leaves_the_backup_before_it(filled: Filled, tmp_path: Path) -> None:  # SPEC-BAK-4
+def test_a_run_that_ends_early_leaves_the_backup_before_it(
+    filled: Filled, tmp_path: Path
+) -> None:  # SPEC-BAK-4
     world, feeds, history = filled
     ledger, backup = world.ledger, tmp_path / "backup"
     before = ledger.backup(backup)
@@ -201,6 +207,7 @@ def test_a_run_that_ends_early_leaves_the_backup_before_it(filled: Filled, tmp_p
         ledger.backup(backup, progress=stop_at, cancel=cancel)
     pid = os.fork()
     if not pid:  # the same with a kill
+
         def die(stage: str, done: int, _total: int) -> None:
             if stage == "log" and done == 3:
                 os.kill(os.getpid(), signal.SIGKILL)

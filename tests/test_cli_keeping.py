@@ -96,3 +96,11 @@ def test_prune(made: Cli, tmp_path: Path) -> None:
     assert answer == {"first_height": 0, "freed_bytes": 0, "snapshot_height": None}
     assert copy.error("prune", copy.ledger)["error"] == "bad-query"
     assert copy.json("verify", copy.ledger)["ok"]
+
+
+def test_collect_orphans(made: Cli, tmp_path: Path) -> None:
+    copy = Cli(tmp_path)
+    shutil.copytree(made.ledger, copy.ledger)
+    assert copy.json("collect-orphans", copy.ledger)["examined"] == 0  # all are young
+    answer = copy.json("collect-orphans", copy.ledger, "--older-than-hours", 0)
+    assert answer["examined"] > 0 and (answer["collected"], answer["freed_bytes"]) == (0, 0)

@@ -93,10 +93,19 @@ def test_ranges_of_heights(filled: Filled) -> None:  # SPEC-EXP-2
     assert [world.ledger.get(bytes.fromhex(line["txid"])).seq for line in lines] == [
         line["seq"] for line in lines
     ]
-    heights = [Block.decode(payload).height for _, payload in items_of(block_file(world, from_height=3, to_height=4))]
+    heights = [
+        Block.decode(payload).height for _, payload in items_of(block_file(world, from_height=3, to_height=4))
+    ]
     assert heights == [3, 4]
-    assert world.ledger.export_ndjson(io.BytesIO(), from_height=3, to_height=10**9).to_height == world.ledger.height
-    for bounds in ({"from_height": 9, "to_height": 8}, {"from_height": world.ledger.height + 1}, {"from_height": -1}):
+    assert (
+        world.ledger.export_ndjson(io.BytesIO(), from_height=3, to_height=10**9).to_height
+        == world.ledger.height
+    )
+    for bounds in (
+        {"from_height": 9, "to_height": 8},
+        {"from_height": world.ledger.height + 1},
+        {"from_height": -1},
+    ):
         with pytest.raises(InputError):
             world.ledger.export_ndjson(io.BytesIO(), **bounds)
     cancel = threading.Event()

@@ -131,7 +131,9 @@ def test_a_cancelled_verification_leaves_nothing(filled: Filled) -> None:
         for stage in ("log", "blobs", "blocks", "records"):
             cancel = threading.Event()
 
-            def at(told: str, _done: int, _total: int, stage: str = stage, cancel: threading.Event = cancel) -> None:
+            def at(
+                told: str, _done: int, _total: int, stage: str = stage, cancel: threading.Event = cancel
+            ) -> None:
                 if told == stage:
                     cancel.set()
 

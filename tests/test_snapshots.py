@@ -51,7 +51,8 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @given(
     st.lists(
-        st.builds(SnapshotEntry, st.integers(0, 3), st.binary(max_size=40), st.binary(max_size=300)), max_size=30
+        st.builds(SnapshotEntry, st.integers(0, 3), st.binary(max_size=40), st.binary(max_size=300)),
+        max_size=30,
     )
 )
 def test_chunks_give_their_entries_back(entries: list[SnapshotEntry]) -> None:  # SPEC-SNAP-1
@@ -225,7 +226,9 @@ def test_envelopes_and_rules_do_not_notice(filled: Filled) -> None:  # SPEC-PRUN
         for encoded, txid, code in zip(planned.transactions, planned.txids, planned.codes, strict=True)
         if txid in planned.entering
     ]
-    places = {txid: (entry.height, entry.index) for _, txid, _ in entered for entry in [world.ledger.get(txid)]}
+    places = {
+        txid: (entry.height, entry.index) for _, txid, _ in entered for entry in [world.ledger.get(txid)]
+    }
     world.ledger.prune(keep_blocks=1)
     pruned = [txid for _, txid, _ in entered if places[txid][0] < world.ledger.first_height]
     assert len(pruned) > 50
@@ -240,7 +243,9 @@ def test_envelopes_and_rules_do_not_notice(filled: Filled) -> None:  # SPEC-PRUN
             with pytest.raises(NotFoundError) as caught:
                 call(txid)
             assert caught.value.code is Code.PRUNED
-    sealed = [blob for planned in history.batches for blob in planned.versions if blob[0] not in history.erased]
+    sealed = [
+        blob for planned in history.batches for blob in planned.versions if blob[0] not in history.erased
+    ]
     for record, version, blob in sealed:
         assert world.ledger._blobs.get(world.ledger.record_version(record, version).digest) == blob
 
@@ -291,7 +296,15 @@ def test_damage_in_what_is_kept_of_a_pruned_log_is_named(filled: Filled) -> None
     assert world.ledger.verify().problems == []
 
 
-_CHANGING = ("raw_pwritev", "raw_fdatasync", "raw_fsync_dir", "raw_allocate", "raw_rename", "raw_unlink", "raw_create")
+_CHANGING = (
+    "raw_pwritev",
+    "raw_fdatasync",
+    "raw_fsync_dir",
+    "raw_allocate",
+    "raw_rename",
+    "raw_unlink",
+    "raw_create",
+)
 
 
 def kill_at(fatal: int) -> None:

@@ -37,7 +37,9 @@ def holds_what_was_written(ledger: Ledger, expected: dict[str, Any]) -> None:
     assert all(ledger.record(bytes.fromhex(record)).erased for record in expected["erased"])
 
 
-def test_a_ledger_of_the_first_formats_opens_and_goes_on(old: tuple[Path, dict[str, Any]]) -> None:  # SPEC-UPG-1
+def test_a_ledger_of_the_first_formats_opens_and_goes_on(
+    old: tuple[Path, dict[str, Any]],
+) -> None:  # SPEC-UPG-1
     path, expected = old
     with pytest.raises(IndexOutdatedError):
         Index.open(path / "index", bytes.fromhex(expected["chain_id"]))
@@ -79,7 +81,11 @@ def test_a_flipped_state_value_is_not_read(tmp_path: Path) -> None:  # SPEC-IDX-
         changed[bit // 8] ^= 1 << bit % 8
         index.put_raw("state", [b"a"], [bytes(changed)])
         with index.snapshot() as view:
-            for read in (lambda: view.get_state(b"a"), lambda: view.get_states([b"c", b"a"]), lambda: [*view.iter_state()]):
+            for read in (
+                lambda: view.get_state(b"a"),
+                lambda: view.get_states([b"c", b"a"]),
+                lambda: [*view.iter_state()],
+            ):
                 with pytest.raises(CorruptionError):
                     read()
     # Nor one that stands under another key, nor one cut short.

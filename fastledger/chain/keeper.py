@@ -15,6 +15,7 @@ from typing import BinaryIO
 from fastledger.chain.backup import BackupManifest, BackupReport, BackupRun, Pinned
 from fastledger.chain.executor import CHECKPOINT_KEY, Position
 from fastledger.chain.export import BlockRange, Exporter, ExportReport
+from fastledger.chain.orphans import Gate, OrphanReport, collect_orphans
 from fastledger.chain.pace import Pace, Progress
 from fastledger.chain.pipeline import Pipeline
 from fastledger.chain.snapshots import (
@@ -81,6 +82,7 @@ class Keeper:
         self._blobs = blobs
         self._store = store
         self._pipeline = pipeline
+        self.gate = Gate()
         self._closing = threading.Event()
         self._running = threading.Lock()
 
@@ -321,6 +323,20 @@ class Keeper:
         for path in paths:
             run.add_file(path)
         return int(paths[0].parent.name) if paths else None
+
+    def collect_orphans(self, older_than_ms: int, control: Control) -> OrphanReport:
+        """See :meth:`Ledger.collect_orphans`."""
+        if older_than_ms < 0:
+            raise InputError("an age is not negative", code=Code.BAD_QUERY)
+        with self.operation(control) as pace:
+            return collect_orphans(
+                blobs=self._blobs,
+                store=self._store,
+                pipeline=self._pipeline,
+                gate=self.gate,
+                older_than_ms=older_than_ms,
+                pace=pace,
+            )
 
     # Exports.
 

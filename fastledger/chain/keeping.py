@@ -12,6 +12,7 @@ from typing import BinaryIO
 from fastledger.chain.backup import BackupReport
 from fastledger.chain.export import BlockRange, ExportReport
 from fastledger.chain.keeper import Control, Keeper, PruneReport
+from fastledger.chain.orphans import OrphanReport
 from fastledger.chain.pace import Progress
 from fastledger.chain.verify import VerifyReport
 from fastledger.storage.snapshot import Manifest
@@ -133,3 +134,16 @@ class Keeping:
         control = Control(progress, cancel, rate_bytes_per_second)
         block_range = BlockRange(from_height, to_height)
         return self._keeper.export_blocks(out, block_range, control, with_blobs=with_blobs)
+
+    def collect_orphans(
+        self,
+        older_than_ms: int,
+        *,
+        progress: Progress | None = None,
+        cancel: threading.Event | None = None,
+    ) -> OrphanReport:
+        """Erases envelopes that no record names and whose file was last written to longer ago than that.
+
+        Submissions wait for moments. Who uploads envelopes long before submitting chooses a longer time.
+        """
+        return self._keeper.collect_orphans(older_than_ms, Control(progress, cancel))

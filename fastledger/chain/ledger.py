@@ -297,7 +297,9 @@ class Ledger(Keeping):
         its own outcome and the rest goes through. Raises ``StorageFullError`` or ``LedgerHaltedError`` where nothing
         can be promised: what was not acknowledged may be sent again, the same transaction enters once.
         """
-        return self._enqueue(batch, blobs, wait=True).result()
+        with self._keeper.gate.entered():
+            answer = self._enqueue(batch, blobs, wait=True)
+        return answer.result()
 
     def submit_nowait(
         self, batch: Sequence[bytes | Transaction], blobs: Sequence[bytes] = ()
@@ -306,7 +308,8 @@ class Ledger(Keeping):
 
         Raises ``LedgerBusyError`` with ``retry_after_ms`` where the queue is full.
         """
-        return self._enqueue(batch, blobs, wait=False)
+        with self._keeper.gate.entered():
+            return self._enqueue(batch, blobs, wait=False)
 
     def _enqueue(
         self, batch: Sequence[bytes | Transaction], blobs: Sequence[bytes], *, wait: bool

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from fastledger.chain.restore import RestoreReport
     from fastledger.crypto.signing import SigningKey
 
+HOUR_MS = 3_600_000
 rate_option = click.option(
     "--rate",
     type=click.IntRange(min=1),
@@ -258,3 +259,18 @@ def restore_from_snapshot(
             source, destination, genesis_path.read_bytes(), node_key=key, password=password, progress=progress
         )
     output.answer(_restored(report))
+
+
+@click.command("collect-orphans")
+@ledger_argument
+@click.option(
+    "--older-than-hours", type=click.IntRange(min=0), default=48, show_default=True, help="Younger ones stay."
+)
+@command_options
+def collect_orphans(output: Output, ledger_path: Path, older_than_hours: int) -> None:
+    """Erase envelopes in LEDGER that no record names: of refused records and of uploads never submitted."""
+    from fastledger.chain.ledger import Ledger
+
+    with Ledger.open(ledger_path, replica=True) as ledger, _progress(output, "collect") as progress:
+        report = ledger.collect_orphans(older_than_hours * HOUR_MS, progress=progress)
+    output.answer(asdict(report))

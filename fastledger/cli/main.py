@@ -3,7 +3,7 @@
 import click
 
 from fastledger.cli.demo import demo
-from fastledger.cli.keeping import backup, export, import_, prune, restore, snapshot
+from fastledger.cli.keeping import backup, collect_orphans, export, import_, prune, restore, snapshot
 from fastledger.cli.keys import keys
 from fastledger.cli.ledger import init, prove, query, reindex, status, verify, verify_receipt
 from fastledger.cli.records import ingest, read
@@ -18,5 +18,5 @@ def main() -> None:
 
 for command in (init, demo, ingest, read, query, prove, verify_receipt, verify, reindex, status, keys):
     main.add_command(command)
-for command in (backup, restore, prune, export, import_, snapshot):
+for command in (backup, restore, prune, export, import_, snapshot, collect_orphans):
     main.add_command(command)
