@@ -282,7 +282,7 @@ def test_every_object_and_the_manifest_are_checked(filled: Filled, tmp_path: Pat
     world, _, _ = filled
     backup, rng = tmp_path / "backup", random.Random(5)
     world.ledger.backup(backup, include_snapshot=True)
-    targets = [path for path in (backup / "objects").glob("??/*")]
+    targets = sorted((backup / "objects").glob("??/*"))
     for path in targets:
         if not path.stat().st_size:
             continue

@@ -11,7 +11,7 @@ from storage_faults import flip
 from test_backup import Load
 from world import World, make_world
 
-from fastledger import Ledger
+from fastledger import Ledger, restore_snapshot
 from fastledger.chain.pace import Pace
 from fastledger.errors import (
     InputError,
@@ -93,6 +93,24 @@ def test_a_verification_beside_submissions(filled: Filled) -> None:  # SPEC-REP-
     assert dict.fromkeys(stages) == dict.fromkeys(("log", "blobs", "blocks", "records"))
     assert not any(world.path.glob("tmp/*"))
     history.check(world.ledger, everything=True)
+
+
+def test_a_snapshot_beside_submissions_is_of_one_height(
+    filled: Filled, tmp_path: Path
+) -> None:  # SPEC-SNAP-5
+    world, feeds, _ = filled
+    with Load(world.ledger, feeds) as load:
+        while load.batches < 4:
+            time.sleep(0.001)
+        manifest = world.ledger.snapshot(tmp_path / "snapshot", rate_bytes_per_second=200_000)
+    assert world.ledger.height > manifest.height
+    block = world.ledger.block(manifest.height)
+    assert (block.block_id, block.body.state_root) == (manifest.block_id, manifest.state_root)
+    genesis = world.ledger.genesis.encoded
+    report = restore_snapshot(tmp_path / "snapshot", tmp_path / "restored", genesis)
+    assert report.transactions == sum(
+        world.ledger.block(height).count for height in range(manifest.height + 1)
+    )
 
 
 def test_what_is_erased_meanwhile_is_no_damage(filled: Filled) -> None:  # SPEC-REP-5

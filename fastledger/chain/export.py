@@ -1,4 +1,4 @@
-"""The chain as a stream: NDJSON for people's tools, and a block file that another node can check (SPEC-EXP-1..6).
+"""The chain as a stream: NDJSON for people's tools, and a block file that another node can check (SPEC-EXP-1..5).
 
 Block file::
 

@@ -144,6 +144,7 @@ class Keeper:
         with run.fresh_chain() as fresh:
             if not fresh.check_chain(pin.last.height):
                 return
+            self._pipeline.checkpoint_behind()  # so that little is left to write while submissions wait
             with self._pipeline.paused():
                 self._pipeline.checkpoint_paused()
                 height = self._log.pin().last.height
@@ -171,7 +172,7 @@ class Keeper:
             return self._keep_snapshot(pace) if target is None else self._write_snapshot(target, pace)
 
     def _write_snapshot(self, target: Path, pace: Pace) -> Manifest:
-        self._pipeline.checkpoint()
+        self._pipeline.checkpoint_behind()
         files = SnapshotFiles(target)
         existed = target.is_dir()
         if existed and any(target.iterdir()):

@@ -45,6 +45,7 @@ _PATHS = re.compile(
 )
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _SYNC_BYTES = 64 * 1024 * 1024
+_SMALL_BYTES = 8 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,6 +279,9 @@ class _Import:
         self._pace = pace
         self._writer: BlobWriter | None = None
         self._brought: set[bytes] = set()
+        self._piece_bytes = bytearray()
+        self._small: list[bytes] = []
+        self._small_bytes = 0
         self._unsynced_bytes = 0
 
     def run(self, reader: BlockFileReader) -> None:
@@ -312,22 +316,43 @@ class _Import:
             self._log.close()
 
     def _piece(self, item: Item) -> None:
+        if self._writer is None and len(self._piece_bytes) + len(item.payload) <= COPY_CHUNK_BYTES:
+            self._piece_bytes += item.payload
+            return
         if self._writer is None:
             self._writer = self._blobs.open_writer()
+            self._writer.write(self._piece_bytes)
+            self._piece_bytes = bytearray()
         self._writer.write(item.payload)
 
     def _envelope(self, item: Item) -> None:
         writer, self._writer = self._writer, None
-        if writer is None or len(item.payload) != hashlib.sha256().digest_size:
+        small, self._piece_bytes = bytes(self._piece_bytes), bytearray()
+        if (writer is None and not small) or len(item.payload) != hashlib.sha256().digest_size:
             raise InputError(f"an envelope without pieces at byte {item.offset}", code=Code.BAD_BLOCK)
-        with writer:
-            if not any(item.payload):  # erased while it was exported
-                return
-            if writer.commit() != item.payload:
-                raise InputError(
-                    f"the envelope before byte {item.offset} has another digest", code=Code.BAD_BLOCK
-                )
-        self._brought.add(item.payload)
+        erased = not any(item.payload)  # while it was exported
+        if writer is None:
+            digest = hashlib.sha256(small).digest()
+        else:
+            with writer:
+                digest = bytes(32) if erased else writer.commit()
+        if erased:
+            return
+        if digest != item.payload:
+            raise InputError(
+                f"the envelope before byte {item.offset} has another digest", code=Code.BAD_BLOCK
+            )
+        if writer is None:
+            self._small.append(small)
+            self._small_bytes += len(small)
+            if self._small_bytes >= _SMALL_BYTES:
+                self._flush()
+        self._brought.add(digest)
+
+    def _flush(self) -> None:
+        """Stores the small envelopes that have gathered: one sync for all of them."""
+        self._blobs.put_many(self._small)
+        self._small, self._small_bytes = [], 0
 
     def _block(self, item: Item) -> None:
         try:
@@ -342,7 +367,7 @@ class _Import:
             raise InputError(f"height {block.height} stands where {expected} belongs", code=Code.BAD_BLOCK)
         ref = self._log.append(block.height, payload, block.block_id)
         batch = admit_block(block, chain_id=executor.chain_id, verify_signatures=True)
-        if self._writer is not None or not self._brought <= set(named_envelopes(batch)):
+        if self._writer is not None or self._piece_bytes or not self._brought <= set(named_envelopes(batch)):
             raise InputError("it does not name an envelope before it", code=Code.BAD_BLOCK)
         if executor.position is None:
             appended = executor.start_from(block, ref)
@@ -359,13 +384,16 @@ class _Import:
             self._log.sync()
             self._unsynced_bytes = 0
         self._store.settle(1)
+        if appended.erased:
+            self._flush()
         for digest in appended.erased:
             self._blobs.erase(digest)
         checkpoint_if_due(self._store)
 
     def _end(self, index: Index) -> None:
-        if self._brought or self._writer is not None or self._executor.position is None:
+        if self._brought or self._piece_bytes or self._writer is not None or self._executor.position is None:
             raise InputError("the file ends before the block of its last envelope", code=Code.BAD_BLOCK)
+        self._flush()
         self._log.sync()
         frozen = self._store.freeze(transactions_min=0, bytes_min=0)
         if frozen is not None:
