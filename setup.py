@@ -32,6 +32,7 @@ NATIVE_SOURCES: dict[str, list[str]] = {
 }
 if X86_64:
     NATIVE_SOURCES["sha256_shani.c"] = ["-msha", "-msse4.1", "-mssse3"]
+    NATIVE_SOURCES["sha256_avx2.c"] = ["-mavx2"]
 
 MODULES = ("hashing", "work", "ecdsa", "scan", "lmdb_batch")
 

@@ -30,8 +30,13 @@
  * Not to be called while another thread is inside this layer. */
 int fl_init(const char *forced);
 
-/* Name of the backend in use: "portable" or "shani". */
+/* Name of the backend in use, such as "portable" or "shani". */
 const char *fl_backend_name(void);
+
+/* How many messages the backend in use hashes side by side at most, and the backend that hashes single ones
+ * for it: its own name, unless it borrows another's. */
+size_t fl_backend_lanes(void);
+const char *fl_backend_streams_name(void);
 
 /* The compiled-in backends, fastest first; fl_backend_usable tells whether fl_init would accept one. */
 size_t fl_backend_count(void);

@@ -8,6 +8,8 @@ from libc.stdlib cimport getenv
 cdef extern from "fl.h" nogil:
     int fl_init(const char *forced) noexcept
     const char *fl_backend_name() noexcept
+    size_t fl_backend_lanes() noexcept
+    const char *fl_backend_streams_name() noexcept
     size_t fl_backend_count() noexcept
     const char *fl_backend_name_at(size_t index) noexcept
     int fl_backend_usable(size_t index) noexcept

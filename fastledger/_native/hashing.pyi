@@ -29,6 +29,12 @@ def merkle_levels(leaves: Buffer | Iterable[bytes], hashed: bool) -> tuple[int, 
 def backend() -> str:
     """Name of the SHA-256 backend that this module uses."""
 
+def backend_lanes() -> int:
+    """How many messages that backend hashes side by side at most."""
+
+def backend_streams() -> str:
+    """Name of the backend that hashes single messages for it: its own, or one that it borrows from."""
+
 def backends() -> list[str]:
     """Names of the backends that work on this CPU, fastest first."""
 

@@ -211,6 +211,14 @@ def backend():
     return fl_backend_name().decode()
 
 
+def backend_lanes():
+    return fl_backend_lanes()
+
+
+def backend_streams():
+    return fl_backend_streams_name().decode()
+
+
 def force_backend(name):
     force_backend_or_raise(name)
 
