@@ -25,6 +25,7 @@ NATIVE_SOURCES: dict[str, list[str]] = {
     "sha256_portable.c": [],
     "merkle.c": [],
     "pow.c": [],
+    "workers.c": [],
     "cbor.c": [],
     "msgpack.c": [],
     "scan.c": [],

@@ -89,6 +89,11 @@ typedef struct {
 
 #define FL_LANES_MAX 16
 
+/* Runs `work(shared)` in the calling thread and in up to threads - 1 more, and returns when all are done. A
+ * thread that cannot be started is not missed: the workers share out the work among themselves (workers.c). */
+typedef void *fl_worker(void *shared);
+void fl_workers_run(fl_worker *work, void *shared, unsigned threads);
+
 extern const fl_sha256_kernel fl_sha256_kernel_portable;
 #if defined(__x86_64__)
 extern const fl_sha256_kernel fl_sha256_kernel_shani;
