@@ -49,9 +49,15 @@ cdef extern from "fl.h" nogil:
         size_t proof_count) noexcept
 
     void fl_header_hash_many(uint8_t *out32s, const uint8_t *header80s, size_t count) noexcept
+    ctypedef struct fl_pow_control:
+        pass
+    void fl_pow_control_init(fl_pow_control *control) noexcept
+    void fl_pow_control_cancel(fl_pow_control *control) noexcept
+    int fl_pow_control_is_cancelled(fl_pow_control *control) noexcept
+    uint64_t fl_pow_control_hashes_done(fl_pow_control *control) noexcept
     int fl_pow_search(
         uint32_t *nonce, const uint8_t *header80, const uint8_t *target32, uint32_t start,
-        uint64_t count) noexcept
+        uint64_t count, unsigned threads, fl_pow_control *control) noexcept
 
 
 # A batch below this many bytes (some 25 us of hashing) keeps the GIL: when another thread is busy, a thread

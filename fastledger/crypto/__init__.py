@@ -13,10 +13,12 @@ from fastledger.crypto.merkle import (
     verify_consistency,
     verify_inclusion,
 )
-from fastledger.crypto.work import search_nonce
+from fastledger.crypto.work import NonceSearch, SearchControl, search_nonce
 
 __all__ = [
     "HistoryTree",
+    "NonceSearch",
+    "SearchControl",
     "backend",
     "consistency_proof",
     "inclusion_proof",
