@@ -26,6 +26,7 @@ NATIVE_SOURCES: dict[str, list[str]] = {
     "merkle.c": [],
     "pow.c": [],
     "workers.c": [],
+    "clock.c": [],
     "cbor.c": [],
     "msgpack.c": [],
     "scan.c": [],

@@ -26,7 +26,8 @@ LAYERS: dict[str, set[str]] = {
     "gateway": set(),
     "workload": {"gateway"},
     "client": {"crypto", "model", "chain", "gateway", "clock"},
-    "cli": {"crypto", "model", "state", "chain", "gateway", "client", "workload", "clock"},
+    "bench": {"_native", "crypto"},
+    "cli": {"crypto", "model", "state", "chain", "gateway", "client", "workload", "bench", "clock"},
 }
 # Modules that would let a clock, chance or a socket into what all nodes must agree on.
 PURE_LAYERS = ("model", "state", "consensus")

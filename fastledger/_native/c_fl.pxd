@@ -24,6 +24,7 @@ cdef extern from "fl.h" nogil:
     uint32_t FL_CPU_AVX512F
     uint32_t FL_CPU_AVX512IFMA
     uint32_t fl_cpu_features() noexcept
+    uint64_t fl_multiply_chain(uint64_t count) noexcept
 
     void fl_sha256_many(uint8_t *out32s, const uint8_t *data, const uint64_t *offsets, size_t count) noexcept
     void fl_sha256_leaf_many(

@@ -37,6 +37,9 @@ def merkle_proofs(nodes: bytes, count: int, first: int, proof_count: int) -> tup
         ValueError: the nodes are not those of ``count`` leaves, or there are no such leaves.
     """
 
+def multiply_chain(count: int) -> int:
+    """Runs ``count`` multiplications that wait for each other, 3 cycles each, to find the clock rate."""
+
 def backend() -> str:
     """Name of the SHA-256 backend that this module uses."""
 

@@ -228,6 +228,10 @@ def cpu_features():
     return [name for bit, name in CPU_FEATURE_NAMES if found & bit]
 
 
+def multiply_chain(uint64_t count):
+    return fl_multiply_chain(count)
+
+
 def backends():
     return usable_backends()
 

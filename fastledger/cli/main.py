@@ -2,6 +2,7 @@
 
 import click
 
+from fastledger.cli.bench import bench
 from fastledger.cli.demo import demo
 from fastledger.cli.keys import keys
 from fastledger.cli.ledger import init, prove, query, reindex, status, verify, verify_receipt
@@ -15,5 +16,5 @@ def main() -> None:
     """An embeddable, permissioned ledger engine for medical transactions."""
 
 
-for command in (init, demo, ingest, read, query, prove, verify_receipt, verify, reindex, status, keys):
+for command in (init, demo, ingest, read, query, prove, verify_receipt, verify, reindex, status, keys, bench):
     main.add_command(command)

@@ -3,6 +3,7 @@
 from typing import Any
 
 from fastledger._native.ecdsa import ecdsa_backend, verify_batch
+from fastledger._native.work import SearchControl
 from fastledger.crypto.hashing import hashing_backend, sha256_many
 from fastledger.crypto.merkle import (
     HistoryTree,
@@ -13,7 +14,7 @@ from fastledger.crypto.merkle import (
     verify_consistency,
     verify_inclusion,
 )
-from fastledger.crypto.work import NonceSearch, SearchControl, search_nonce
+from fastledger.crypto.work import NonceSearch, search_nonce
 
 __all__ = [
     "HistoryTree",

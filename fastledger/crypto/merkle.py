@@ -68,8 +68,8 @@ def merkle_root(
             may run on. Each gets at least 16,384 leaves.
 
     Raises:
-        ValueError: another shape, scheme or number of threads, or no leaves under ``"bitcoin"``; the RFC 9162 root of no leaves
-            is `EMPTY_ROOT`.
+        ValueError: another shape, scheme or number of threads, or no leaves under ``"bitcoin"``; the RFC 9162
+            root of no leaves is `EMPTY_ROOT`.
     """
     if scheme == "bitcoin":
         if hashed:
@@ -161,7 +161,9 @@ class MerkleTree:
         """
         left = self.size - first
         if first < 0 or left < 0 or not 0 <= (left if count is None else count) <= left:
-            raise ValueError(f"first, count: expected leaves within 0 .. {self.size}, got {first} and {count}")
+            raise ValueError(
+                f"first, count: expected leaves within 0 .. {self.size}, got {first} and {count}"
+            )
         if self.size == 0:
             return InclusionProofs(0, 0, b"", b"")
         depth, buffer, lengths = _hashing.merkle_proofs(
