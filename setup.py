@@ -16,6 +16,7 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 X86_64 = platform.machine().lower() in ("x86_64", "amd64")
+AARCH64 = platform.machine().lower() in ("aarch64", "arm64")
 
 # C source -> flags it needs beyond the common ones. Kernels for other CPUs are left out of the build, not
 # compiled empty: dispatch.c asks the preprocessor for the architecture.
@@ -35,6 +36,8 @@ NATIVE_SOURCES: dict[str, list[str]] = {
 if X86_64:
     NATIVE_SOURCES["sha256_shani.c"] = ["-msha", "-msse4.1", "-mssse3"]
     NATIVE_SOURCES["sha256_avx2.c"] = ["-mavx2"]
+elif AARCH64:
+    NATIVE_SOURCES["sha256_armv8.c"] = ["-march=armv8-a+crypto"]
 
 MODULES = ("hashing", "work", "ecdsa", "scan", "lmdb_batch")
 

@@ -4,6 +4,8 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#elif defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
 #endif
 
 /* Fastest first. */
@@ -11,6 +13,8 @@ static const fl_sha256_kernel *const KERNELS[] = {
 #if defined(__x86_64__)
     &fl_sha256_kernel_shani,
     &fl_sha256_kernel_avx2,
+#elif defined(__aarch64__)
+    &fl_sha256_kernel_armv8,
 #endif
     &fl_sha256_kernel_portable,
 };
@@ -52,6 +56,13 @@ uint32_t fl_cpu_features(void) {
     }
     return found;
 }
+#elif defined(__aarch64__) && defined(__linux__)
+uint32_t fl_cpu_features(void) {
+    const unsigned long hwcap_sha2 = 1ul << 6; /* HWCAP_SHA2 of Linux's asm/hwcap.h */
+    return getauxval(AT_HWCAP) & hwcap_sha2 ? FL_CPU_ARM_SHA2 : 0;
+}
+#elif defined(__aarch64__) && defined(__APPLE__)
+uint32_t fl_cpu_features(void) { return FL_CPU_ARM_SHA2; } /* every Apple CPU of this architecture has it */
 #else
 uint32_t fl_cpu_features(void) { return 0; }
 #endif

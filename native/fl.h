@@ -55,6 +55,7 @@ int fl_backend_usable(size_t index);
 #define FL_CPU_AVX2 0x20u
 #define FL_CPU_AVX512F 0x40u
 #define FL_CPU_AVX512IFMA 0x80u
+#define FL_CPU_ARM_SHA2 0x10000u /* aarch64, as the operating system tells */
 uint32_t fl_cpu_features(void);
 
 /* A chain of `count` dependent multiplications, 3 cycles each on all x86-64 CPUs since 2008; the product is of no

@@ -1,4 +1,6 @@
 /* Threads for one call: started, used and joined inside it, so that a fork never finds a pool without threads. */
+#define _POSIX_C_SOURCE 200809L /* pthread_sigmask */
+
 #include "fl_impl.h"
 
 #include <pthread.h>

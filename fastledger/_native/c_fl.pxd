@@ -23,6 +23,7 @@ cdef extern from "fl.h" nogil:
     uint32_t FL_CPU_AVX2
     uint32_t FL_CPU_AVX512F
     uint32_t FL_CPU_AVX512IFMA
+    uint32_t FL_CPU_ARM_SHA2
     uint32_t fl_cpu_features() noexcept
     uint64_t fl_multiply_chain(uint64_t count) noexcept
 

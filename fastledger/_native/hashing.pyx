@@ -220,6 +220,7 @@ cdef tuple CPU_FEATURE_NAMES = (
     (FL_CPU_AVX2, "avx2"),
     (FL_CPU_AVX512F, "avx512f"),
     (FL_CPU_AVX512IFMA, "avx512ifma"),
+    (FL_CPU_ARM_SHA2, "sha2"),
 )
 
 

@@ -176,7 +176,7 @@ def rows(quick: bool) -> list[Row]:
     try:
         found = []
         for count in (1, 64) if quick else (1, 8, 64, 1_000, 100_000):
-            found += messages_rows(count, rounds if count > 1_000 else 5 * rounds)
+            found += messages_rows(count, rounds)
         found += mixed_rows(100 if quick else 10_000, rounds)
         for leaves in (2**6,) if quick else (2**10, 2**20):
             found += root_rows(leaves, rounds)

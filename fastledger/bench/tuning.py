@@ -50,16 +50,16 @@ def memory_bytes() -> int:
 def advise(rows: list[Row]) -> Advice:
     """Advice from the rows of one run.
 
-    Threads pay where the largest batch is clearly faster on all CPUs; the batch is the smallest that costs
-    hardly more an item than the best. Tables of known keys help while they stay in the last-level cache. The
+    It goes by the least times, which other work on the machine disturbs least. Threads pay where the largest
+    batch is clearly faster on all CPUs; the batch is the smallest that costs hardly more an item than the best. Tables of known keys help while they stay in the last-level cache. The
     rate is what verification and scan allow: rules, index and disk come on top.
     """
     one, several = _verify_rows(rows, "1 thread"), _verify_rows(rows, "all CPUs")
-    use_all = one[-1]["ns"]["median"] / several[-1]["ns"]["median"] >= THREADS_WORTH_MIN
+    use_all = one[-1]["ns"]["min"] / several[-1]["ns"]["min"] >= THREADS_WORTH_MIN
     chosen = several if use_all else one
-    best = min(row["ns"]["median"] for row in chosen)
-    batch = min(row["items"] for row in chosen if row["ns"]["median"] <= BATCH_LOSS_MAX * best)
-    scan = min(row["ns"]["median"] for row in rows if row["contestant"] == "scan_many")
+    best = min(row["ns"]["min"] for row in chosen)
+    batch = min(row["items"] for row in chosen if row["ns"]["min"] <= BATCH_LOSS_MAX * best)
+    scan = min(row["ns"]["min"] for row in rows if row["contestant"] == "scan_many")
     table = max(TABLE_BYTES_MIN, last_level_cache_bytes())
     if memory_bytes():
         table = min(table, max(MIB, memory_bytes() // TABLE_MEMORY_PART))

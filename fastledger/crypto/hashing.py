@@ -43,7 +43,7 @@ def hashing_backend() -> HashingBackend:
 
     ``sha256_lanes`` is how many messages it hashes side by side at most, ``sha256_streams`` which backend's code
     hashes those that are too few for its lanes. The environment variable ``FASTLEDGER_NATIVE`` forces a backend
-    by name at import: ``portable``, ``avx2``, ``shani`` or ``avx512``, as far as compiled in and usable.
+    by name at import: ``portable``, ``avx2``, ``shani``, ``avx512`` or ``armv8``, as far as compiled in and usable.
     """
     return {
         "sha256": _hashing.backend(),
