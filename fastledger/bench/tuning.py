@@ -51,8 +51,9 @@ def advise(rows: list[Row]) -> Advice:
     """Advice from the rows of one run.
 
     It goes by the least times, which other work on the machine disturbs least. Threads pay where the largest
-    batch is clearly faster on all CPUs; the batch is the smallest that costs hardly more an item than the best. Tables of known keys help while they stay in the last-level cache. The
-    rate is what verification and scan allow: rules, index and disk come on top.
+    batch is clearly faster on all CPUs; the batch is the smallest that costs hardly more an item than the best.
+    Tables of known keys help while they stay in the last-level cache. The rate is what verification and scan
+    allow: rules, index and disk come on top.
     """
     one, several = _verify_rows(rows, "1 thread"), _verify_rows(rows, "all CPUs")
     use_all = one[-1]["ns"]["min"] / several[-1]["ns"]["min"] >= THREADS_WORTH_MIN
