@@ -26,9 +26,10 @@ types: $(STAMP)
 unit: $(STAMP) $(PEERS)/.built
 	$(BIN)/pytest
 
-## make bench     every benchmark beside its peers, one table
+## make bench     every benchmark beside its peers, a table, a chart and tuning advice (bench-results/)
 bench: $(STAMP)
 	$(BIN)/python benchmarks/report.py
+	$(BIN)/fastledger bench --json bench-results/kernels.json --chart bench-results/kernels.svg
 
 ## make soak      kill -9 two hundred times, and the demo on all of the shared histories
 soak: $(STAMP)
@@ -36,7 +37,7 @@ soak: $(STAMP)
 
 ## make fuzz      the property tests with many more examples
 fuzz: $(STAMP)
-	HYPOTHESIS_PROFILE=fuzz $(BIN)/pytest tests/test_scan.py tests/test_cbor_strict.py tests/test_ecdsa.py tests/test_envelope.py tests/test_model.py tests/test_bad_input.py
+	HYPOTHESIS_PROFILE=fuzz $(BIN)/pytest tests/test_variants.py tests/test_scan.py tests/test_cbor_strict.py tests/test_ecdsa.py tests/test_envelope.py tests/test_model.py tests/test_bad_input.py
 
 ## make sanitize  the native tests under AddressSanitizer and UBSan
 sanitize: $(VENV)/bin/python

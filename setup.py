@@ -16,6 +16,7 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 X86_64 = platform.machine().lower() in ("x86_64", "amd64")
+AARCH64 = platform.machine().lower() in ("aarch64", "arm64")
 
 # Field elements live in general registers: moved through vector registers they would wait, on the way back, for
 # narrower stores that cannot be forwarded. -O3 only adds such moves.
@@ -29,6 +30,8 @@ NATIVE_SOURCES: dict[str, list[str]] = {
     "sha256_portable.c": [],
     "merkle.c": [],
     "pow.c": [],
+    "workers.c": [],
+    "clock.c": [],
     "cbor.c": [],
     "msgpack.c": [],
     "scan.c": [],
@@ -46,6 +49,9 @@ NATIVE_SOURCES: dict[str, list[str]] = {
 if X86_64:
     NATIVE_SOURCES["secp256k1/kernel_adx.c"] = FIELD_FLAGS
     NATIVE_SOURCES["sha256_shani.c"] = ["-msha", "-msse4.1", "-mssse3"]
+    NATIVE_SOURCES["sha256_avx2.c"] = ["-mavx2"]
+elif AARCH64:
+    NATIVE_SOURCES["sha256_armv8.c"] = ["-march=armv8-a+crypto"]
 
 MODULES = ("hashing", "work", "ecdsa", "scan", "view", "lmdb_batch")
 

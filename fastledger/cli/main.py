@@ -2,6 +2,7 @@
 
 import click
 
+from fastledger.cli.bench import bench
 from fastledger.cli.certs import certs
 from fastledger.cli.demo import demo
 from fastledger.cli.keeping import backup, collect_orphans, export, import_, prune, restore, snapshot
@@ -22,7 +23,7 @@ def main() -> None:
 
 COMMANDS = (
     *(init, demo, ingest, read, submit, query, follow, prove, verify_receipt, verify, reindex, status),
-    *(keys, node, config, certs, top),
+    *(keys, node, config, certs, top, bench),
     *(backup, restore, prune, export, import_, snapshot, collect_orphans),
 )
 for command in COMMANDS:
