@@ -135,8 +135,10 @@ def test_x_beyond_the_order(kernel: str) -> None:  # SPEC-SIG-2, SPEC-SIG-6
     """x(R) = r + n is good, its hint says so, and only r, not r + n, is taken."""
     points = points_beyond_the_order(4)
     assert all(x_of(point) >= ORDER for point in points)
-    cases = [for_nonce_point(point, 3 + i, 5 + i) for i, point in enumerate(points)]
-    wide = [Case(c.digest, to32(x_of(p)) + c.signature[32:], c.key) for c, p in zip(cases, points, strict=True)]
+    cases = [for_nonce_point(point, ORDER // (3 + i), ORDER // (9 + i)) for i, point in enumerate(points)]
+    wide = [
+        Case(c.digest, to32(x_of(p)) + c.signature[32:], c.key) for c, p in zip(cases, points, strict=True)
+    ]
     force_ecdsa("any", kernel)
     mask, hints = verify_batch(*columns(cases + wide), return_hints=True)
     assert mask == b"\x01" * 4 + bytes(4)
@@ -252,7 +254,8 @@ def test_tables_stay_under_their_limit(slots: int) -> None:  # SPEC-SIG-5
         cases = good_cases(80, key_count=4, first_digest=100 * start)
         keys = [key_of(50 * start + i) for i in range(4)]
         cases = [
-            Case(case.digest, keys[i % 4].sign(case.digest), keys[i % 4].public_key) for i, case in enumerate(cases)
+            Case(case.digest, keys[i % 4].sign(case.digest), keys[i % 4].public_key)
+            for i, case in enumerate(cases)
         ]
         assert verify_batch(*columns(cases)) == b"\x01" * 80
         backend = ecdsa_backend()
@@ -302,7 +305,9 @@ print(json.dumps([backend["kernel"], backend["policy"]]))
 
 def child_backend(value: str) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"FASTLEDGER_ECDSA": value}
-    return subprocess.run([sys.executable, "-c", CHILD], env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [sys.executable, "-c", CHILD], env=environment, capture_output=True, text=True, check=False
+    )
 
 
 @pytest.mark.parametrize("kernel", ecdsa_kernels())
