@@ -21,8 +21,8 @@ import pytest
 from coincurve import PublicKey
 from coincurve.ecdsa import cdata_to_der, deserialize_compact
 
-from fastledger._native.scan import scan_many
 from fastledger._native.ecdsa import parity_hints
+from fastledger._native.scan import scan_many
 from fastledger.crypto.signing import ORDER, SigningKey, ecdsa_backend, resize_key_cache, verify_batch
 
 SIGNERS = 100
