@@ -4,7 +4,7 @@ VENV    := .venv
 BIN     := $(VENV)/bin
 STAMP   := $(VENV)/.built
 PEERS   := .venv-peers
-SOURCES := pyproject.toml setup.py $(wildcard native/*.[ch] fastledger/_native/*.pyx fastledger/_native/*.pxd)
+SOURCES := pyproject.toml setup.py $(wildcard native/*.[ch] native/*/*.[ch] fastledger/_native/*.pyx fastledger/_native/*.pxd)
 PIP     := -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
@@ -37,7 +37,8 @@ soak: $(STAMP)
 
 ## make fuzz      the property tests with many more examples
 fuzz: $(STAMP)
-	HYPOTHESIS_PROFILE=fuzz $(BIN)/pytest tests/test_variants.py tests/test_scan.py tests/test_cbor_strict.py tests/test_ecdsa.py tests/test_envelope.py tests/test_model.py tests/test_bad_input.py
+	HYPOTHESIS_PROFILE=fuzz $(BIN)/pytest tests/test_variants.py tests/test_scan.py tests/test_cbor_strict.py tests/test_ecdsa.py tests/test_ecdsa_paths.py tests/test_envelope.py tests/test_model.py tests/test_bad_input.py
+	PYTHONPATH=tests $(BIN)/python tests/fuzz_ecdsa.py
 
 ## make sanitize  the native tests under AddressSanitizer and UBSan
 sanitize: $(VENV)/bin/python
