@@ -1,10 +1,11 @@
 /* The firmware of the emulated machine: from the reset vector to 64-bit mode with AVX-512 enabled, then a jump
- * to the test program, which the emulator has already put at 1 MiB. There is no BIOS, no disk and no kernel.
+ * to the test program, which the ROM holds too and which runs at 1 MiB. There is no BIOS and no kernel.
  *
- * Linked at 0xffff0000, the top 64 KiB of the 32-bit address space, where an x86 CPU starts.
+ * The ROM ends at 4 GiB; this part fills its last 64 KiB, where an x86 CPU starts, and the program stands before it.
  */
     .set PROGRAM, 0x100000
-    .set STACK_TOP, 0x100000     /* grows down, 512 KiB free below the program */
+    .set PROGRAM_BYTES, 0x80000
+    .set STACK_TOP, 0x2000000    /* grows down; above it stand the vectors */
     .set PML4, 0x1000            /* page tables; RAM starts out zeroed */
     .set PDPT, 0x2000
     .set PAGE_DIRECTORIES, 0x3000
@@ -68,6 +69,10 @@ start64:
     xor %edx, %edx
     mov $0xe7, %eax              /* XCR0: x87, SSE, AVX, opmask, both halves of ZMM */
     xsetbv
+    mov $(base - PROGRAM_BYTES), %esi
+    mov $PROGRAM, %edi
+    mov $PROGRAM_BYTES, %ecx
+    rep movsb
     mov $STACK_TOP, %esp
     mov $PROGRAM, %eax
     call *%rax
