@@ -25,6 +25,7 @@ NATIVE_SOURCES: dict[str, list[str]] = {
     "sha256_portable.c": [],
     "merkle.c": [],
     "pow.c": [],
+    "workers.c": [],
     "cbor.c": [],
     "msgpack.c": [],
     "scan.c": [],
@@ -32,6 +33,7 @@ NATIVE_SOURCES: dict[str, list[str]] = {
 }
 if X86_64:
     NATIVE_SOURCES["sha256_shani.c"] = ["-msha", "-msse4.1", "-mssse3"]
+    NATIVE_SOURCES["sha256_avx2.c"] = ["-mavx2"]
 
 MODULES = ("hashing", "work", "ecdsa", "scan", "lmdb_batch")
 

@@ -2,6 +2,7 @@
  *
  * Rules of the layer (C11, GCC or Clang):
  *  - no Python, no I/O, no allocation: the caller owns every buffer;
+ *  - `threads` is how many work on a call, the caller's own included: 1 .. FL_THREADS_MAX;
  *  - functions that can refuse return 1 (done) or 0 (refused, outputs untouched unless said otherwise);
  *  - a parameter named `x32` is 32 bytes, `x32s` is `count` items of 32 bytes, one after the other;
  *  - outputs may not overlap inputs unless a function says so;
@@ -17,6 +18,7 @@
 
 #define FL_HASH_BYTES 32
 #define FL_HEADER_BYTES 80
+#define FL_THREADS_MAX 256
 
 /* ---- Backends (dispatch.c) ----
  *
@@ -30,8 +32,13 @@
  * Not to be called while another thread is inside this layer. */
 int fl_init(const char *forced);
 
-/* Name of the backend in use: "portable" or "shani". */
+/* Name of the backend in use, such as "portable" or "shani". */
 const char *fl_backend_name(void);
+
+/* How many messages the backend in use hashes side by side at most, and the backend that hashes single ones
+ * for it: its own name, unless it borrows another's. */
+size_t fl_backend_lanes(void);
+const char *fl_backend_streams_name(void);
 
 /* The compiled-in backends, fastest first; fl_backend_usable tells whether fl_init would accept one. */
 size_t fl_backend_count(void);
@@ -87,14 +94,24 @@ size_t fl_merkle_scratch_size(size_t count);
 /* Root over `count` leaves of 32 bytes. No leaves: SHA-256 of nothing (RFC 9162 section 2.1.1), and refused
  * for Bitcoin, which defines no such root. */
 int fl_merkle_root(uint8_t out32[32], fl_merkle_scheme scheme, const uint8_t *leaf32s, size_t count,
-                   uint8_t *scratch);
+                   unsigned threads, uint8_t *scratch);
 
 /* Nodes in all levels of an RFC 9162 tree of `count` leaves: count + ceil(count/2) + ... + 1. */
 size_t fl_merkle_node_count(size_t count);
 
 /* Fills `node32s` with every level of an RFC 9162 tree, leaf hashes first, root last; an unpaired last node
  * moves up unchanged. `scheme` is one of the two RFC 9162 ones; count >= 1. */
-void fl_merkle_levels(uint8_t *node32s, fl_merkle_scheme scheme, const uint8_t *leaf32s, size_t count);
+void fl_merkle_levels(uint8_t *node32s, fl_merkle_scheme scheme, const uint8_t *leaf32s, size_t count,
+                      unsigned threads);
+
+/* Levels above the leaves, ceil(log2(count)), which is the length of the longest inclusion proof; count >= 1. */
+size_t fl_merkle_depth(size_t count);
+
+/* Inclusion proofs (RFC 9162 section 2.1.3.1) of leaves first .. first + proof_count - 1, from the nodes that
+ * fl_merkle_levels gave for `count` leaves. Proof i has lengths[i] hashes, lowest first, at out32s + 32 *
+ * depth * i; zeros fill it up to the depth. The leaves must exist. */
+void fl_merkle_proofs(uint8_t *out32s, uint8_t *lengths, const uint8_t *node32s, size_t count, size_t first,
+                      size_t proof_count);
 
 /* ---- Proof of work (pow.c) ---- */
 

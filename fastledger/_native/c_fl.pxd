@@ -6,8 +6,11 @@ from libc.stdlib cimport getenv
 
 
 cdef extern from "fl.h" nogil:
+    unsigned FL_THREADS_MAX
     int fl_init(const char *forced) noexcept
     const char *fl_backend_name() noexcept
+    size_t fl_backend_lanes() noexcept
+    const char *fl_backend_streams_name() noexcept
     size_t fl_backend_count() noexcept
     const char *fl_backend_name_at(size_t index) noexcept
     int fl_backend_usable(size_t index) noexcept
@@ -34,11 +37,16 @@ cdef extern from "fl.h" nogil:
         FL_MERKLE_BITCOIN
     size_t fl_merkle_scratch_size(size_t count) noexcept
     int fl_merkle_root(
-        uint8_t *out32, fl_merkle_scheme scheme, const uint8_t *leaf32s, size_t count,
+        uint8_t *out32, fl_merkle_scheme scheme, const uint8_t *leaf32s, size_t count, unsigned threads,
         uint8_t *scratch) noexcept
     size_t fl_merkle_node_count(size_t count) noexcept
     void fl_merkle_levels(
-        uint8_t *node32s, fl_merkle_scheme scheme, const uint8_t *leaf32s, size_t count) noexcept
+        uint8_t *node32s, fl_merkle_scheme scheme, const uint8_t *leaf32s, size_t count,
+        unsigned threads) noexcept
+    size_t fl_merkle_depth(size_t count) noexcept
+    void fl_merkle_proofs(
+        uint8_t *out32s, uint8_t *lengths, const uint8_t *node32s, size_t count, size_t first,
+        size_t proof_count) noexcept
 
     void fl_header_hash_many(uint8_t *out32s, const uint8_t *header80s, size_t count) noexcept
     int fl_pow_search(
@@ -50,6 +58,17 @@ cdef extern from "fl.h" nogil:
 # that gave the GIL up waits a whole switch interval, 5 ms by default, to have it back.
 cdef enum:
     GIL_RELEASE_BYTES_MIN = 64 * 1024
+
+
+cdef inline unsigned choose_threads(object threads, size_t useful) except 0:
+    """``threads``, or by default one for each CPU that this process may run on, but no more than are useful."""
+    if threads is None:
+        import os
+        affinity = getattr(os, "sched_getaffinity", None)
+        threads = min(FL_THREADS_MAX, len(affinity(0)) if affinity is not None else os.cpu_count() or 1)
+    elif not isinstance(threads, int) or not 1 <= threads <= FL_THREADS_MAX:
+        raise ValueError(f"threads: expected 1 to {FL_THREADS_MAX}, got {threads!r}")
+    return max(1, min(threads, useful))
 
 
 cdef inline list usable_backends():
