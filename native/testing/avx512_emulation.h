@@ -19,7 +19,6 @@ typedef union {
     __m512i vector;
     uint64_t u64[8];
     uint32_t u32[16];
-    uint8_t u8[64];
 } emulated;
 
 /* In loops over lanes, what is one instruction becomes dozens: inlining all of a kernel would take minutes to compile. */
@@ -29,7 +28,6 @@ typedef union {
 #define EMULATED static inline __attribute__((unused))
 #define LANES64 for (int i = 0; i < 8; i++)
 #define LANES32 for (int i = 0; i < 16; i++)
-#define LANES8 for (int i = 0; i < 64; i++)
 
 enum { _MM_CMPINT_LE = 2, _MM_CMPINT_NLE = 6, _MM_HINT_T0 = 3 };
 
@@ -49,7 +47,6 @@ EMULATED void _mm512_storeu_si512(void *to, __m512i a) { memcpy(to, &a, sizeof a
 
 EMULATED __m512i _mm512_and_si512(__m512i a, __m512i b) { return a & b; }
 EMULATED __m512i _mm512_or_si512(__m512i a, __m512i b) { return a | b; }
-EMULATED __m512i _mm512_xor_si512(__m512i a, __m512i b) { return a ^ b; }
 
 EMULATED __m256i _mm512_castsi512_si256(__m512i a) {
     __m256i out;
@@ -167,7 +164,17 @@ EMULATED __m512i _mm512_shuffle_i64x2(__m512i a_, __m512i b_, int control) {
     return out.vector;
 }
 
-#define _mm512_shuffle_i32x4 _mm512_shuffle_i64x2
+/* Index bits 0..2 name a word, bit 3 whether of b. */
+EMULATED __m512i _mm512_permutex2var_epi64(__m512i a_, __m512i index_, __m512i b_) {
+    emulated a = {a_}, index = {index_}, b = {b_}, out;
+    LANES64 { out.u64[i] = (index.u64[i] & 8 ? b : a).u64[index.u64[i] & 7]; }
+    return out.vector;
+}
+
+EMULATED __m512i _mm512_set_epi64(long long e7, long long e6, long long e5, long long e4, long long e3, long long e2,
+                                  long long e1, long long e0) {
+    return (__m512i){e0, e1, e2, e3, e4, e5, e6, e7};
+}
 
 /* ---- Lanes of 32 bits ---- */
 
@@ -185,6 +192,14 @@ BINARY32(_mm512_unpackhi_epi32, (i % 2 ? b : a).u32[i / 4 * 4 + 2 + i % 4 / 2])
 EMULATED __m512i _mm512_set1_epi32(int value) {
     emulated out;
     LANES32 { out.u32[i] = (uint32_t)value; }
+    return out.vector;
+}
+
+#define _mm512_set_epi32(...) emulated_set_epi32((const uint32_t[16]){__VA_ARGS__})
+
+EMULATED __m512i emulated_set_epi32(const uint32_t highest_first[16]) {
+    emulated out;
+    LANES32 { out.u32[i] = highest_first[15 - i]; }
     return out.vector;
 }
 
@@ -222,21 +237,6 @@ EMULATED __mmask16 _mm512_cmple_epu32_mask(__m512i a_, __m512i b_) {
     __mmask16 out = 0;
     LANES32 { out |= (__mmask16)((a.u32[i] <= b.u32[i]) << i); }
     return out;
-}
-
-EMULATED __m512i _mm512_mask_blend_epi32(__mmask16 lanes, __m512i a_, __m512i b_) {
-    emulated a = {a_}, b = {b_};
-    LANES32 { a.u32[i] = lanes >> i & 1 ? b.u32[i] : a.u32[i]; }
-    return a.vector;
-}
-
-/* ---- Bytes ---- */
-
-/* Within each 128-bit quarter: the byte of `a` that the low four bits of the index name, or 0 if its bit 7 is set. */
-EMULATED __m512i _mm512_shuffle_epi8(__m512i a_, __m512i index_) {
-    emulated a = {a_}, index = {index_}, out;
-    LANES8 { out.u8[i] = index.u8[i] & 0x80 ? 0 : a.u8[i / 16 * 16 + (index.u8[i] & 15)]; }
-    return out.vector;
 }
 
 #undef BINARY64
