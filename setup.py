@@ -34,6 +34,10 @@ NATIVE_SOURCES: dict[str, list[str]] = {
 if X86_64:
     NATIVE_SOURCES["sha256_shani.c"] = ["-msha", "-msse4.1", "-mssse3"]
     NATIVE_SOURCES["sha256_avx2.c"] = ["-mavx2"]
+    AVX512 = ["-mavx512f", "-mavx512vl", "-mavx512dq", "-mavx512bw"]
+    NATIVE_SOURCES["sha256_avx512.c"] = AVX512
+    NATIVE_SOURCES["secp256k1/verify8_ifma.c"] = [*AVX512, "-mavx512ifma"]
+    NATIVE_SOURCES["secp256k1/comb8_ifma.c"] = [*AVX512, "-mavx512ifma"]
 
 MODULES = ("hashing", "work", "ecdsa", "scan", "lmdb_batch")
 

@@ -174,7 +174,9 @@ def low(s: int) -> int:
 
 def signed(chance: random.Random, signer: Signer) -> tuple[int, int, int]:
     """A digest of a random class and its signature (digest, r, s)."""
-    digest = chance.choice([0, 1, N, N - 1, 2**256 - 1]) if chance.random() < 0.02 else chance.getrandbits(256)
+    digest = (
+        chance.choice([0, 1, N, N - 1, 2**256 - 1]) if chance.random() < 0.02 else chance.getrandbits(256)
+    )
     signature = ffi.new("secp256k1_ecdsa_signature *")
     secret = signer.secret.to_bytes(32, "big")
     context = GLOBAL_CONTEXT.ctx
@@ -210,10 +212,30 @@ def damaged(chance: random.Random, signer: Signer, signers: list[Signer]) -> Rec
 def crafted(chance: random.Random, signers: list[Signer]) -> Record:
     """Scalars that an adversary picks, which signing digests instead of messages allows: partial sums meet."""
     signer = chance.choice(signers)
-    special = [1, 2, 3, 31, 32, 33, N - 1, N - 2, LAMBDA, N - LAMBDA, (LAMBDA + 1) % N, 1 << 128, 1 << 64, 2**255 % N]
+    special = [
+        1,
+        2,
+        3,
+        31,
+        32,
+        33,
+        N - 1,
+        N - 2,
+        LAMBDA,
+        N - LAMBDA,
+        (LAMBDA + 1) % N,
+        1 << 128,
+        1 << 64,
+        2**255 % N,
+    ]
     u2 = chance.choice([*special, chance.randrange(1, N)])
     cancel = N - u2 * signer.secret % N
-    u1 = chance.choice([0, cancel, -cancel, cancel + 1, cancel - 1, cancel + LAMBDA, *special, chance.randrange(N)]) % N
+    u1 = (
+        chance.choice(
+            [0, cancel, -cancel, cancel + 1, cancel - 1, cancel + LAMBDA, *special, chance.randrange(N)]
+        )
+        % N
+    )
     total = combination(u1, u2, signer.point)
     r = total[0] % N if total is not None else chance.randrange(1, N)
     s = r * pow(u2, -1, N) % N
@@ -248,7 +270,9 @@ def make_signers(chance: random.Random, count: int) -> list[Signer]:
     secrets = [1, 2, 3, LAMBDA, (N + 1) // 2] + [chance.randrange(1, N) for _ in range(count)]
     everyone = [secret for pair in secrets for secret in (pair, N - pair)]
     points = [multiple(secret, GENERATOR) for secret in everyone]
-    return [Signer(d, q, 1 + i) for i, (d, q) in enumerate(zip(everyone, points, strict=True)) if q is not None]
+    return [
+        Signer(d, q, 1 + i) for i, (d, q) in enumerate(zip(everyone, points, strict=True)) if q is not None
+    ]
 
 
 def make_file(count: int, seed: int = 1, signer_count: int = 8) -> bytes:

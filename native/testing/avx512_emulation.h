@@ -19,6 +19,7 @@ typedef union {
     __m512i vector;
     uint64_t u64[8];
     uint32_t u32[16];
+    uint8_t u8[64];
 } emulated;
 
 /* In loops over lanes, what is one instruction becomes dozens: inlining all of a kernel would take minutes to compile. */
@@ -28,6 +29,7 @@ typedef union {
 #define EMULATED static inline __attribute__((unused))
 #define LANES64 for (int i = 0; i < 8; i++)
 #define LANES32 for (int i = 0; i < 16; i++)
+#define LANES8 for (int i = 0; i < 64; i++)
 
 enum { _MM_CMPINT_LE = 2, _MM_CMPINT_NLE = 6, _MM_HINT_T0 = 3 };
 
@@ -197,6 +199,12 @@ EMULATED __m512i _mm512_set1_epi32(int value) {
 
 #define _mm512_set_epi32(...) emulated_set_epi32((const uint32_t[16]){__VA_ARGS__})
 
+EMULATED __m512i _mm512_set4_epi32(int e3, int e2, int e1, int e0) {
+    emulated out;
+    LANES32 { out.u32[i] = (uint32_t)(i % 4 == 0 ? e0 : i % 4 == 1 ? e1 : i % 4 == 2 ? e2 : e3); }
+    return out.vector;
+}
+
 EMULATED __m512i emulated_set_epi32(const uint32_t highest_first[16]) {
     emulated out;
     LANES32 { out.u32[i] = highest_first[15 - i]; }
@@ -237,6 +245,15 @@ EMULATED __mmask16 _mm512_cmple_epu32_mask(__m512i a_, __m512i b_) {
     __mmask16 out = 0;
     LANES32 { out |= (__mmask16)((a.u32[i] <= b.u32[i]) << i); }
     return out;
+}
+
+/* ---- Bytes ---- */
+
+/* Within each 128-bit quarter: the byte of `a` that the low four bits of the index name, or 0 if its bit 7 is set. */
+EMULATED __m512i _mm512_shuffle_epi8(__m512i a_, __m512i index_) {
+    emulated a = {a_}, index = {index_}, out;
+    LANES8 { out.u8[i] = index.u8[i] & 0x80 ? 0 : a.u8[i / 16 * 16 + (index.u8[i] & 15)]; }
+    return out.vector;
 }
 
 #undef BINARY64

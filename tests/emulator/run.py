@@ -75,7 +75,7 @@ def emulate(where: Path) -> bool:
     shutil.copy(HERE / "bochsrc", where)
     (where / "start").write_text("continue\n")  # for builds with the debugger, which would stop at reset
     command = ["bochs", "-q", "-f", "bochsrc", "-rc", "start"]
-    done = subprocess.run(command, cwd=where, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=False)
+    done = subprocess.run(command, cwd=where, stdin=subprocess.DEVNULL, capture_output=True, check=False)
     lines = done.stdout.decode(errors="replace").splitlines()
     for line in lines:
         if "signatures" in line or "hashes" in line or line in ("PASS", "FAIL"):
@@ -93,7 +93,9 @@ def main() -> None:
         build_disk(Path(sys.argv[2]), where)
         if not emulate(where):
             log = where / "bochs.log"
-            print("".join(log.read_text().splitlines(True)[-40:]) if log.exists() else "no log", file=sys.stderr)
+            print(
+                "".join(log.read_text().splitlines(True)[-40:]) if log.exists() else "no log", file=sys.stderr
+            )
             raise SystemExit("the emulated machine did not pass")
 
 
