@@ -17,6 +17,10 @@ from setuptools.command.build_ext import build_ext
 
 X86_64 = platform.machine().lower() in ("x86_64", "amd64")
 
+# Field elements live in general registers: moved through vector registers they would wait, on the way back, for
+# narrower stores that cannot be forwarded. -O3 only adds such moves.
+FIELD_FLAGS = ["-O2", "-mgeneral-regs-only"]
+
 # C source -> flags it needs beyond the common ones. Kernels for other CPUs are left out of the build, not
 # compiled empty: dispatch.c asks the preprocessor for the architecture.
 NATIVE_SOURCES: dict[str, list[str]] = {
@@ -30,14 +34,25 @@ NATIVE_SOURCES: dict[str, list[str]] = {
     "msgpack.c": [],
     "scan.c": [],
     "ecdsa.c": [],
+    "workers.c": [],
+    "secp256k1/modinv.c": [],
+    "secp256k1/scalar.c": [],
+    "secp256k1/keys.c": [],
+    "secp256k1/select.c": [],
+    "secp256k1/decide.c": [],
+    "secp256k1/randomised.c": [],
+    "secp256k1/batch.c": [],
+    "secp256k1/kernel_portable.c": FIELD_FLAGS,
 }
 if X86_64:
+    NATIVE_SOURCES["secp256k1/kernel_adx.c"] = FIELD_FLAGS
     NATIVE_SOURCES["sha256_shani.c"] = ["-msha", "-msse4.1", "-mssse3"]
     NATIVE_SOURCES["sha256_avx2.c"] = ["-mavx2"]
     AVX512 = ["-mavx512f", "-mavx512vl", "-mavx512dq", "-mavx512bw"]
     NATIVE_SOURCES["sha256_avx512.c"] = AVX512
     NATIVE_SOURCES["secp256k1/verify8_ifma.c"] = [*AVX512, "-mavx512ifma"]
     NATIVE_SOURCES["secp256k1/comb8_ifma.c"] = [*AVX512, "-mavx512ifma"]
+    NATIVE_SOURCES["secp256k1/kernel_ifma.c"] = []
 
 MODULES = ("hashing", "work", "ecdsa", "scan", "lmdb_batch")
 

@@ -7,9 +7,9 @@
 #define _POSIX_C_SOURCE 200809L
 
 #include "fl_tx.h"
+#include "workers.h"
 
 #include <pthread.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -35,8 +35,7 @@ enum {
     /* Entries of a set: where a key may stand. Four keeps a set in few cache lines and evicts rarely. */
     SET_ENTRIES = 4,
     /* Signatures taken at a time: some 0.3 ms of work, which bounds how long cores wait for the last one. */
-    CHUNK = 8,
-    THREADS_CAP = 256
+    CHUNK = 8
 };
 
 /* A parsed key; `stamp` is the batch that last used it, 0 in an empty entry. */
@@ -179,25 +178,13 @@ static void *verify_worker(void *shared)
     return NULL;
 }
 
-/* Work on the batch with the calling thread and up to threads - 1 more. A thread that cannot be started is
- * not missed: the others take its share. Signals stay with the threads that the process had before. */
-static void run_workers(verify_batch *batch, unsigned threads)
+int fl_ecdsa_verify_one(const fl_ecdsa *v, const uint8_t *digest32, const uint8_t *sig64, const uint8_t *key,
+                        size_t key_len)
 {
-    pthread_t others[THREADS_CAP - 1];
-    sigset_t all, before;
-    size_t started = 0;
-    size_t others_max = (threads < THREADS_CAP ? threads : THREADS_CAP) - 1;
-
-    if (others_max > 0) {
-        sigfillset(&all);
-        pthread_sigmask(SIG_SETMASK, &all, &before);
-        while (started < others_max && pthread_create(&others[started], NULL, verify_worker, batch) == 0)
-            started++;
-        pthread_sigmask(SIG_SETMASK, &before, NULL);
-    }
-    verify_worker(batch);
-    for (size_t i = 0; i < started; i++)
-        pthread_join(others[i], NULL);
+    secp256k1_ecdsa_signature sig;
+    secp256k1_pubkey parsed;
+    return v->parse_signature(v->context, &sig, sig64) && v->parse_key(v->context, &parsed, key, key_len) &&
+           v->verify(v->context, &sig, digest32, &parsed) == 1;
 }
 
 int fl_ecdsa_verify_many(fl_ecdsa *verifier, uint8_t *ok, const uint8_t *digest32s, const uint8_t *sig64s,
@@ -219,7 +206,7 @@ int fl_ecdsa_verify_many(fl_ecdsa *verifier, uint8_t *ok, const uint8_t *digest3
     memcpy(batch.key33s, key33s, KEY_LEN * count);
     atomic_init(&batch.next, 0);
     cache_lookup_many(verifier, &batch);
-    run_workers(&batch, threads > 0 ? threads : 1);
+    fl_run_workers(verify_worker, &batch, threads);
     cache_insert_many(verifier, &batch);
     free(batch.keys);
     return 1;

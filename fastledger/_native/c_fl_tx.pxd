@@ -68,26 +68,62 @@ cdef extern from "fl_tx.h" nogil:
         uintptr_t ecdsa_signature_parse_compact
         uintptr_t ecdsa_verify
 
-    ctypedef struct fl_ecdsa_stats:
-        size_t cache_entries
-        size_t cache_used
-        uint64_t cache_hits
-        uint64_t cache_misses
 
-    ctypedef struct fl_ecdsa:
+cdef extern from "secp256k1/batch.h" nogil:
+    ctypedef enum fl_ecdsa_path:
+        FL_PATH_AUTO
+        FL_PATH_LIBSECP
+        FL_PATH_KNOWN
+        FL_PATH_ANY
+        FL_PATH_RANDOMISED
+        FL_PATH_COUNT
+
+    ctypedef struct fl_batch_stats:
+        const char *kernel
+        fl_ecdsa_path path
+        size_t keys_max
+        size_t keys_used
+        uint64_t key_hits
+        uint64_t key_misses
+        size_t table_memory_max
+        size_t table_memory
+        size_t table_count
+        uint64_t tables_built
+        uint64_t tables_evicted
+        uint64_t by_known
+        uint64_t by_any
+        uint64_t by_randomised
+        uint64_t by_libsecp
+        uint64_t undecided
+        uint64_t refused
+        uint64_t batches_failed
+
+    ctypedef struct fl_batch_input:
+        const uint8_t *digest32s
+        const uint8_t *sig64s
+        const uint8_t *key33s
+        const uint8_t *hints
+        size_t hint_len
+        size_t count
+
+    ctypedef struct fl_batch_verifier:
         pass
 
-    fl_ecdsa *fl_ecdsa_new(const fl_secp_addresses *secp, size_t cache_entries) noexcept
-    int fl_ecdsa_resize_cache(fl_ecdsa *verifier, size_t cache_entries) noexcept
-    void fl_ecdsa_hold(fl_ecdsa *verifier) noexcept
-    void fl_ecdsa_release(fl_ecdsa *verifier) noexcept
-    fl_ecdsa_stats fl_ecdsa_read_stats(fl_ecdsa *verifier) noexcept
-    int fl_ecdsa_verify_many(
-        fl_ecdsa *verifier,
+    fl_batch_verifier *fl_batch_new(
+        const fl_secp_addresses *secp, size_t keys_max, size_t table_memory_max
+    ) noexcept
+    int fl_batch_force(fl_batch_verifier *verifier, const char *kernel_name, fl_ecdsa_path path) noexcept
+    const char *fl_batch_kernel_name(size_t index) noexcept
+    int fl_batch_kernel_usable(size_t index) noexcept
+    int fl_batch_resize_keys(fl_batch_verifier *verifier, size_t keys_max) noexcept
+    int fl_batch_set_table_memory(fl_batch_verifier *verifier, size_t bytes) noexcept
+    void fl_batch_hold(fl_batch_verifier *verifier) noexcept
+    void fl_batch_release(fl_batch_verifier *verifier) noexcept
+    fl_batch_stats fl_batch_read_stats(fl_batch_verifier *verifier) noexcept
+    int fl_batch_verify(
+        fl_batch_verifier *verifier,
         uint8_t *ok,
-        const uint8_t *digest32s,
-        const uint8_t *sig64s,
-        const uint8_t *key33s,
-        size_t count,
+        uint8_t *hint33s,
+        const fl_batch_input *input,
         unsigned threads,
     ) noexcept

@@ -4,6 +4,7 @@
 #define FL_SECP256K1_COMB_IMPL_H
 
 #include "affine.h"
+#include "fl_impl.h"
 #include "jacobian.h"
 #include "scalar.h"
 
@@ -25,6 +26,7 @@ static void comb_fill_powers(fl_affine *points, unsigned window, const fl_affine
     fl_field products[POWERS_MAX];
     fl_affine powers[POWERS_MAX];
 
+    FL_VERIFY(count <= POWERS_MAX);
     fl_jacobian_set(&chain[0], fl_term_of(point, 0));
     for (unsigned i = 1; i < count; i++) {
         chain[i] = chain[i - 1];
@@ -133,6 +135,7 @@ static uint32_t comb_append(fl_term *terms, const fl_comb_table *table, const fl
         if (digit == 0)
             continue;
         size_t multiple = (size_t)(digit < 0 ? -digit : digit);
+        FL_VERIFY(multiple <= fl_comb_entries(table->window, j));
         const fl_affine *point = &table->points[comb_index(table->window, j, multiple)];
         __builtin_prefetch(point);
         terms[count++] = fl_term_of(point, digit < 0);
@@ -159,6 +162,7 @@ static uint32_t comb_append_job(fl_groups *groups, uint32_t used, const fl_verif
         groups->failed[g] = 0;
         used += count;
     }
+    FL_VERIFY(used <= BLOCK_TERMS_MAX);
     return used;
 }
 
@@ -173,11 +177,12 @@ static void rotate(fl_affine *out, fl_term term)
 }
 
 /* Compares x(R) with r modulo n: x is r, or r + n, which is below p for few r. */
-static uint8_t judge(uint8_t *hint33, const fl_affine *nonce_point, const uint64_t r[4])
+static uint8_t judge(uint8_t *hint33, fl_term nonce_point, const uint64_t r[4])
 {
     fl_affine point;
+    fl_field y;
     uint8_t tag = FL_HINT_X_IS_R;
-    canonical_point(&point, nonce_point);
+    canonical_point(&point, fl_term_point(nonce_point));
     if (fl_compare256(point.x, FL_ORDER.limb) >= 0) {
         fl_scalar x;
         memcpy(x.limb, point.x, sizeof x.limb);
@@ -188,8 +193,10 @@ static uint8_t judge(uint8_t *hint33, const fl_affine *nonce_point, const uint64
     if (fl_compare256(point.x, r) != 0)
         return FL_LANE_INVALID;
     if (hint33 != NULL) {
-        hint33[0] = (uint8_t)(tag + (point.y[0] & 1));
-        fl_store_be256(hint33 + 1, point.y);
+        fl_term_y(&y, nonce_point);
+        fl_field_canonical(&y);
+        hint33[0] = (uint8_t)(tag + (y.limb[0] & 1));
+        fl_store_be256(hint33 + 1, y.limb);
     }
     return FL_LANE_VALID;
 }
@@ -210,15 +217,16 @@ static void comb_finish(comb_workspace *work, uint8_t *verdicts, uint8_t *hint33
         work->pairs[2 * pairs++ + 1] = fl_term_of(&work->rotated[i], 0);
     }
     int any_undefined = fl_add_pairs(work->nonce_points, work->pairs, pairs, work->products);
-    const fl_affine *nonce_point = work->nonce_points;
+    pairs = 0;
     for (size_t i = 0; i < count; i++) {
         if (verdicts[i] == FL_LANE_UNDECIDED)
             continue;
-        if (any_undefined && fl_is_undefined(nonce_point))
+        const fl_affine *point = &work->nonce_points[pairs];
+        fl_term nonce_point = fl_term_of(point, work->pairs[2 * pairs++] & 1);
+        if (any_undefined && fl_is_undefined(point))
             verdicts[i] = FL_LANE_UNDECIDED;
         else
             verdicts[i] = judge(hint33s ? hint33s + FL_HINT_LEN * i : NULL, nonce_point, jobs[i].r);
-        nonce_point++;
     }
 }
 

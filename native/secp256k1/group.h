@@ -89,11 +89,10 @@ enum { FL_LANE_INVALID = 0, FL_LANE_VALID = 1, FL_LANE_UNDECIDED = 2 };
 enum { FL_HINT_LEN = 33, FL_HINT_NONE = 0, FL_HINT_X_IS_R = 2, FL_HINT_X_IS_R_PLUS_N = 4 };
 
 /* Writes verdicts[0..count) and, unless hints is NULL, count hints of FL_HINT_LEN bytes: those of valid
- * signatures, tag 0 for the others. Any count. Allocates nothing; needs no alignment of the jobs. */
+ * signatures, tag 0 for the others. Any count. Out of memory for scratch, the verdict is UNDECIDED. */
 typedef void fl_lane_verifier(uint8_t *verdicts, uint8_t *hint33s, const fl_verify_job *jobs, size_t count);
 
-/* The generator's table, built once by the first call of fl_generator_table_init (comb.c); 0 when out of memory. */
+/* The generator's table, built when the first kernel is tested (select.c). */
 extern fl_comb_table fl_generator_table;
-int fl_generator_table_init(void);
 
 #endif

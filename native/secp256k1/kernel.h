@@ -20,6 +20,7 @@ typedef struct {
 
 typedef struct {
     const char *name;
+    uint32_t cpu_features; /* FL_CPU_* that it needs */
     /* Verifies jobs whose keys have tables; the table's window may differ from key to key. */
     fl_lane_verifier *verify_known;
     /* Verifies jobs of any keys, whose tables are not looked at. */
@@ -37,6 +38,7 @@ typedef struct {
 extern const fl_secp_kernel fl_secp_kernel_portable;
 #if defined(__x86_64__)
 extern const fl_secp_kernel fl_secp_kernel_adx;
+extern const fl_secp_kernel fl_secp_kernel_ifma;
 #endif
 
 #endif

@@ -7,6 +7,7 @@
 
 const fl_secp_kernel fl_secp_kernel_portable = {
     .name = "portable",
+    .cpu_features = 0,
     .verify_known = comb_verify,
     .verify_any = strauss_verify,
     .build_table = comb_build,

@@ -47,7 +47,7 @@ fl_key_table *fl_key_table_new(void)
     return table;
 }
 
-static void table_release(fl_key_table *table)
+void fl_key_table_release(fl_key_table *table)
 {
     if (table == NULL || atomic_fetch_sub(&table->references, 1) != 1)
         return;
@@ -68,7 +68,7 @@ static void evict_table(fl_keys *keys, size_t slot)
     table->entry = NULL;
     keys->tables[slot] = keys->tables[--keys->table_count];
     keys->tables_evicted++;
-    table_release(table);
+    fl_key_table_release(table);
 }
 
 static size_t oldest_table(const fl_keys *keys)
@@ -214,7 +214,7 @@ void fl_keys_learn(fl_keys *keys, fl_batch_key *batch, size_t count)
             if (key->build && key->table != NULL)
                 adopt_table(keys, entry, key->table);
         }
-        table_release(key->table);
+        fl_key_table_release(key->table);
         key->table = NULL;
     }
     pthread_mutex_unlock(&keys->lock);

@@ -62,6 +62,7 @@ int fl_keys_set_memory(fl_keys *keys, size_t memory_max);
 size_t fl_key_table_bytes(void);
 /* A table without its points computed and with one reference; NULL when out of memory. */
 fl_key_table *fl_key_table_new(void);
+void fl_key_table_release(fl_key_table *table); /* drops a reference; NULL is allowed */
 
 /* Fill in what is known of the batch's distinct keys, and mark those that have earned a table. */
 void fl_keys_lookup(fl_keys *keys, fl_batch_key *batch, size_t count);
