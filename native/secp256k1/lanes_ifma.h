@@ -83,12 +83,6 @@ static __attribute__((noinline)) void add_all_lanes(point16 *p, const affine16 *
     point16_add_affine(p, q, &h);
 }
 
-static __attribute__((noinline)) void double_all_lanes(point16 *p, int times) {
-    for (int i = 0; i < times; i++) {
-        point16_double(p);
-    }
-}
-
 /* Takes the addition back in lanes that had nothing to add, and replaces it by the point itself in lanes that had
  * nothing to add it to. */
 static __attribute__((noinline)) void sum_correct(lane_sum *s, const point16 *before, const affine16 *q,
@@ -155,7 +149,7 @@ FL_INLINE __mmask8 x_equals(const fe8 *x, const fe8 *z_squared, const uint64_t c
     return fe8_is_zero(&difference);
 }
 
-/* out = r + n where that is below p, else p, which no x coordinate in memory equals; returns whether it was below. */
+/* out = r + n where that is below p; returns 0, and leaves out alone, where it is not. */
 static int r_plus_n(uint64_t out[4], const uint64_t r[4]) {
     if (fl_compare256(r, P_MINUS_N) >= 0) {
         return 0;

@@ -78,6 +78,12 @@ static void odd_digits(uint8_t d[ODD_DIGITS], const wide_half *k) {
 
 /* ---- Multiples of the keys ---- */
 
+static __attribute__((noinline)) void double_all_lanes(point16 *p, int times) {
+    for (int i = 0; i < times; i++) {
+        point16_double(p);
+    }
+}
+
 /* [0]: multiples 1, 3, .. 31 of Q, [1]: of lambda Q, on a curve isomorphic to the lane's own. */
 typedef struct {
     _Alignas(64) fl_affine point[BLOCK_LANES][2][MULTIPLES];
