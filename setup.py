@@ -34,7 +34,6 @@ NATIVE_SOURCES: dict[str, list[str]] = {
     "msgpack.c": [],
     "scan.c": [],
     "ecdsa.c": [],
-    "workers.c": [],
     "secp256k1/modinv.c": [],
     "secp256k1/scalar.c": [],
     "secp256k1/keys.c": [],

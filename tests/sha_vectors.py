@@ -4,6 +4,7 @@ import random
 import struct
 import sys
 from hashlib import sha256
+from pathlib import Path
 
 MAGIC = int.from_bytes(b"SHA1", "little")
 LANES = 16
@@ -87,5 +88,4 @@ def make_file(items: int, seed: int = 1) -> bytes:
 
 
 if __name__ == "__main__":
-    with open(sys.argv[1], "wb") as file:
-        file.write(make_file(int(sys.argv[2])))
+    Path(sys.argv[1]).write_bytes(make_file(int(sys.argv[2])))

@@ -1,4 +1,4 @@
-"""The AVX-512 kernels, run on any machine: their intrinsics replaced by plain C, their vectors by coincurve and hashlib.
+"""The AVX-512 kernels on any machine: their intrinsics in plain C, their vectors by coincurve and hashlib.
 
 `make emulate` runs the same programs on real AVX-512 instructions in an emulator (tests/emulator/README.md).
 """
@@ -7,14 +7,22 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import pytest
-
 import lane_vectors
+import pytest
 import sha_vectors
 
 NATIVE = Path(__file__).resolve().parent.parent / "native"
-FLAGS = "-std=c11 -O1 -Wno-psabi -Wall -Wextra -Werror -DFL_EMULATE_AVX512 -DFL_DEBUG=1".split()
-SANITIZE = "-fsanitize=address,undefined -fno-sanitize-recover=all".split()
+FLAGS = [
+    "-std=c11",
+    "-O1",
+    "-Wno-psabi",
+    "-Wall",
+    "-Wextra",
+    "-Werror",
+    "-DFL_EMULATE_AVX512",
+    "-DFL_DEBUG=1",
+]
+SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 LANES = ["testing/lanes_test.c", "secp256k1/verify8_ifma.c", "secp256k1/comb8_ifma.c"]
 LANES += ["secp256k1/scalar.c", "secp256k1/modinv.c"]
 SHA = ["testing/sha_test.c", "sha256_avx512.c", "sha256_portable.c"]

@@ -13,7 +13,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 NATIVE = HERE.parent.parent / "native"
 AVX512 = ["-mavx512f", "-mavx512vl", "-mavx512ifma", "-mavx512dq", "-mavx512bw"]
-FLAGS = "-std=c11 -O3 -ffreestanding -fno-pic -fno-pie -mno-red-zone -fno-stack-protector".split()
+FLAGS = ["-std=c11", "-O3", "-ffreestanding", "-fno-pic", "-fno-pie", "-mno-red-zone", "-fno-stack-protector"]
 FLAGS += ["-fno-asynchronous-unwind-tables", f"-I{NATIVE}"]
 BOOT_BYTES = 0x10000
 PROGRAM_BYTES = 0x80000  # as in boot.S
