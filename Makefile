@@ -8,7 +8,7 @@ SOURCES := pyproject.toml setup.py $(wildcard native/*.[ch] native/*/*.[ch] fast
 PIP     := -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test lint types unit bench soak fuzz sanitize clean
+.PHONY: help build demo test lint types unit bench soak fuzz sanitize emulate clean
 
 ## make demo      hospital histories through the whole engine (BUNDLES=path for FHIR sources of your own)
 demo: $(STAMP)
@@ -43,6 +43,15 @@ fuzz: $(STAMP)
 ## make sanitize  the native tests under AddressSanitizer and UBSan
 sanitize: $(VENV)/bin/python
 	./.ci/sanitize $(BIN)/python
+
+## make emulate   the AVX-512 kernels on emulated AVX-512 instructions (tests/emulator/README.md)
+SIGNATURES ?= 5000
+HASH_ITEMS ?= 10000
+emulate: $(STAMP)
+	$(BIN)/python tests/lane_vectors.py build/lanes.bin $(SIGNATURES)
+	$(BIN)/python tests/emulator/run.py lanes build/lanes.bin
+	$(BIN)/python tests/sha_vectors.py build/sha.bin $(HASH_ITEMS)
+	$(BIN)/python tests/emulator/run.py sha build/sha.bin
 
 build: $(STAMP)
 

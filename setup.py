@@ -49,6 +49,11 @@ if X86_64:
     NATIVE_SOURCES["secp256k1/kernel_adx.c"] = FIELD_FLAGS
     NATIVE_SOURCES["sha256_shani.c"] = ["-msha", "-msse4.1", "-mssse3"]
     NATIVE_SOURCES["sha256_avx2.c"] = ["-mavx2"]
+    AVX512 = ["-mavx512f", "-mavx512vl", "-mavx512dq", "-mavx512bw"]
+    NATIVE_SOURCES["sha256_avx512.c"] = AVX512
+    NATIVE_SOURCES["secp256k1/verify8_ifma.c"] = [*AVX512, "-mavx512ifma"]
+    NATIVE_SOURCES["secp256k1/comb8_ifma.c"] = [*AVX512, "-mavx512ifma"]
+    NATIVE_SOURCES["secp256k1/kernel_ifma.c"] = []
 elif AARCH64:
     NATIVE_SOURCES["sha256_armv8.c"] = ["-march=armv8-a+crypto"]
 

@@ -11,6 +11,7 @@
 /* Fastest first. */
 static const fl_sha256_kernel *const KERNELS[] = {
 #if defined(__x86_64__)
+    &fl_sha256_kernel_avx512,
     &fl_sha256_kernel_shani,
     &fl_sha256_kernel_avx2,
 #elif defined(__aarch64__)
@@ -51,8 +52,11 @@ uint32_t fl_cpu_features(void) {
         found |= ebx & bit_AVX2 ? FL_CPU_AVX2 : 0;
     }
     if ((enabled & zmm) == zmm) {
-        found |= ebx & bit_AVX512F ? FL_CPU_AVX512F : 0;
-        found |= ebx & bit_AVX512IFMA ? FL_CPU_AVX512IFMA : 0;
+        const uint32_t common = bit_AVX512F | bit_AVX512VL | bit_AVX512DQ | bit_AVX512BW;
+        if ((ebx & common) == common) {
+            found |= FL_CPU_AVX512F;
+            found |= ebx & bit_AVX512IFMA ? FL_CPU_AVX512IFMA : 0;
+        }
     }
     return found;
 }

@@ -46,7 +46,8 @@ size_t fl_backend_count(void);
 const char *fl_backend_name_at(size_t index);
 int fl_backend_usable(size_t index);
 
-/* CPU features, as found by CPUID and, for vector registers, as enabled by the operating system (XGETBV). */
+/* CPU features, as found by CPUID and, for vector registers, as enabled by the operating system (XGETBV). AVX512F
+ * stands for F, VL, DQ and BW, which the kernels are compiled with and every CPU since the first servers has. */
 #define FL_CPU_SSSE3 0x01u
 #define FL_CPU_SSE41 0x02u
 #define FL_CPU_SHA 0x04u

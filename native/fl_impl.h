@@ -98,6 +98,7 @@ extern const fl_sha256_kernel fl_sha256_kernel_portable;
 #if defined(__x86_64__)
 extern const fl_sha256_kernel fl_sha256_kernel_shani;
 extern const fl_sha256_kernel fl_sha256_kernel_avx2;
+extern const fl_sha256_kernel fl_sha256_kernel_avx512;
 #elif defined(__aarch64__)
 extern const fl_sha256_kernel fl_sha256_kernel_armv8;
 #endif
