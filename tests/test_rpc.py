@@ -602,7 +602,7 @@ async def test_an_operator_sees_and_steers_the_node(
 
 
 async def test_long_work_is_a_job(operated: tuple[NodeWorld, RawClient, Jobs, list[str]]) -> None:
-    node, client, jobs, _ = operated
+    node, client, _jobs, _ = operated
     seen: dict[str, Any] = {}
 
     def backup(**settings: Any) -> dict[str, Any]:

@@ -162,7 +162,8 @@ class RpcServer:
         except asyncio.CancelledError:
             raise
         except Exception as error:
-            answer = error_answer(error)
+            # What was not read of a body stands before the next request: nothing more comes over this connection.
+            answer = error_answer(error, keep_alive=request.content.is_eof())
             self.counters[f"http {answer.status}"] += 1
             return answer
         finally:
@@ -193,7 +194,7 @@ class RpcServer:
             reply = await self._rpc.answer(data, call.caller)
         except Exception as error:
             reply = refusal(error)
-        keep_alive = reply.status not in (408, 413, 415)
+        keep_alive = call.request.content.is_eof()
         return Answer(reply.body or b"", status=reply.status, headers=reply.headers, keep_alive=keep_alive)
 
     async def _transactions(self, call: Call) -> Answer:
