@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from fastledger.chain.outcome import Outcome
     from fastledger.chain.query import Entry, Page, Query
     from fastledger.chain.replay import VerifyReport
+    from fastledger.client.aio import AsyncClient, ClientOptions
+    from fastledger.client.api import LedgerApi
+    from fastledger.client.http import ClientTls
+    from fastledger.client.sync import Client
     from fastledger.client.wallet import SealedRecord, Wallet
     from fastledger.crypto.hpke import KemSuite
     from fastledger.crypto.keystore import Keystore
@@ -27,8 +31,12 @@ if TYPE_CHECKING:
     from fastledger.model.transaction import Transaction
 
 _HOMES = {
+    "AsyncClient": "client.aio",
     "AsyncLedger": "chain.aio",
     "Authority": "model.genesis",
+    "Client": "client.sync",
+    "ClientOptions": "client.aio",
+    "ClientTls": "client.http",
     "Code": "errors",
     "Entry": "chain.query",
     "FastLedgerError": "errors",
@@ -36,6 +44,7 @@ _HOMES = {
     "KemSuite": "crypto.hpke",
     "Keystore": "crypto.keystore",
     "Ledger": "chain.ledger",
+    "LedgerApi": "client.api",
     "LedgerOptions": "chain.ledger",
     "Outcome": "chain.outcome",
     "Page": "chain.query",
@@ -53,8 +62,12 @@ _HOMES = {
 }
 
 __all__ = [
+    "AsyncClient",
     "AsyncLedger",
     "Authority",
+    "Client",
+    "ClientOptions",
+    "ClientTls",
     "Code",
     "Entry",
     "FastLedgerError",
@@ -62,6 +75,7 @@ __all__ = [
     "KemSuite",
     "Keystore",
     "Ledger",
+    "LedgerApi",
     "LedgerOptions",
     "Outcome",
     "Page",

@@ -10,6 +10,7 @@
     │   ├── EnvelopeError       an envelope that does not open: wrong key, wrong context, damaged
     │   ├── KeystoreError       wrong password, damaged or foreign keystore
     │   ├── ReceiptError        a receipt or proof that does not verify
+    │   ├── UploadConflict      bytes for another place of an upload than its ``offset``
     │   ├── NotFoundError       nothing is known under that id
     │   ├── BadRequestError     a request that a node cannot take; has the HTTP ``status``
     │   ├── UnauthenticatedError  the caller has to say who it is
@@ -24,7 +25,8 @@
         ├── LedgerBusyError     a bounded queue is full; has ``retry_after_ms``
         ├── StorageFullError    no space left; the ledger opens again once there is some
         ├── CorruptionError     bytes on disk are not what was written; has file and offset
-        └── FormatVersionError  written by another format version
+        ├── FormatVersionError  written by another format version
+        └── UnreachableError    a node gave no answer that can be used; has ``transient``
 
 Messages carry codes, ids, lengths and offsets, never payload bytes (SPEC-PRIV-2).
 """
@@ -111,6 +113,9 @@ class Code(IntEnum):
     RATE_LIMITED = 314
     UNAUTHENTICATED = 315
     BAD_REQUEST = 316
+    UPLOAD_CONFLICT = 317
+    UNKNOWN_UPLOAD = 318
+    UNREACHABLE = 319
 
     # The ledger itself.
     LOCKED = 900
@@ -197,6 +202,16 @@ class ReceiptError(InputError):
     default_code = Code.BAD_RECEIPT
 
 
+class UploadConflict(InputError):
+    """Bytes for another place of an upload than the one that ``offset`` says is next."""
+
+    default_code = Code.UPLOAD_CONFLICT
+
+    def __init__(self, message: str, *, offset: int) -> None:
+        super().__init__(message)
+        self.offset = offset
+
+
 class ConfigError(InputError):
     """A configuration that cannot be used; ``problems`` are all of them, each with its place, none with a value."""
 
@@ -224,9 +239,7 @@ class BadRequestError(InputError):
 
     default_code = Code.BAD_REQUEST
 
-    def __init__(
-        self, message: str, *, status: int = 400, headers: Mapping[str, str] | None = None
-    ) -> None:
+    def __init__(self, message: str, *, status: int = 400, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
         self.status = status
         self.headers = headers
@@ -310,3 +323,16 @@ class FormatVersionError(LedgerError):
     """A file of a format version that this release does not read."""
 
     default_code = Code.FORMAT_VERSION
+
+
+class UnreachableError(LedgerError):
+    """A node gave no answer that can be used: no connection, none in time, cut off, or not of this protocol.
+
+    What was asked may have happened or not. ``transient`` tells whether asking again may help.
+    """
+
+    default_code = Code.UNREACHABLE
+
+    def __init__(self, message: str, *, transient: bool = True) -> None:
+        super().__init__(message)
+        self.transient = transient

@@ -15,7 +15,23 @@ FIELD_PRIME = 2**256 - 2**32 - 977
 LAMBDA = 0x5363AD4CC05C30E0A5261C028812645A122E22EA20816678DF02967C1B23BD72
 
 # Secrets whose keys are entries of a comb of the generator, or of the other table that a key meets there.
-TABLE_SECRETS = (1, 2, 3, 4, 5, 7, 128, 129, 2**13, 3 << 13, 2**26 + 2**13, 2**120, 163 << 120, LAMBDA, 5 * LAMBDA % ORDER)
+TABLE_SECRETS = (
+    1,
+    2,
+    3,
+    4,
+    5,
+    7,
+    128,
+    129,
+    2**13,
+    3 << 13,
+    2**26 + 2**13,
+    2**120,
+    163 << 120,
+    LAMBDA,
+    5 * LAMBDA % ORDER,
+)
 SPECIAL_SECRETS = tuple(sign * secret % ORDER for secret in TABLE_SECRETS for sign in (1, -1))
 
 SPECIAL_SCALARS = (
@@ -34,7 +50,11 @@ def to32(number: int) -> bytes:
 
 
 def columns(cases: list[Case]) -> tuple[bytes, bytes, bytes]:
-    return b"".join(c.digest for c in cases), b"".join(c.signature for c in cases), b"".join(c.key for c in cases)
+    return (
+        b"".join(c.digest for c in cases),
+        b"".join(c.signature for c in cases),
+        b"".join(c.key for c in cases),
+    )
 
 
 def x_of(point: PublicKey) -> int:
@@ -122,7 +142,9 @@ class CaseSource:
         if kind < 0.03:
             return sign(self.random.choice(SPECIAL_SECRETS), digest, self.random.choice(SPECIAL_SECRETS))
         if kind < 0.04:
-            return for_nonce_point(self.random.choice(self.special_keys).public_key, self.scalar(), self.scalar())
+            return for_nonce_point(
+                self.random.choice(self.special_keys).public_key, self.scalar(), self.scalar()
+            )
         key = self.random.choice(self.special_keys if kind < 0.06 else self.keys)
         signature = key.sign_recoverable(digest, hasher=None)[:64]
         return Case(digest, signature, key.public_key.format())
@@ -135,7 +157,9 @@ class CaseSource:
         nonce, secret = self.scalar(), self.scalar()
         r = x_of(PublicKey.from_secret(to32(nonce))) % ORDER
         s = 2 * r * secret * inverse(nonce) % ORDER
-        return Case(to32(r * secret % ORDER), to32(r) + to32(low(s)), PublicKey.from_secret(to32(secret)).format())
+        return Case(
+            to32(r * secret % ORDER), to32(r) + to32(low(s)), PublicKey.from_secret(to32(secret)).format()
+        )
 
     def cancelling(self, case: Case) -> Case:
         """u1 G = -u2 Q: the sum is infinity. Bad, whatever r is."""

@@ -58,8 +58,12 @@ def compare_paths(source: CaseSource, cases: list[Case], kernel: str, tally: Tal
         chosen = column[:1] + b"".join(column[1 + width * i : 1 + width * (i + 1)] for i in good)
         found = verify_batch(*columns(picked), hints=chosen)
         wrong.extend(disagreements(picked, b"\x01" * len(picked), found))
-        tally.comparisons[f"{kernel} {name} hints"] = tally.comparisons.get(f"{kernel} {name} hints", 0) + len(picked)
-        compare(f"{kernel} {name} hints, spoiled", verify_batch(*data, hints=source.spoil_hints(column, width)))
+        tally.comparisons[f"{kernel} {name} hints"] = tally.comparisons.get(
+            f"{kernel} {name} hints", 0
+        ) + len(picked)
+        compare(
+            f"{kernel} {name} hints, spoiled", verify_batch(*data, hints=source.spoil_hints(column, width))
+        )
     force_ecdsa(None, kernel)
     compare(f"{kernel} auto", verify_batch(*data, hints=hints))
     tally.signatures += len(cases)

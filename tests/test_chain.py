@@ -200,7 +200,11 @@ def fresh_executor(world: World, folder: Path) -> tuple[Executor, ChainStore, In
     store = ChainStore(index)
     ledger = world.ledger
     engine = SoloEngine(ledger.genesis.proposers)
-    return Executor(genesis=ledger.genesis, store=store, log=ledger._log, engine=engine, key=None), store, index
+    return (
+        Executor(genesis=ledger.genesis, store=store, log=ledger._log, engine=engine, key=None),
+        store,
+        index,
+    )
 
 
 def forged(block: Block, key: SigningKey, chain_id: bytes, **changes: object) -> Block:
@@ -270,7 +274,9 @@ def test_a_block_that_differs_is_refused(
     world.close()
 
 
-def test_a_crash_replays_and_a_lost_index_is_rebuilt(tmp_path: Path) -> None:  # SPEC-REP-1, SPEC-REP-2, SPEC-IDX-1
+def test_a_crash_replays_and_a_lost_index_is_rebuilt(
+    tmp_path: Path,
+) -> None:  # SPEC-REP-1, SPEC-REP-2, SPEC-IDX-1
     world = make_world(tmp_path / "ledger")
     sealed = world.put()
     copy = tmp_path / "copy"

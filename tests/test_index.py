@@ -252,9 +252,7 @@ def test_what_is_out_of_bounds_is_refused_before_anything_is_written(tmp_path: P
         with pytest.raises(InputError):
             index.write_checkpoint(batch)
     assert index.stats()["state"] == 0
-    for call in (
-        lambda: keys.encode_seq(-1),
-    ):
+    for call in (lambda: keys.encode_seq(-1),):
         with pytest.raises(InputError):
             call()
     index.write_checkpoint(CheckpointBatch(state={bytes(keys.STATE_KEY_BYTES_MAX): bytes(10_000)}))

@@ -60,7 +60,9 @@ def test_a_full_queue_says_so_and_loses_nothing(tmp_path: Path, loop: str) -> No
     async def flood(ledger: AsyncLedger) -> None:
         wallets = [new_wallet(clock).join(ledger.ledger.chain_id) for _ in range(PENDING_BATCHES_MAX + 1)]
         with ledger.ledger._pipeline.paused():
-            futures = [ledger.ledger.submit_nowait([wallet.register(Role.PATIENT)]) for wallet in wallets[:-1]]
+            futures = [
+                ledger.ledger.submit_nowait([wallet.register(Role.PATIENT)]) for wallet in wallets[:-1]
+            ]
             with pytest.raises(LedgerBusyError) as error:
                 await ledger.submit([wallets[-1].register(Role.PATIENT)])
             assert error.value.retry_after_ms > 0
@@ -102,7 +104,9 @@ def test_closing_answers_what_was_submitted(tmp_path: Path) -> None:  # SPEC-PIP
     assert all(future.result(timeout=0)[0].ok for future in futures)
 
 
-def test_readers_see_durable_blocks_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # SPEC-PIPE-5
+def test_readers_see_durable_blocks_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # SPEC-PIPE-5
     clock = Clock()
     ledger = Ledger.create(tmp_path / "ledger", options=LedgerOptions(clock_ms=clock))
     wallet = new_wallet(clock).join(ledger.chain_id)

@@ -35,6 +35,14 @@ def test_the_round_trip_is_short() -> None:
 
 
 def test_documents_name_only_what_exists() -> None:
-    for name in ("README.md", "docs/embedding.md", "docs/operating.md", "docs/security.md", "docs/decisions.md"):
-        for path in re.findall(r"`((?:fastledger|docs|tests|benchmarks|native)/[\w./-]+)`", (ROOT / name).read_text()):
+    for name in (
+        "README.md",
+        "docs/embedding.md",
+        "docs/operating.md",
+        "docs/security.md",
+        "docs/decisions.md",
+    ):
+        for path in re.findall(
+            r"`((?:fastledger|docs|tests|benchmarks|native)/[\w./-]+)`", (ROOT / name).read_text()
+        ):
             assert (ROOT / path).exists(), f"{name} names {path}"

@@ -8,7 +8,7 @@ call it from several threads or use ``submit_nowait``. :class:`fastledger.AsyncL
 """
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -21,6 +21,7 @@ import msgspec
 from typing_extensions import Buffer
 
 from fastledger.chain.admission import CpuShare, admit, cut_sequence, lay_out, scan_batch
+from fastledger.chain.envelopes import Collected, Envelopes, Pins, ReadGrant, access_body, check_granted
 from fastledger.chain.executor import Executor, Position
 from fastledger.chain.metrics import StageTimes
 from fastledger.chain.node_key import load_node_key, save_node_key
@@ -35,27 +36,23 @@ from fastledger.chain.replay import (
     replay_log,
     verify_all,
 )
-from fastledger.chain.store import ChainStore, Durable, Layer, Snapshot
+from fastledger.chain.store import ChainStore, Durable, Layer
 from fastledger.clock import system_clock_ms
 from fastledger.consensus.engine import Engine
 from fastledger.consensus.solo import SoloEngine
 from fastledger.crypto.signing import SigningKey
 from fastledger.errors import (
-    AccessRefused,
     Code,
     CorruptionError,
     InputError,
     NotFoundError,
-    TransactionError,
 )
 from fastledger.limits import CHECKPOINT_BYTES, CHECKPOINT_TRANSACTIONS
 from fastledger.model.block import Block
-from fastledger.model.bodies import AccessRead
 from fastledger.model.genesis import Authority, Genesis
 from fastledger.model.receipt import make_receipt, make_statement
 from fastledger.model.transaction import Transaction
 from fastledger.state.entities import (
-    BLOBS,
     CONSENTS,
     FOLDERS,
     IDENTITIES,
@@ -75,6 +72,7 @@ from fastledger.storage.blobs import BlobStore
 from fastledger.storage.directory import LedgerDirectory
 from fastledger.storage.index import Index
 from fastledger.storage.log import FrameRef, SegmentLog
+from fastledger.storage.uploads import UploadLimits, Uploads
 
 EntityT = TypeVar("EntityT", bound=Entity)
 Listener: TypeAlias = Callable[[Sequence[Layer]], None]
@@ -138,6 +136,14 @@ class Ledger:
                 checkpoint_transactions=options.checkpoint_transactions,
                 checkpoint_bytes=options.checkpoint_bytes,
                 on_durable=self._tell_listeners,
+            )
+            self._envelopes = Envelopes(
+                chain_id=genesis.chain_id,
+                store=self._store,
+                blobs=self._blobs,
+                journal=directory.orphans_path,
+                clock_ms=options.clock_ms,
+                check_running=self._pipeline.check_running,
             )
             # What closes the parts, in reverse order, whether opening fails or the user closes.
             self._parts = undo.pop_all()
@@ -299,7 +305,7 @@ class Ledger:
         self._pipeline.check_running()
         if blobs:
             with self.times.stage("blobs"):
-                self._blobs.put_many(blobs, unwanted=self._erased_envelopes)
+                self._envelopes.put(blobs)
         encoded = [
             item.encoded if isinstance(item, Transaction) else bytes(memoryview(item)) for item in batch
         ]
@@ -314,50 +320,24 @@ class Ledger:
         return self._begin(data, cut_sequence(data), wait=wait)
 
     def _begin(self, data: bytes, offsets: Buffer, *, wait: bool) -> Submission:
-        with self.times.stage("admit"):
-            admitted = admit(
-                data,
-                offsets,
-                chain_id=self.chain_id,
-                now_ms=self.options.clock_ms(),
-                missing_blobs=self._missing_envelopes if self.options.require_blobs else None,
-                times=self.times,
-                cpu_share=self._cpu_share,
-            )
-        return self._pipeline.submit(admitted, wait=wait)
-
-    def store_blobs(self, blobs: Sequence[bytes]) -> list[bytes]:
-        """Stores envelopes ahead of the records that name them; their digests, once they are durable."""
-        self._pipeline.check_running()
-        with self.times.stage("blobs"):
-            return self._blobs.put_many(blobs, unwanted=self._erased_envelopes)
-
-    def missing_blobs(self, digests: Sequence[bytes]) -> list[bytes]:
-        """Those of ``digests`` whose envelopes have to be sent before a record can name them."""
-        return self._missing_envelopes(digests)
-
-    def _erased_envelopes(self, digests: Sequence[bytes]) -> list[bytes]:
-        """Those that a durable erasure destroyed: a retry of the batch that brought them must not bring them back."""
-        with self._store.snapshot() as snapshot:
-            owners = snapshot.get_states([BLOBS.prefix + digest for digest in digests])
-            return [
-                key[len(BLOBS.prefix) :]
-                for key, owner in owners.items()
-                if owner is not None and self._is_erased(snapshot, BLOBS.decode(owner).record)
-            ]
-
-    def _is_erased(self, snapshot: Snapshot, record: bytes) -> bool:
-        raw = snapshot.get_state(RECORDS.prefix + record)
-        return raw is not None and RECORDS.decode(raw).erased
-
-    def _missing_envelopes(self, digests: Sequence[bytes]) -> list[bytes]:
-        """Those that are neither stored nor on the chain already, where a retry finds its first verdict."""
-        missing = self._blobs.missing(digests)
-        if not missing:
-            return missing
-        with self._store.snapshot() as snapshot:
-            owners = snapshot.get_states([BLOBS.prefix + digest for digest in missing])
-        return [digest for digest in missing if owners[BLOBS.prefix + digest] is None]
+        pins = Pins(self._envelopes)
+        try:
+            with self.times.stage("admit"):
+                admitted = admit(
+                    data,
+                    offsets,
+                    chain_id=self.chain_id,
+                    now_ms=self.options.clock_ms(),
+                    missing_blobs=pins.missing if self.options.require_blobs else pins.hold,
+                    times=self.times,
+                    cpu_share=self._cpu_share,
+                )
+            submission = self._pipeline.submit(admitted, wait=wait)
+        except BaseException:
+            pins.release()
+            raise
+        submission.durable.add_done_callback(lambda _: pins.release())
+        return submission
 
     def add_listener(self, listener: Listener) -> Callable[[], None]:
         """Calls ``listener`` with the blocks that became durable, in order, soon after; returns how to stop it.
@@ -375,27 +355,65 @@ class Ledger:
         for listener in self._listeners:
             listener(layers)
 
-    def read(self, access: bytes | Transaction) -> bytes:
-        """Submits a signed ``access.read`` and returns the envelope, once the read stands in the audit.
+    # Envelopes.
+
+    def store_blobs(self, blobs: Sequence[bytes]) -> list[bytes]:
+        """Stores envelopes ahead of the records that name them; their digests, once they are durable.
+
+        One that no record comes to name is collected, see :meth:`collect_orphans`.
+        """
+        self._pipeline.check_running()
+        with self.times.stage("blobs"):
+            return self._envelopes.put(blobs)
+
+    def open_uploads(self, limits: UploadLimits | None = None) -> Uploads:
+        """The directory of envelopes that come in pieces; its owner closes it before the ledger."""
+        return Uploads.open(
+            self._directory.uploads_path,
+            self._envelopes.adopt,
+            clock_ms=self.options.clock_ms,
+            limits=limits,
+        )
+
+    def missing_blobs(self, digests: Sequence[bytes]) -> list[bytes]:
+        """Those that have to be stored before a record may name them."""
+        return self._envelopes.missing(digests)
+
+    def blob_reader(self, digest: bytes, offset: int = 0) -> Generator[bytes, None, None]:
+        """A stored envelope in chunks, for whoever holds a grant; NotFoundError also if it is erased on the way."""
+        return self._envelopes.reader(digest, offset)
+
+    def authorise_read(self, access: bytes | Transaction) -> ReadGrant:
+        """Submits a signed ``access.read``; the grant is for :meth:`blob_reader`, and stands in the audit.
 
         Raises ``AccessRefused`` where the rules refuse (the refusal is audited too), ``TransactionError`` where the
         transaction is rejected or was used before: each read is an audit entry of its own.
         """
         transaction = access if isinstance(access, Transaction) else Transaction.decode(bytes(access))
-        body = transaction.body
-        if not isinstance(body, AccessRead):
-            raise InputError(
-                f"a read is asked for by access.read, not {transaction.kind}", code=Code.BAD_BODY
-            )
-        outcome = self.submit([transaction])[0]
-        txid = transaction.txid
-        if outcome.status == "refused":
-            raise AccessRefused(f"read {txid.hex()} was refused", code=outcome.code, txid=txid)
-        outcome.raise_for_status()
-        if outcome.duplicate:
-            raise TransactionError(f"read {txid.hex()} was used before", code=Code.DUPLICATE, txid=txid)
-        version = self.record_version(body.record, body.version)
-        return self._blobs.get(version.digest)
+        access_body(transaction)
+        return self.grant_read(transaction, self.submit([transaction])[0])
+
+    def grant_read(self, transaction: Transaction, outcome: Outcome) -> ReadGrant:
+        """The same for an ``access.read`` that was submitted, by its durable outcome."""
+        check_granted(transaction.txid, outcome)
+        access = access_body(transaction)
+        record = self.record(access.record)
+        number = access.version or record.version
+        digest = self.record_version(access.record, number).digest
+        size = self._blobs.size(digest)
+        return ReadGrant(transaction.txid, access.record, number, digest, size, transaction.signer, access)
+
+    def check_permitted(self, grant: ReadGrant) -> None:
+        """Raises ``AccessRefused`` or ``NotFoundError`` where a read that was granted would be refused by now."""
+        self._envelopes.check_permitted(grant)
+
+    def read(self, access: bytes | Transaction) -> bytes:
+        """The envelope that a signed ``access.read`` asks for, whole; see :meth:`authorise_read`."""
+        return self._blobs.get(self.authorise_read(access).digest)
+
+    def collect_orphans(self, older_than_ms: int, *, pause: Callable[[], None] = lambda: None) -> Collected:
+        """Destroys envelopes that no record has named for so long; see :meth:`Envelopes.collect_orphans`."""
+        return self._envelopes.collect_orphans(older_than_ms, pause=pause)
 
     # Reading.
 
@@ -526,7 +544,7 @@ class Ledger:
 
         ``progress`` is called with (stage, done, total).
         """
-        with self._pipeline.paused():
+        with self._envelopes.quiet(), self._pipeline.paused():
             self._pipeline.checkpoint_paused()
             return verify_all(
                 genesis=self.genesis,

@@ -6,14 +6,18 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from fastledger.cli.options import command_options
+from fastledger.cli.options import FILE, Target, command_options, password_option, read_password
 from fastledger.cli.output import Exit, Output
 from fastledger.errors import Code, InputError
 
+if TYPE_CHECKING:
+    from fastledger.cli.homes import Home
+
+OWN_NODE = "own"
 STAGE_TITLES = {
     "read": "read",
     "validate": "validate",
@@ -27,6 +31,7 @@ STAGE_TITLES = {
     "sync": "sync",
     "settle": "settle",
     "checkpoint": "checkpoint (beside)",
+    "submit": "submit (waiting for the node)",
 }
 
 
@@ -44,18 +49,43 @@ STAGE_TITLES = {
     type=click.Path(path_type=Path),
     help="Where all goes; a new temporary folder if absent.",
 )
+@click.option(
+    "--node",
+    "node_url",
+    is_flag=False,
+    flag_value=OWN_NODE,
+    metavar="[URL]",
+    help="Run through a node: the one at URL, where --keystore holds its regulator; else one started for it.",
+)
+@click.option("--token-file", type=FILE, help="The token that the node at URL asks for.")
+@click.option("--ca", type=FILE, help="Authorities to trust for the node at URL (PEM).")
+@click.option(
+    "--keystore", "keystore_path", type=FILE, envvar="FASTLEDGER_KEYSTORE", help="For the node at URL."
+)
+@password_option
+@click.option("--as", "entry", default="regulator", show_default=True, help="The regulator in the keystore.")
 @click.option("--patients", type=click.IntRange(1, 100_000), default=40, show_default=True)
 @click.option("--seed", type=int, default=1, show_default=True, help="Of the generated histories.")
 @click.option("--force", is_flag=True, help="Remove what an earlier demo left in --dir.")
 @command_options
 def demo(
-    output: Output, sources: tuple[Path, ...], folder: Path | None, patients: int, seed: int, force: bool
+    output: Output,
+    sources: tuple[Path, ...],
+    folder: Path | None,
+    patients: int,
+    seed: int,
+    force: bool,
+    node_url: str | None,
+    token_file: Path | None,
+    ca: Path | None,
+    **wallet: Any,
 ) -> None:
     """Two hospitals' histories through the whole engine, then consent, audit, amendment, erasure and proof."""
     from fastledger.cli.scenario import Scenario, ScenarioError
 
     folder = _prepare(folder, force)
-    scenario = Scenario(folder, output)
+    target = None if node_url in (None, OWN_NODE) else Target(str(node_url), token_file, ca)
+    scenario = Scenario(_home(folder, node_url is not None, target, **wallet), folder, output)
     begun = time.perf_counter()
     try:
         with output.progress("ingest") as bar:
@@ -76,6 +106,27 @@ def demo(
     _show(output, scenario, answer)
 
 
+def _home(
+    folder: Path,
+    with_node: bool,
+    target: Target | None,
+    keystore_path: Path | None,
+    password_file: Path | None,
+    entry: str,
+) -> "Home":
+    """The ledger of the demo: a new one here, a new one under a node of its own, or that of a node elsewhere."""
+    from fastledger.cli.homes import ChildNodeHome, DirectoryHome, NodeHome
+    from fastledger.client.wallet import Wallet
+    from fastledger.crypto.keystore import Keystore
+
+    if target is None:
+        return ChildNodeHome(folder) if with_node else DirectoryHome(folder / "ledger")
+    if keystore_path is None:
+        raise click.UsageError("--node URL needs --keystore with the wallet of the node's regulator")
+    regulator = Wallet.load(Keystore.open(keystore_path, read_password(password_file)), entry)
+    return NodeHome(target.connect(), regulator)
+
+
 def _prepare(folder: Path | None, force: bool) -> Path:
     if folder is None:
         return Path(tempfile.mkdtemp(prefix="fastledger-demo-"))
@@ -91,10 +142,9 @@ def _prepare(folder: Path | None, force: bool) -> Path:
 
 def _stages(scenario: Any, wall_seconds: float) -> list[dict[str, Any]]:
     seconds = {name: total for name, (total, _) in scenario.times.snapshot().items()}
-    ledger = {name: total for name, (total, _) in scenario.ledger_times.items()}
-    seconds.update({name: ledger.get(name, 0.0) for name in ("blobs", "verify", "execute", "sync", "settle")})
-    seconds["border"] = ledger.get("admit", 0.0) - ledger.get("verify", 0.0)
-    seconds["checkpoint"] = ledger.get("checkpoint", 0.0)
+    if scenario.ledger_seconds:
+        seconds.update(scenario.ledger_seconds)
+        del seconds["submit"]  # that is the ledger's time, counted above stage by stage
     report = scenario.report
     rows = []
     for name, title in STAGE_TITLES.items():

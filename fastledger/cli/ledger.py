@@ -1,4 +1,4 @@
-"""Commands over a ledger directory: init, status, query, prove, verify-receipt, verify, reindex."""
+"""Commands over a ledger or a node: init, status, query, prove, verify-receipt, verify, reindex."""
 
 from pathlib import Path
 from typing import Any
@@ -8,9 +8,11 @@ import click
 from fastledger.cli.options import (
     ID16,
     TXID,
+    LedgerCommand,
+    Target,
     command_options,
     keystore_option,
-    ledger_argument,
+    ledger_options,
     password_option,
     read_password,
 )
@@ -21,19 +23,24 @@ from fastledger.limits import QUERY_PAGE_DEFAULT, QUERY_PAGE_MAX
 RECEIPT_BYTES_MAX = 1024 * 1024
 
 
-@click.command()
-@ledger_argument
+@click.command(cls=LedgerCommand)
+@ledger_options
 @keystore_option
 @password_option
 @command_options
-def init(output: Output, ledger_path: Path, keystore_path: Path, password_file: Path | None) -> None:
+def init(output: Output, target: Target, keystore_path: Path, password_file: Path | None) -> None:
     """Make a solo ledger in LEDGER, with a regulator and an endorsed organisation in a new keystore."""
+    password = read_password(password_file, confirm=True)
+    output.answer(make_ledger(target.path, keystore_path, password), "A new ledger")
+
+
+def make_ledger(ledger_path: Path, keystore_path: Path, password: str) -> dict[str, str]:
+    """A new ledger and a new keystore with the two wallets that start it; what was made, by name."""
     from fastledger.chain.ledger import Ledger
     from fastledger.client.wallet import Wallet
     from fastledger.crypto.keystore import Keystore
     from fastledger.model.bodies import Role
 
-    password = read_password(password_file, confirm=True)
     regulator, organisation = Wallet.create(), Wallet.create()
     keystore = Keystore.create(keystore_path, password)
     try:
@@ -54,30 +61,31 @@ def init(output: Output, ledger_path: Path, keystore_path: Path, password_file: 
         )
         for outcome in outcomes:
             outcome.raise_for_status()
-        answer = {
+        return {
             "chain_id": ledger.chain_id.hex(),
             "ledger": str(ledger_path),
             "keystore": str(keystore_path),
             "regulator": regulator.identity.hex(),
             "organisation": organisation.identity.hex(),
         }
-    output.answer(answer, "A new ledger")
 
 
-@click.command()
-@ledger_argument
+@click.command(cls=LedgerCommand)
+@ledger_options
 @command_options
-def status(output: Output, ledger_path: Path) -> None:
+def status(output: Output, target: Target) -> None:
     """Show height, sizes and queues of LEDGER."""
-    from fastledger.chain.ledger import Ledger
-    from fastledger.crypto import backend
+    with target.open() as ledger:
+        answer = ledger.status()
+    if not target.is_node:
+        from fastledger.crypto import backend
 
-    with Ledger.open(ledger_path) as ledger:
-        output.answer({**ledger.status(), "backend": backend()})
+        answer["backend"] = backend()
+    output.answer(answer)
 
 
-@click.command()
-@ledger_argument
+@click.command(cls=LedgerCommand)
+@ledger_options
 @click.option("--kind", help="Kind of transaction, such as record.put.")
 @click.option("--signer", type=ID16, help="Identity id of who signed.")
 @click.option("--subject", type=ID16, help="Identity id of whom it concerns.")
@@ -94,12 +102,11 @@ def status(output: Output, ledger_path: Path) -> None:
 @click.option("--cursor", type=int, help="Go on from the cursor that the page before gave.")
 @click.option("--limit", type=click.IntRange(1, QUERY_PAGE_MAX), default=QUERY_PAGE_DEFAULT)
 @command_options
-def query(output: Output, ledger_path: Path, code: str | None, **conditions: Any) -> None:
+def query(output: Output, target: Target, code: str | None, **conditions: Any) -> None:
     """Find transactions in LEDGER that meet all the conditions."""
-    from fastledger.chain.ledger import Ledger
     from fastledger.chain.query import Query
 
-    with Ledger.open(ledger_path) as ledger:
+    with target.open() as ledger:
         page = ledger.query(Query(code=None if code is None else parse_code(code), **conditions))
         entries = [
             {
@@ -131,16 +138,14 @@ def parse_code(text: str) -> Code:
         raise InputError("no such result code", code=Code.BAD_QUERY) from None
 
 
-@click.command()
-@ledger_argument
+@click.command(cls=LedgerCommand)
+@ledger_options
 @click.argument("txid", type=TXID)
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="File for the receipt.")
 @command_options
-def prove(output: Output, ledger_path: Path, txid: bytes, out: Path) -> None:
+def prove(output: Output, target: Target, txid: bytes, out: Path) -> None:
     """Write the receipt of transaction TXID: a transparent statement that verifies offline."""
-    from fastledger.chain.ledger import Ledger
-
-    with Ledger.open(ledger_path) as ledger:
+    with target.open() as ledger:
         statement = ledger.prove(txid)
     try:
         out.write_bytes(statement)
@@ -192,14 +197,12 @@ def _read(path: Path) -> bytes:
     return data
 
 
-@click.command()
-@ledger_argument
+@click.command(cls=LedgerCommand)
+@ledger_options
 @command_options
-def verify(output: Output, ledger_path: Path) -> None:
+def verify(output: Output, target: Target) -> None:
     """Re-check every byte, signature, root and seal of LEDGER, and rebuild its index to compare."""
-    from fastledger.chain.ledger import Ledger
-
-    with Ledger.open(ledger_path) as ledger, output.progress("verify") as bar:
+    with target.open() as ledger, output.progress("verify") as bar:
         report = ledger.verify(lambda stage, done, total: bar.update(done, total, stage))
     output.answer(
         {
@@ -215,14 +218,14 @@ def verify(output: Output, ledger_path: Path) -> None:
         raise click.exceptions.Exit(int(Exit.WRONG))
 
 
-@click.command()
-@ledger_argument
+@click.command(cls=LedgerCommand)
+@ledger_options
 @command_options
-def reindex(output: Output, ledger_path: Path) -> None:
+def reindex(output: Output, target: Target) -> None:
     """Throw the index of LEDGER away and rebuild it from the log."""
     from fastledger.chain.ledger import Ledger
 
-    with Ledger.reindex(ledger_path) as ledger:
+    with Ledger.reindex(target.path) as ledger:
         output.answer(
             {
                 "height": ledger.height,

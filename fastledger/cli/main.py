@@ -6,7 +6,10 @@ from fastledger.cli.certs import certs
 from fastledger.cli.demo import demo
 from fastledger.cli.keys import keys
 from fastledger.cli.ledger import init, prove, query, reindex, status, verify, verify_receipt
+from fastledger.cli.node import config, node
 from fastledger.cli.records import ingest, read
+from fastledger.cli.stream import follow, submit
+from fastledger.cli.top import top
 from fastledger.version import VERSION
 
 
@@ -16,5 +19,9 @@ def main() -> None:
     """An embeddable, permissioned ledger engine for medical transactions."""
 
 
-for command in (init, demo, ingest, read, query, prove, verify_receipt, verify, reindex, status, keys, certs):
+COMMANDS = (
+    *(init, demo, ingest, read, submit, query, follow, prove, verify_receipt, verify, reindex, status),
+    *(keys, node, config, certs, top),
+)
+for command in COMMANDS:
     main.add_command(command)

@@ -1,16 +1,21 @@
 """Options that several commands share, and how their values become keys, ids and open ledgers."""
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import update_wrapper
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from fastledger.cli.output import Output, fail
 from fastledger.errors import Code, FastLedgerError, InputError, LedgerError, StorageFullError
 from fastledger.limits import PASSWORD_BYTES_MAX
+
+if TYPE_CHECKING:
+    from fastledger.chain.ledger import Ledger
+    from fastledger.client.sync import Client
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 PASSWORD_VARIABLE = "FASTLEDGER_PASSWORD"  # noqa: S105 - the name of a variable, not a password
@@ -34,6 +39,106 @@ def command_options(function: Callable[..., Any]) -> Callable[..., Any]:
             fail(kind(f"{error.strerror} (errno {error.errno})"), as_json=as_json)
 
     return update_wrapper(run, function)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The ledger that a command is about: a directory, or a node by its URL and what it asks of a client."""
+
+    place: str
+    token_file: Path | None = None
+    ca: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+
+    @property
+    def is_node(self) -> bool:
+        """Whether a node serves it."""
+        return self.place.startswith(("http://", "https://"))
+
+    @property
+    def path(self) -> Path:
+        """The directory; a usage error where the command makes no sense over a network."""
+        if self.is_node:
+            raise click.UsageError("this command works on a ledger directory, not on a node")
+        return Path(self.place)
+
+    def open(self) -> "Ledger | Client":
+        """The open ledger, or a client that the node has answered; both are a context and a ``LedgerApi``."""
+        if self.is_node:
+            return self.connect()
+        from fastledger.chain.ledger import Ledger
+
+        return Ledger.open(self.path)
+
+    def connect(self) -> "Client":
+        """A client of the node."""
+        from fastledger.client.http import ClientTls
+        from fastledger.client.sync import Client
+
+        token = None if self.token_file is None else _first_line(self.token_file, "token file")
+        return Client.connect(self.place, token=token, tls=ClientTls(self.ca, self.certificate, self.key))
+
+
+class LedgerCommand(click.Command):
+    """A command whose first argument is LEDGER; ``--node URL`` is another way to write it."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Puts the URL of ``--node`` in the place of LEDGER."""
+        return super().parse_args(ctx, _node_first(args))
+
+
+def _node_first(args: Sequence[str]) -> list[str]:
+    for place, argument in enumerate(args):
+        if argument == "--":
+            break
+        if argument == "--node" and place + 1 < len(args):
+            return [args[place + 1], *args[:place], *args[place + 2 :]]
+        if argument.startswith("--node="):
+            return [argument.removeprefix("--node="), *args[:place], *args[place + 1 :]]
+    return list(args)
+
+
+FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+def ledger_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """LEDGER (also from ``FASTLEDGER_LEDGER``) and how to reach a node; the command gets a :class:`Target`."""
+
+    def run(
+        place: str,
+        token_file: Path | None,
+        ca: Path | None,
+        certificate: Path | None,
+        key: Path | None,
+        **arguments: Any,
+    ) -> Any:
+        return function(target=Target(place, token_file, ca, certificate, key), **arguments)
+
+    wrapped: Callable[..., Any] = update_wrapper(run, function)
+    for decorate in (
+        click.option("--key", type=FILE, envvar="FASTLEDGER_KEY", help="Its key, if in a file of its own."),
+        click.option(
+            "--cert",
+            "certificate",
+            type=FILE,
+            envvar="FASTLEDGER_CERT",
+            help="The client's certificate (PEM).",
+        ),
+        click.option(
+            "--ca", type=FILE, envvar="FASTLEDGER_CA", help="Authorities to trust for a node (PEM)."
+        ),
+        click.option(
+            "--token-file",
+            type=FILE,
+            envvar="FASTLEDGER_TOKEN_FILE",
+            help="File whose first line is the token that the node asks for.",
+        ),
+        click.option("--node", metavar="URL", expose_value=False, help="The node, in the place of LEDGER."),
+        click.argument("place", metavar="LEDGER", envvar="FASTLEDGER_LEDGER"),
+    ):
+        wrapped = decorate(wrapped)
+    return wrapped
 
 
 def ledger_argument(command: CommandT) -> CommandT:
@@ -69,19 +174,22 @@ def read_password(password_file: Path | None, *, confirm: bool = False) -> str:
     import os
 
     if password_file is not None:
-        try:
-            with password_file.open("rb") as file:
-                return file.readline(PASSWORD_BYTES_MAX + 2).decode().rstrip("\r\n")
-        except OSError as error:
-            raise InputError(
-                f"cannot read the password file: {error.strerror}", code=Code.BAD_KEYSTORE
-            ) from None
-        except UnicodeDecodeError:
-            raise InputError("the password file is not UTF-8", code=Code.BAD_KEYSTORE) from None
+        return _first_line(password_file, "password file")
     given = os.environ.get(PASSWORD_VARIABLE)
     if given is not None:
         return given
     return ask_password("Password", confirm=confirm)
+
+
+def _first_line(path: Path, what: str) -> str:
+    """The first line of a file that holds a secret."""
+    try:
+        with path.open("rb") as file:
+            return file.readline(PASSWORD_BYTES_MAX + 2).decode().rstrip("\r\n")
+    except OSError as error:
+        raise InputError(f"cannot read the {what}: {error.strerror}", code=Code.BAD_KEYSTORE) from None
+    except UnicodeDecodeError:
+        raise InputError(f"the {what} is not UTF-8", code=Code.BAD_KEYSTORE) from None
 
 
 def ask_password(label: str, *, confirm: bool) -> str:

@@ -8,7 +8,7 @@ code  meaning
       be done (``ingest`` with refused resources)
 2     the command line is wrong
 3     the input is at fault: sending it again cannot help
-4     the ledger is busy or locked: try again later
+4     the ledger is busy or locked, or the node away: try again later
 5     the ledger or its disk is at fault: an operator must look
 ====  ==================================================================
 """
@@ -29,6 +29,7 @@ from fastledger.errors import (
     InputError,
     LedgerBusyError,
     LedgerLockedError,
+    UnreachableError,
 )
 
 
@@ -47,7 +48,7 @@ def exit_code(error: FastLedgerError) -> Exit:
     """Which exit code an error means."""
     if isinstance(error, InputError):
         return Exit.INPUT
-    if isinstance(error, LedgerBusyError | LedgerLockedError):
+    if isinstance(error, LedgerBusyError | LedgerLockedError | UnreachableError):
         return Exit.RETRY
     return Exit.LEDGER
 

@@ -8,17 +8,19 @@ import click
 
 from fastledger.cli.options import (
     ID16,
+    LedgerCommand,
+    Target,
     command_options,
     keystore_option,
-    ledger_argument,
+    ledger_options,
     password_option,
     read_password,
 )
 from fastledger.cli.output import Exit, Output
 
 
-@click.command()
-@ledger_argument
+@click.command(cls=LedgerCommand)
+@ledger_options
 @click.argument("sources", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
 @keystore_option
 @password_option
@@ -28,14 +30,13 @@ from fastledger.cli.output import Exit, Output
 @command_options
 def ingest(
     output: Output,
-    ledger_path: Path,
+    target: Target,
     sources: tuple[Path, ...],
     keystore_path: Path,
     password_file: Path | None,
     entry: str,
 ) -> None:
     """Validate, seal, sign and commit FHIR SOURCES: bundles, directories, tar(.xz), NDJSON."""
-    from fastledger.chain.ledger import Ledger
     from fastledger.client.ingest import Custodian, Ingest
     from fastledger.client.wallet import Wallet
     from fastledger.crypto.keystore import Keystore
@@ -43,7 +44,7 @@ def ingest(
 
     keystore = Keystore.open(keystore_path, read_password(password_file))
     progress = Progress()
-    with Ledger.open(ledger_path) as ledger, output.progress("ingest") as bar:
+    with target.open() as ledger, output.progress("ingest") as bar:
         custodian = Custodian(
             ledger,
             Wallet.load(keystore, entry),
@@ -68,8 +69,8 @@ def ingest(
         raise click.exceptions.Exit(int(Exit.WRONG))
 
 
-@click.command()
-@ledger_argument
+@click.command(cls=LedgerCommand)
+@ledger_options
 @click.argument("record", type=ID16)
 @keystore_option
 @password_option
@@ -78,7 +79,7 @@ def ingest(
 @command_options
 def read(
     output: Output,
-    ledger_path: Path,
+    target: Target,
     record: bytes,
     keystore_path: Path,
     password_file: Path | None,
@@ -86,7 +87,6 @@ def read(
     purpose: str,
 ) -> None:
     """Read RECORD through the audit and print its content."""
-    from fastledger.chain.ledger import Ledger
     from fastledger.client.wallet import Wallet
     from fastledger.crypto.keystore import Keystore
     from fastledger.errors import Code, InputError
@@ -95,7 +95,7 @@ def read(
     if purpose not in set(Purpose):
         raise InputError("no such purpose of use", code=Code.BAD_BODY)
     wallet = Wallet.load(Keystore.open(keystore_path, read_password(password_file)), entry)
-    with Ledger.open(ledger_path) as ledger:
+    with target.open() as ledger:
         access = wallet.access(record, Purpose(purpose))
         envelope = ledger.read(access)
         state = ledger.record(record)

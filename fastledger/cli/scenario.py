@@ -6,9 +6,9 @@ from typing import Any
 
 import msgspec
 
-from fastledger.chain.ledger import Ledger
 from fastledger.chain.metrics import StageTimes
 from fastledger.chain.query import Entry
+from fastledger.cli.homes import Home
 from fastledger.cli.output import Output, ProgressBar
 from fastledger.client.ingest import Custodian, Ingest, IngestReport, Kept
 from fastledger.client.wallet import Wallet
@@ -39,32 +39,32 @@ def require(condition: bool, what: str) -> None:
 
 
 class Scenario:
-    """Two hospitals and everyone around them, over one ledger in ``folder``."""
+    """Two hospitals and everyone around them, over one ledger; what they keep goes to ``folder``."""
 
-    def __init__(self, folder: Path, output: Output) -> None:
+    def __init__(self, home: Home, folder: Path, output: Output) -> None:
+        self._home = home
         self._output = output
+        self._keystore_path, self._receipt_path = folder / "wallets.keystore", folder / "erasure.receipt"
         self.places = {
-            "ledger": folder / "ledger",
-            "wallets (sealed, password in the source)": folder / "wallets.keystore",
-            "receipt of the erasure": folder / "erasure.receipt",
+            **({} if home.path is None else {"ledger": home.path}),
+            "wallets (sealed, password in the source)": self._keystore_path,
+            "receipt of the erasure": self._receipt_path,
         }
-        self._ledger_path, self._keystore_path, self._receipt_path = self.places.values()
         self.times = StageTimes()
-        self.ledger_times: dict[str, tuple[float, int]] = {}
+        self.ledger_seconds: dict[str, float] = {}
         self.report = IngestReport()
         self.steps: list[str] = []
         self.transactions = 0
         self.height = 0
         self._kept: dict[str, list[Kept]] = {}
-        self._home: dict[str, str] = {}
-        self._regulator = Wallet.create()
-        self._ledger = Ledger.create(self._ledger_path, authorities=[self._regulator.authority])
-        self._regulator.join(self._ledger.chain_id)
+        self._hospital_of: dict[str, str] = {}
+        self._regulator = home.regulator
+        self._ledger = home.ledger
         self._custodians: dict[str, Custodian] = {}
 
     def close(self) -> None:
-        """Closes the ledger."""
-        self._ledger.close()
+        """Lets go of the ledger."""
+        self._home.close()
 
     def _done(self, step: str) -> None:
         self.steps.append(step)
@@ -102,11 +102,11 @@ class Scenario:
             # The next hospital takes the next patient; what is nobody's history goes to the first.
             hospital = HOSPITALS[count % 2]
             if isinstance(bundle, SourceBundle) and bundle.patient_id is not None:
-                hospital = self._home.setdefault(bundle.patient_id, hospital)
+                hospital = self._hospital_of.setdefault(bundle.patient_id, hospital)
             runs[hospital].add(bundle)
         for run in runs.values():
             run.flush()
-        self.ledger_times = self._ledger.times.snapshot()
+        self.ledger_seconds = self._home.stage_seconds()
         report = self.report
         require(report.committed > 0, "no resource was committed")
         require(not report.failures, f"transactions failed: {report.failures}")
@@ -267,20 +267,18 @@ class Scenario:
         for name, custodian in self._custodians.items():
             custodian.organisation.save(keystore, f"hospital {name}")
         keystore.save()
-        self._ledger.close()
-        self._ledger = Ledger.open(self._ledger_path)
-        require(self._ledger.replayed_blocks == 0, "a clean close left blocks to replay")
-        report = self._ledger.verify(lambda stage, done, total: progress.update(done, total, stage))
-        require(report.ok, f"verify found {report.problems[:3]}")
+        genesis = self._ledger.genesis
         self.transactions, self.height = self._ledger.transaction_count, self._ledger.height
+        report = self._home.settle(lambda stage, done, total: progress.update(done, total, stage))
+        require(report.ok, f"verify found {report.problems[:3]}")
+        require(report.transactions == self.transactions, "transactions are missing on disk")
         self._done(
-            f"closed, reopened and verified from disk: {report.transactions:,} signatures, {report.blocks} "
+            f"{report.how}: {report.transactions:,} signatures, {report.blocks} "
             f"blocks, {report.blobs:,} envelopes, {report.log_bytes / 1e6:.0f} MB of log"
         )
-        self._verify_receipt()
+        self._verify_receipt(genesis)
 
-    def _verify_receipt(self) -> None:
-        genesis = Genesis.decode((self._ledger_path / "genesis.cbor").read_bytes())
+    def _verify_receipt(self, genesis: Genesis) -> None:
         statement = self._receipt_path.read_bytes()
         verified = verify_statement(statement, chain_id=genesis.chain_id, proposers=genesis.proposers)
         require(verified.transaction.kind == "record.erase", "the receipt is for something else")

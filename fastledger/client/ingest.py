@@ -10,9 +10,9 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from fastledger.chain.ledger import Ledger
 from fastledger.chain.metrics import StageTimes
 from fastledger.chain.outcome import Outcome
+from fastledger.client.api import LedgerApi
 from fastledger.client.wallet import Wallet
 from fastledger.crypto.folders import FolderKey
 from fastledger.crypto.keystore import Keystore
@@ -88,11 +88,11 @@ class Kept:
 
 
 class Custodian:
-    """One hospital's wallets over an open ledger."""
+    """One hospital's wallets over a ledger."""
 
     def __init__(
         self,
-        ledger: Ledger,
+        ledger: LedgerApi,
         organisation: Wallet,
         *,
         new_wallet: Callable[[], Wallet],
@@ -205,7 +205,7 @@ class Ingest:
 
     def __init__(
         self,
-        ledger: Ledger,
+        ledger: LedgerApi,
         custodian: Custodian,
         *,
         times: StageTimes | None = None,

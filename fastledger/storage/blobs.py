@@ -13,7 +13,7 @@ what is stored here is meant to be encrypted, and its key to be destroyed as wel
 """
 
 import threading
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
@@ -47,8 +47,19 @@ from fastledger.storage.verify import ERRORS_MAX, Progress
 
 HashMany = Callable[[Sequence[Buffer]], list[bytes]]
 Unwanted = Callable[[Sequence[bytes]], Collection[bytes]]
+Arriving = Callable[[Sequence[bytes]], None]
 INDEX_NAME = "index"
 PENDING_BLOBS_MAX = 8_192  # indexed together; they are scanned again after a crash
+WALK_PAGE = 512
+
+
+def _nothing(_digests: Sequence[bytes]) -> tuple[()]:
+    """What is unwanted where nobody says so."""
+    return ()
+
+
+def _ignore(_digests: Sequence[bytes]) -> None:
+    """Who hears of an arrival where nobody asked to."""
 
 
 def hash_each(blobs: Sequence[Buffer]) -> list[bytes]:
@@ -150,12 +161,15 @@ class BlobStore:
             if not self._readonly and len(self._pending) >= PENDING_BLOBS_MAX:
                 self._flush(self._packs.position if number == numbers[-1] else (number + 1, 0))
 
-    def put_many(self, blobs: Sequence[Buffer], *, unwanted: Unwanted = lambda _digests: ()) -> list[bytes]:
+    def put_many(
+        self, blobs: Sequence[Buffer], *, unwanted: Unwanted = _nothing, arriving: Arriving = _ignore
+    ) -> list[bytes]:
         """The digests (32 bytes each), in the order given; all durable on return, the small ones by one sync.
 
         Bytes that are stored already are not stored again, nor those that ``unwanted`` picks of the digests that
-        it is asked about: no erasure runs between its answer and the store's. InputError if one is longer than
-        BLOB_BYTES_MAX.
+        it is asked about: no erasure runs between its answer and the store's. ``arriving`` is told every digest,
+        of what is stored already too: no erasure runs between that and the look whether it is. InputError if one is
+        longer than BLOB_BYTES_MAX.
         """
         blobs = [blob.cast("B") if isinstance(blob, memoryview) else blob for blob in blobs]
         for blob in blobs:
@@ -166,12 +180,48 @@ class BlobStore:
         for digest, blob in zip(digests, blobs, strict=True):
             if len(blob) <= self._packed_bytes_max:
                 small[digest] = blob
-            elif not self._large.has(digest):
+            elif not self._arrives(digest, arriving):
                 self._put_large(digest, blob, unwanted)
         if small:
             with self._lock:
+                arriving(list(small))
                 self._put_small(small, unwanted)
         return digests
+
+    def _arrives(self, digest: bytes, arriving: Arriving) -> bool:
+        """Announces a large blob; whether it is stored already."""
+        with self._lock:
+            arriving([digest])
+            return self._large.has(digest)
+
+    def adopt(
+        self,
+        source: Path,
+        digest: bytes,
+        *,
+        unwanted: Unwanted = _nothing,
+        arriving: Arriving = _ignore,
+    ) -> None:
+        """Takes over a synced file of the same file system, whose bytes the caller has found to hash to ``digest``.
+
+        A large one is moved, a small one copied into a pack. On return the blob is durable (or unwanted) and the
+        file is gone; after a crash before that, adopting again is harmless. InputError as in :meth:`put_many`.
+        """
+        length = source.stat().st_size
+        if length > BLOB_BYTES_MAX:
+            raise InputError(f"blob of {length} bytes is too long", code=Code.OVERSIZED)
+        if length <= self._packed_bytes_max:
+            if self.put_many([source.read_bytes()], unwanted=unwanted, arriving=arriving) != [digest]:
+                raise CorruptionError("the file is not what it was found to be", path=str(source))
+            self._large.drop(source)
+            return
+        with self._lock:
+            self._check_writable()
+            arriving([digest])
+            if self._large.has(digest) or unwanted([digest]):
+                self._large.drop(source)
+            else:
+                self._large.adopt(source, digest)
 
     def _put_small(self, blobs: dict[bytes, Buffer], unwanted: Unwanted) -> None:
         self._check_writable()
@@ -219,14 +269,20 @@ class BlobStore:
         name = str(self._packs.path_of(location.pack))
         raise CorruptionError(f"blob {digest.hex()} is damaged", path=name, offset=location.offset)
 
-    def open_reader(self, digest: bytes, chunk_bytes: int = READ_CHUNK_BYTES) -> Iterator[bytes]:
-        """The blob in pieces, then CorruptionError if they do not hash to ``digest``."""
+    def open_reader(
+        self, digest: bytes, chunk_bytes: int = READ_CHUNK_BYTES, *, offset: int = 0
+    ) -> Generator[bytes, None, None]:
+        """The blob from ``offset`` in pieces, then CorruptionError if they do not hash to ``digest``.
+
+        The pieces of a large one from the middle are not checked: whoever resumes has the beginning, and checks.
+        No piece is read from what is being overwritten: an erasure on the way raises NotFoundError.
+        """
         self._check_open()
         if self._locate(digest) is None:
-            yield from self._large.read(digest, chunk_bytes)
+            yield from self._large.read(digest, chunk_bytes, offset=offset)
             return
         data = self.get(digest)
-        for at in range(0, len(data), chunk_bytes):
+        for at in range(offset, len(data), chunk_bytes):
             yield data[at : at + chunk_bytes]
 
     def has(self, digest: bytes) -> bool:
@@ -256,13 +312,16 @@ class BlobStore:
         found = {digest for digest in digests if digest in pending}
         return found | self._index.present(digest for digest in digests if digest not in found)
 
-    def erase(self, digest: bytes) -> bool:
+    def erase(self, digest: bytes, *, if_still: Callable[[], bool] = lambda: True) -> bool:
         """Overwrites the blob; durable on return. False if it is not there: erasing twice is harmless.
 
-        From the first step on nobody finds the blob; a crash at any step is finished by the next opening.
+        From the first step on nobody finds the blob; a crash at any step is finished by the next opening. Nothing
+        is erased where ``if_still`` says no: no put runs between its answer and the erasure.
         """
         with self._lock:
             self._check_writable()
+            if not if_still():
+                return False
             location = self._locate(digest)
             if location is None:
                 return self._large.erase(digest)
@@ -275,6 +334,18 @@ class BlobStore:
                 self._halted = True
                 raise
             return True
+
+    def walk(self) -> Iterator[list[bytes]]:
+        """The digest of every blob, in pages of at most WALK_PAGE; what comes or goes meanwhile may be missed."""
+        self._check_open()
+        pending = list(self._pending)
+        for at in range(0, len(pending), WALK_PAGE):
+            yield pending[at : at + WALK_PAGE]
+        page = self._index.after(b"", WALK_PAGE)
+        while page:
+            yield [digest for digest, _ in page]
+            page = self._index.after(page[-1][0], WALK_PAGE)
+        yield from self._large.pages()
 
     def flush(self) -> None:
         """Indexes the latest blobs. Nothing is lost without it; opening is faster with it."""

@@ -6,7 +6,8 @@
     LOCK           held with flock(2); its text is the pid of the holder
     HEAD  log/     the segment log
     index/         LMDB, derived
-    blobs/         the blob store
+    blobs/         the blob store; in it ``orphans``, those that no record names
+    uploads/       blobs on their way in
     node.key       the node's own key, if it has one
 """
 
@@ -41,6 +42,8 @@ class LedgerDirectory:
         self.log_path = root / "log"
         self.index_path = root / "index"
         self.blobs_path = root / "blobs"
+        self.orphans_path = self.blobs_path / "orphans"
+        self.uploads_path = root / "uploads"
         self._files = files
         self._lock_fd: int | None = lock_fd
         self._identity = identity

@@ -1,5 +1,6 @@
 """Blobs too long for a pack: one file each, written beside its place and renamed into it."""
 
+import os
 from collections.abc import Iterator
 from contextlib import suppress
 from hashlib import sha256
@@ -59,8 +60,24 @@ class LargeBlobs:
         self._files.rename(source, target)
         self._files.fsync_dir(target.parent)
 
-    def read(self, digest: bytes, chunk_bytes: int) -> Iterator[bytes]:
-        """The blob in pieces, then CorruptionError if they do not hash to ``digest``."""
+    def drop(self, source: Path) -> None:
+        """Unlinks a file that was not adopted."""
+        self._files.unlink(source)
+
+    def pages(self) -> Iterator[list[bytes]]:
+        """The digests, a directory of ``files/`` at a time."""
+        for folder in sorted(self._path.iterdir()):
+            digests = []
+            for path in folder.iterdir():
+                with suppress(ValueError):
+                    digests.append(bytes.fromhex(folder.name + path.name))
+            yield digests
+
+    def read(self, digest: bytes, chunk_bytes: int, *, offset: int = 0) -> Iterator[bytes]:
+        """The blob from ``offset`` in pieces; if that is 0, CorruptionError at the end if it does not match.
+
+        NotFoundError once it is being erased.
+        """
         path = self.path_of(digest)
         try:
             file = self._files.open(path)
@@ -68,16 +85,19 @@ class LargeBlobs:
             raise NotFoundError(f"no blob {digest.hex()}") from error
         try:
             hasher = sha256()
-            for chunk in self._chunks(file, chunk_bytes):
-                hasher.update(chunk)
+            for chunk in self._chunks(file, chunk_bytes, offset):
+                # An erasure takes the name before it overwrites: who has it after the read has read no zeros.
+                if not _is_at(file, path):
+                    raise NotFoundError(f"blob {digest.hex()} is erased")
+                if not offset:
+                    hasher.update(chunk)
                 yield chunk
         finally:
             self._files.close(file)
-        if hasher.digest() != digest:
+        if not offset and hasher.digest() != digest:
             raise CorruptionError(f"blob {digest.hex()} is damaged", path=str(path), offset=0)
 
-    def _chunks(self, file: OpenFile, chunk_bytes: int) -> Iterator[bytes]:
-        offset = 0
+    def _chunks(self, file: OpenFile, chunk_bytes: int, offset: int) -> Iterator[bytes]:
         while chunk := self._files.read(file, chunk_bytes, offset):
             offset += len(chunk)
             yield chunk
@@ -117,6 +137,14 @@ class LargeBlobs:
         except NotFoundError:
             return []
         return []
+
+
+def _is_at(file: OpenFile, path: Path) -> bool:
+    """Whether the open file still has its name."""
+    try:
+        return os.path.samestat(os.fstat(file.fd), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 class LargeWriter:

@@ -1,0 +1,270 @@
+"""Envelopes between the chain and the blob store: who may store, read and collect which (SPEC-READ, SPEC-ORPH).
+
+An envelope is stored before the record that names it. Where that record never comes, nobody owns the envelope, and
+it is collected once it has been seen like that for long enough. Three things hold a collection off, and it looks at
+them in this order, under the blob store's lock, in which no put runs:
+
+1. A batch that names it is between admission and its verdict: it is *pinned*. Admission pins before it looks whether
+   the envelope is stored, and is told that it is missing where a collection came first.
+2. The durable state names it. What was pinned and is not any more is there already, or was refused; unless the ledger
+   has halted, where what the log holds is known at the next opening only, and nothing is collected.
+3. It was put again meanwhile: a put takes it off the list of those without an owner.
+"""
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import NamedTuple
+
+from fastledger.chain.outcome import Outcome
+from fastledger.chain.store import ChainStore, Snapshot
+from fastledger.errors import AccessRefused, Code, InputError, NotFoundError, TransactionError
+from fastledger.limits import ORPHANS_MAX
+from fastledger.model.bodies import AccessRead
+from fastledger.model.transaction import Transaction
+from fastledger.state.entities import BLOBS, RECORDS
+from fastledger.state.transition import apply
+from fastledger.state.view import View
+from fastledger.storage.blobs import BlobStore
+from fastledger.storage.orphans import OrphanJournal
+
+READER_CHUNK_BYTES = 256 * 1024
+
+
+class ReadGrant(NamedTuple):
+    """A read that stands granted in the audit as ``txid``, and the envelope that it is for (``size`` in bytes)."""
+
+    txid: bytes
+    record: bytes
+    version: int
+    digest: bytes
+    size: int
+    signer: bytes
+    access: AccessRead
+
+
+class Collected(NamedTuple):
+    """What a collection took."""
+
+    envelopes: int
+    byte_count: int
+
+
+def access_body(transaction: Transaction) -> AccessRead:
+    """What an ``access.read`` asks for; raises ``InputError`` for anything else."""
+    body = transaction.body
+    if not isinstance(body, AccessRead):
+        raise InputError(f"a read is asked for by access.read, not {transaction.kind}", code=Code.BAD_BODY)
+    return body
+
+
+def check_granted(txid: bytes, outcome: Outcome) -> None:
+    """Raises ``AccessRefused`` where the rules refused, ``TransactionError`` where it was rejected or used before."""
+    if outcome.status == "refused":
+        raise AccessRefused(f"read {txid.hex()} was refused", code=outcome.code, txid=txid)
+    outcome.raise_for_status()
+    if outcome.duplicate:
+        raise TransactionError(f"read {txid.hex()} was used before", code=Code.DUPLICATE, txid=txid)
+
+
+class Pins:
+    """The envelopes that one batch names, held from its admission to :meth:`release`."""
+
+    def __init__(self, envelopes: "Envelopes") -> None:
+        """Holds nothing yet."""
+        self._envelopes = envelopes
+        self._held: Sequence[bytes] = ()
+
+    def missing(self, digests: Sequence[bytes]) -> list[bytes]:
+        """Pins them; returns those that are neither stored nor on the chain."""
+        self._held = digests
+        return self._envelopes.pin(digests)
+
+    def hold(self, digests: Sequence[bytes]) -> list[bytes]:
+        """Pins them and calls none missing, for a node that keeps envelopes elsewhere too."""
+        self.missing(digests)
+        return []
+
+    def release(self) -> None:
+        """May be called twice."""
+        held, self._held = self._held, ()
+        if held:
+            self._envelopes.unpin(held)
+
+
+class Envelopes:
+    """The blob store as a chain sees it. Every method may be called from any thread."""
+
+    def __init__(
+        self,
+        *,
+        chain_id: bytes,
+        store: ChainStore,
+        blobs: BlobStore,
+        journal: Path,
+        clock_ms: Callable[[], int],
+        check_running: Callable[[], None],
+    ) -> None:
+        """``journal``: the file of those without an owner. ``check_running`` raises once the ledger has halted."""
+        self._chain_id = chain_id
+        self._store = store
+        self._blobs = blobs
+        self._clock_ms = clock_ms
+        self._check_running = check_running
+        self._journal = OrphanJournal(journal)
+        # Taken under the blob store's lock, never around it.
+        self._journal_lock = threading.Lock()
+        self._pins_lock = threading.Lock()
+        self._pins: Counter[bytes] = Counter()
+        self._condemned: set[bytes] = set()
+        self._collecting = threading.Lock()
+
+    # Storing.
+
+    def put(self, blobs: Sequence[bytes]) -> list[bytes]:
+        """Stores envelopes, durably; the digests, in the order given. Those of erased records stay away."""
+        return self._blobs.put_many(blobs, unwanted=self._erased, arriving=self._arriving)
+
+    def adopt(self, source: Path, digest: bytes) -> None:
+        """The same for a whole file, which is gone afterwards; see :meth:`BlobStore.adopt`."""
+        self._blobs.adopt(source, digest, unwanted=self._erased, arriving=self._arriving)
+
+    def _erased(self, digests: Sequence[bytes]) -> list[bytes]:
+        """Those that a durable erasure destroyed: a retry of the batch that brought them must not bring them back."""
+        with self._store.snapshot() as snapshot:
+            owners = snapshot.get_states([BLOBS.prefix + digest for digest in digests])
+            return [
+                key[len(BLOBS.prefix) :]
+                for key, owner in owners.items()
+                if owner is not None and self._is_erased(snapshot, BLOBS.decode(owner).record)
+            ]
+
+    def _is_erased(self, snapshot: Snapshot, record: bytes) -> bool:
+        raw = snapshot.get_state(RECORDS.prefix + record)
+        return raw is not None and RECORDS.decode(raw).erased
+
+    def _arriving(self, digests: Sequence[bytes]) -> None:
+        with self._journal_lock:
+            if self._journal.since_ms:
+                self._journal.remove(digests)
+
+    def missing(self, digests: Sequence[bytes]) -> list[bytes]:
+        """Those that are neither stored nor on the chain already, where a retry finds its first verdict."""
+        with self._pins_lock:
+            lost = self._condemned.intersection(digests)
+        return self._missing(digests, lost)
+
+    def _missing(self, digests: Sequence[bytes], lost: set[bytes]) -> list[bytes]:
+        gone = lost.union(self._blobs.missing(digests))
+        return self._unowned([digest for digest in digests if digest in gone]) if gone else []
+
+    def _unowned(self, digests: Sequence[bytes]) -> list[bytes]:
+        with self._store.snapshot() as snapshot:
+            owners = snapshot.get_states([BLOBS.prefix + digest for digest in digests])
+        return [digest for digest in digests if owners[BLOBS.prefix + digest] is None]
+
+    def pin(self, digests: Sequence[bytes]) -> list[bytes]:
+        """Holds collections off; returns those that are missing, or being collected. See :class:`Pins`."""
+        with self._pins_lock:
+            self._pins.update(digests)
+            lost = self._condemned.intersection(digests)
+        return self._missing(digests, lost)
+
+    def unpin(self, digests: Sequence[bytes]) -> None:
+        """The inverse of :meth:`pin`."""
+        with self._pins_lock:
+            for digest in digests:
+                self._pins[digest] -= 1
+                if not self._pins[digest]:
+                    del self._pins[digest]
+
+    # Reading.
+
+    def reader(self, digest: bytes, offset: int = 0) -> Generator[bytes, None, None]:
+        """The envelope from ``offset`` in chunks of at most READER_CHUNK_BYTES; see :meth:`BlobStore.open_reader`."""
+        return self._blobs.open_reader(digest, READER_CHUNK_BYTES, offset=offset)
+
+    def check_permitted(self, grant: ReadGrant) -> None:
+        """Whether a read that was granted would be granted now, by the same rule on the durable state.
+
+        Raises ``AccessRefused``, and ``NotFoundError`` where the envelope is not here any more. Nothing is audited.
+        """
+        with self._store.snapshot() as snapshot:
+            view = View(snapshot.get_state)
+            code = apply(view, self._chain_id, grant.signer, self._clock_ms(), grant.access).code
+        if code:
+            raise AccessRefused(f"read {grant.txid.hex()} is permitted no more", code=code, txid=grant.txid)
+        if not self._blobs.has(grant.digest):
+            raise NotFoundError(f"envelope {grant.digest.hex()} is not here")
+
+    # Collecting.
+
+    def quiet(self) -> AbstractContextManager[object]:
+        """While it is held nothing is collected."""
+        return self._collecting
+
+    def collect_orphans(self, older_than_ms: int, *, pause: Callable[[], None] = lambda: None) -> Collected:
+        """Destroys envelopes that have been without an owner for ``older_than_ms``; counts what it took.
+
+        The time counts from the first collection that saw an envelope so, or from the end of its last put where that
+        is later: with 0 everything goes that no record names now. ``pause`` is called after each page of a walk over
+        the whole store. Raises ``LedgerHaltedError`` once the ledger has halted.
+        """
+        with self._collecting:
+            kept: set[bytes] = set()
+            fresh: list[bytes] = []
+            count = byte_count = 0
+            for page in self._blobs.walk():
+                self._check_running()
+                for digest in self._unowned(page):
+                    now_ms = self._clock_ms()
+                    since_ms = self._journal.since_ms.get(digest)
+                    # One of the future was written while the clock was wrong.
+                    if older_than_ms and (since_ms is None or since_ms > now_ms):
+                        fresh.append(digest)
+                    elif since_ms is not None and now_ms - since_ms < older_than_ms:
+                        kept.add(digest)
+                    else:
+                        taken = self._collect(digest, since_ms)
+                        count += taken is not None
+                        byte_count += taken or 0
+                pause()
+            self._note(kept, fresh)
+            return Collected(count, byte_count)
+
+    def _note(self, kept: set[bytes], fresh: Sequence[bytes]) -> None:
+        """The journal after a walk. The fresh ones count from now on, so that no put during the walk is older."""
+        with self._journal_lock:
+            # What was put again during the walk is in the journal no more.
+            since_ms = {digest: since for digest, since in self._journal.since_ms.items() if digest in kept}
+            now_ms = self._clock_ms()
+            for digest in fresh[: max(0, ORPHANS_MAX - len(since_ms))]:
+                since_ms.setdefault(digest, now_ms)
+            if since_ms or self._journal.since_ms:
+                self._journal.replace(since_ms)
+
+    def _collect(self, digest: bytes, since_ms: int | None) -> int | None:
+        """Bytes freed; None where something held it off."""
+        try:
+            size = self._blobs.size(digest)
+            erased = self._blobs.erase(digest, if_still=lambda: self._condemn(digest, since_ms))
+        except NotFoundError:
+            return None
+        finally:
+            with self._pins_lock:
+                self._condemned.discard(digest)
+        return size if erased else None
+
+    def _condemn(self, digest: bytes, since_ms: int | None) -> bool:
+        """Whether to go through with it; from here on admission takes the envelope for missing."""
+        with self._pins_lock:
+            if digest in self._pins:
+                return False
+            self._condemned.add(digest)
+        self._check_running()
+        if not self._unowned([digest]):
+            return False
+        with self._journal_lock:
+            return self._journal.since_ms.get(digest) == since_ms

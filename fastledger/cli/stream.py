@@ -1,0 +1,147 @@
+"""Commands over streams of transactions: follow, submit."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import click
+import msgspec
+
+from fastledger.cli.options import ID16, LedgerCommand, Target, command_options, ledger_options
+from fastledger.cli.output import Exit, Output
+from fastledger.errors import Code, InputError
+from fastledger.limits import QUERY_PAGE_MAX
+
+if TYPE_CHECKING:
+    from fastledger.chain.ledger import Ledger
+    from fastledger.chain.query import Entry
+    from fastledger.client.sync import Client
+
+FILE_BYTES_MAX = 1024 * 1024 * 1024
+BATCH_TRANSACTIONS = 1_000
+TOPICS = ("transactions", "blocks", "alerts")
+
+
+@click.command(cls=LedgerCommand)
+@ledger_options
+@click.option("--topic", type=click.Choice(TOPICS), default="transactions", show_default=True)
+@click.option(
+    "--cursor", type=click.IntRange(min=0), help="Go on behind the event that had it; 0: from the start."
+)
+@click.option("--kind", help="Kind of transaction, such as record.put.")
+@click.option("--signer", type=ID16, help="Identity id of who signed.")
+@click.option("--subject", type=ID16, help="Identity id of whom it concerns.")
+@click.option("--until-now", is_flag=True, help="End where the chain ends instead of waiting for more.")
+@command_options
+def follow(
+    output: Output, target: Target, topic: str, cursor: int | None, until_now: bool, **conditions: Any
+) -> None:
+    """Print what happens in LEDGER, one JSON object a line, each with the cursor that resumes behind it.
+
+    A node is followed until the command is interrupted, a directory until its end.
+    """
+    from fastledger.chain.ledger import Ledger
+
+    wanted = {name: value for name, value in conditions.items() if value is not None}
+    if topic == "blocks" and wanted:
+        raise InputError("blocks have no kind, signer or subject", code=Code.BAD_QUERY)
+    with target.open() as ledger:
+        if isinstance(ledger, Ledger):
+            lines = _local_events(ledger, topic, cursor, wanted)
+        else:
+            lines = _node_events(ledger, topic, cursor, wanted, until_now)
+        for line in lines:
+            click.echo(msgspec.json.encode(line).decode())
+
+
+def _node_events(
+    client: "Client", topic: Any, cursor: int | None, conditions: dict[str, Any], until_now: bool
+) -> Iterator[dict[str, Any]]:
+    from fastledger.rpc.protocol import Filter
+
+    texts = {name: value.hex() if isinstance(value, bytes) else value for name, value in conditions.items()}
+    for page in client.follow_pages(topic, cursor=cursor, filter=Filter(**texts) if texts else None):
+        for event in page.events:
+            if event.entry is not None:
+                yield _entry_line(event.entry)
+            elif event.block is not None:
+                yield {"cursor": event.cursor, **msgspec.to_builtins(event.block)}
+        if until_now and page.caught_up:
+            return
+
+
+def _local_events(
+    ledger: "Ledger", topic: str, cursor: int | None, conditions: dict[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """The same lines from a directory, which nothing is added to while this process holds it."""
+    if topic == "blocks":
+        first_seq = 0
+        for height in range(ledger.height + 1):
+            block = ledger.block(height)
+            if height >= (ledger.height + 1 if cursor is None else cursor):
+                yield {
+                    "cursor": height + 1,
+                    "height": height,
+                    "block_id": block.block_id.hex(),
+                    "previous_id": block.header.previous_id.hex(),
+                    "time_ms": block.body.time_ms,
+                    "first_seq": first_seq,
+                    "transactions": block.count,
+                }
+            first_seq += block.count
+        return
+    start: int | None = ledger.transaction_count if cursor is None else cursor
+    while start is not None:
+        page = ledger.query(alerts=topic == "alerts", cursor=start, limit=QUERY_PAGE_MAX, **conditions)
+        for entry in page:
+            yield _entry_line(entry)
+        start = page.next_cursor
+
+
+def _entry_line(entry: "Entry") -> dict[str, Any]:
+    return {
+        "cursor": entry.seq + 1,
+        "seq": entry.seq,
+        "txid": entry.txid.hex(),
+        "height": entry.height,
+        "index": entry.index,
+        "time_ms": entry.time_ms,
+        "kind": entry.transaction.kind,
+        "signer_key": entry.transaction.signer.hex(),
+        "code": entry.code.slug,
+    }
+
+
+@click.command(cls=LedgerCommand)
+@ledger_options
+@click.argument("files", nargs=-1, required=True, type=click.File("rb"))
+@command_options
+def submit(output: Output, target: Target, files: tuple[BinaryIO, ...]) -> None:
+    """Submit signed transactions from FILES, each a CBOR sequence; - is standard input.
+
+    Sending them again is harmless: each enters once.
+    """
+    from fastledger.client.submission import cut_sequence
+
+    counts: Counter[str] = Counter()
+    problems: list[dict[str, Any]] = []
+    with target.open() as ledger:
+        for batch in _batches(files, cut_sequence):
+            for outcome in ledger.submit(batch):
+                counts["transactions"] += 1
+                counts[outcome.status] += 1
+                counts["duplicates"] += outcome.duplicate
+                if not outcome.ok:
+                    problems.append({"txid": outcome.txid.hex(), "code": outcome.code.slug})
+    names = ("transactions", "durable", "refused", "rejected", "duplicates")
+    output.answer({**{name: counts[name] for name in names}, "problems": problems[:QUERY_PAGE_MAX]})
+    if problems:
+        raise click.exceptions.Exit(int(Exit.WRONG))
+
+
+def _batches(files: Iterable[BinaryIO], cut: Any) -> Iterator[list[bytes]]:
+    for file in files:
+        data = file.read(FILE_BYTES_MAX + 1)
+        if len(data) > FILE_BYTES_MAX:
+            raise InputError(f"a file is longer than {FILE_BYTES_MAX} bytes", code=Code.OVERSIZED)
+        yield from cut(data, transactions_max=BATCH_TRANSACTIONS)

@@ -1,0 +1,308 @@
+"""The client for threads: the same as :class:`AsyncClient`, each method waiting for its answer.
+
+One background thread runs the event loop; any number of threads may call at once, and their calls overlap.
+"""
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator, Sequence
+from functools import partial
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from fastledger.chain.outcome import Outcome
+from fastledger.chain.query import Entry, Page, Query
+from fastledger.chain.replay import Progress, VerifyReport
+from fastledger.client.aio import IN_FLIGHT, AsyncClient, ClientOptions
+from fastledger.client.follow import FollowEvent, FollowPage
+from fastledger.client.http import ClientTls
+from fastledger.client.views import Tip
+from fastledger.client.wallet import SealedRecord, Wallet
+from fastledger.errors import LedgerClosedError
+from fastledger.model.bodies import Purpose
+from fastledger.model.genesis import Genesis
+from fastledger.model.receipt import Verified
+from fastledger.model.transaction import Transaction
+from fastledger.rpc.protocol import Filter, Topic, Wait
+from fastledger.state.entities import Consent, Folder, Identity, Record, RecordVersion
+
+T = TypeVar("T")
+
+
+class _LoopThread:
+    """An event loop (uvloop's where it is installed) on a thread of its own."""
+
+    def __init__(self) -> None:
+        self._loop = _new_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="fastledger-client", daemon=True)
+        self._thread.start()
+        self._stopping = threading.Lock()
+        self._stopped = False
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """The result of a coroutine; an interrupted wait cancels it."""
+        if self._stopped:
+            work.close()
+            raise LedgerClosedError("the client is closed")
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def stop(self, last: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Runs ``last``, cancels what is left and ends the thread; may be called twice."""
+        with self._stopping:
+            if self._stopped:
+                return
+            try:
+                self.run(_finish(last))
+            finally:
+                self._stopped = True
+                self._loop.call_soon_threadsafe(self._loop.stop)
+                self._thread.join()
+                self._loop.close()
+
+
+async def _finish(last: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    await last()
+    others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    with contextlib.suppress(ImportError):
+        import uvloop
+
+        return uvloop.new_event_loop()
+    return asyncio.new_event_loop()
+
+
+class Client:
+    """A node over the network, as a :class:`LedgerApi`; make one with :meth:`connect`. Safe from many threads."""
+
+    def __init__(self, loop: _LoopThread, client: AsyncClient) -> None:
+        """Use :meth:`connect`."""
+        self._loop = loop
+        self._client = client
+
+    @classmethod
+    def connect(
+        cls,
+        url: str,
+        *,
+        token: str | None = None,
+        tls: ClientTls | None = None,
+        chain_id: bytes | None = None,
+        options: ClientOptions | None = None,
+    ) -> Self:
+        """See :meth:`AsyncClient.connect`."""
+        loop = _LoopThread()
+        try:
+            connect = AsyncClient.connect(url, token=token, tls=tls, chain_id=chain_id, options=options)
+            return cls(loop, loop.run(connect))
+        except BaseException:
+            loop.stop(_nothing)
+            raise
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        return self._loop.run(work)
+
+    @property
+    def url(self) -> str:
+        """The node's address."""
+        return self._client.url
+
+    @property
+    def genesis(self) -> Genesis:
+        """What the chain is, as the node said when the client connected."""
+        return self._client.genesis
+
+    @property
+    def chain_id(self) -> bytes:
+        """8 bytes that stand in every transaction of the chain."""
+        return self._client.chain_id
+
+    @property
+    def height(self) -> int:
+        """The height of the newest durable block; asks the node."""
+        return self.tip().height
+
+    @property
+    def head(self) -> bytes:
+        """The 32-byte id of the newest durable block; asks the node."""
+        return self.tip().head
+
+    @property
+    def transaction_count(self) -> int:
+        """How many transactions are durable; asks the node."""
+        return self.tip().transaction_count
+
+    def tip(self) -> Tip:
+        """See :meth:`AsyncClient.tip`: height, head and count that belong together."""
+        return self._run(self._client.tip())
+
+    # Submitting.
+
+    def submit(
+        self,
+        batch: Sequence[bytes | Transaction],
+        blobs: Sequence[bytes] = (),
+        *,
+        wait: Wait = "durable",
+    ) -> list[Outcome]:
+        """See :meth:`AsyncClient.submit`."""
+        return self._run(self._client.submit(batch, blobs, wait=wait))
+
+    def submit_stream(
+        self,
+        transactions: Iterable[bytes | Transaction],
+        *,
+        in_flight: int = IN_FLIGHT,
+        wait: Wait = "durable",
+    ) -> Iterator[Outcome]:
+        """See :meth:`AsyncClient.submit_stream`; ``transactions`` is read on the client's thread."""
+        return self._iterate(self._client.submit_stream(transactions, in_flight=in_flight, wait=wait))
+
+    def store_blobs(self, blobs: Sequence[bytes]) -> list[bytes]:
+        """See :meth:`AsyncClient.store_blobs`."""
+        return self._run(self._client.store_blobs(blobs))
+
+    def wait_for(self, txid: bytes, *, timeout_ms: int = 60_000) -> Entry:
+        """See :meth:`AsyncClient.wait_for`."""
+        return self._run(self._client.wait_for(txid, timeout_ms=timeout_ms))
+
+    # Records.
+
+    def read(self, access: bytes | Transaction) -> bytes:
+        """See :meth:`AsyncClient.read`."""
+        return self._run(self._client.read(access))
+
+    def put_record(
+        self, wallet: Wallet, folder: str | bytes, content: bytes, terms: Iterable[str] = ()
+    ) -> SealedRecord:
+        """See :meth:`AsyncClient.put_record`."""
+        return self._run(self._client.put_record(wallet, folder, content, terms))
+
+    def read_record(self, wallet: Wallet, record: bytes, purpose: Purpose, *, version: int = 0) -> bytes:
+        """See :meth:`AsyncClient.read_record`."""
+        return self._run(self._client.read_record(wallet, record, purpose, version=version))
+
+    # Reading.
+
+    def get(self, txid: bytes) -> Entry:
+        """See :meth:`AsyncClient.get`."""
+        return self._run(self._client.get(txid))
+
+    def query(self, query: Query | None = None, **conditions: Any) -> Page:
+        """See :meth:`AsyncClient.query`."""
+        return self._run(self._client.query(query, **conditions))
+
+    def prove(self, txid: bytes, *, verify: bool = False) -> bytes:
+        """See :meth:`AsyncClient.prove`."""
+        return self._run(self._client.prove(txid, verify=verify))
+
+    def verify_statement(self, statement: bytes, txid: bytes | None = None) -> Verified:
+        """See :meth:`AsyncClient.verify_statement`."""
+        return self._client.verify_statement(statement, txid)
+
+    def identity_of(self, key: bytes) -> bytes:
+        """See :meth:`AsyncClient.identity_of`."""
+        return self._run(self._client.identity_of(key))
+
+    def identity(self, identity: bytes) -> Identity:
+        """See :meth:`AsyncClient.identity`."""
+        return self._run(self._client.identity(identity))
+
+    def kem_key(self, identity: bytes) -> bytes:
+        """See :meth:`AsyncClient.kem_key`."""
+        return self._run(self._client.kem_key(identity))
+
+    def folder(self, folder: bytes) -> Folder:
+        """See :meth:`AsyncClient.folder`."""
+        return self._run(self._client.folder(folder))
+
+    def record(self, record: bytes) -> Record:
+        """See :meth:`AsyncClient.record`."""
+        return self._run(self._client.record(record))
+
+    def record_version(self, record: bytes, version: int = 0) -> RecordVersion:
+        """See :meth:`AsyncClient.record_version`."""
+        return self._run(self._client.record_version(record, version))
+
+    def consent(self, consent: bytes) -> Consent:
+        """See :meth:`AsyncClient.consent`."""
+        return self._run(self._client.consent(consent))
+
+    def status(self) -> dict[str, Any]:
+        """See :meth:`AsyncClient.status`."""
+        return self._run(self._client.status())
+
+    def verify(self, progress: Progress | None = None) -> VerifyReport:
+        """See :meth:`AsyncClient.verify`; ``progress`` is called on the client's thread."""
+        return self._run(self._client.verify(progress))
+
+    # Following.
+
+    def follow(
+        self,
+        topic: Topic = "transactions",
+        *,
+        cursor: int | None = None,
+        filter: Filter | None = None,
+    ) -> Iterator[FollowEvent]:
+        """See :meth:`AsyncClient.follow`."""
+        for page in self.follow_pages(topic, cursor=cursor, filter=filter):
+            yield from page.events
+
+    def follow_pages(
+        self,
+        topic: Topic = "transactions",
+        *,
+        cursor: int | None = None,
+        filter: Filter | None = None,
+    ) -> Iterator[FollowPage]:
+        """See :meth:`AsyncClient.follow_pages`."""
+        return self._iterate(self._client.follow_pages(topic, cursor=cursor, filter=filter))
+
+    def _iterate(self, items: AsyncGenerator[T, None]) -> Iterator[T]:
+        """An asynchronous generator from this thread; abandoning the iterator closes it."""
+        done = object()
+        step = partial(anext, items, done)
+        try:
+            while True:
+                item = self._run(_awaited(step()))
+                if item is done:
+                    return
+                yield item
+        finally:
+            with contextlib.suppress(LedgerClosedError):
+                self._run(items.aclose())
+
+    def close(self) -> None:
+        """Closes the connections and ends the thread; may be called twice."""
+        self._loop.stop(self._client.close)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+async def _nothing() -> None:
+    """What a loop that never got a client has to do last."""
+
+
+async def _awaited(awaitable: Any) -> Any:
+    """An awaitable as a coroutine."""
+    return await awaitable
