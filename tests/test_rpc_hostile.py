@@ -188,7 +188,9 @@ async def test_chunked_garbage_and_endless_chunks(node: NodeWorld) -> None:
     async with served_meanwhile(node):
         status, _ = await (await Peer.connect(node)).say(head + b"zz\r\nnope\r\n")
         assert status == 400
-        status, body = await (await Peer.connect(node)).say(head + (b"8000\r\n" + bytes(0x8000) + b"\r\n") * 40)
+        status, body = await (await Peer.connect(node)).say(
+            head + (b"8000\r\n" + bytes(0x8000) + b"\r\n") * 40
+        )
         assert (status, msgspec.json.decode(body)["error"]["code"]) == (413, Code.OVERSIZED)
     assert node.server.figures()["body_bytes"] == 0
 
@@ -217,7 +219,9 @@ async def test_idle_connections_are_counted_and_end(node: NodeWorld) -> None:  #
                 await asyncio.sleep(0.01)
         more = [await Peer.connect(node) for _ in range(5)]
         answers = await asyncio.gather(*(peer.rest() for peer in more))
-        refused = [answer for answer in answers if answer.startswith(b"HTTP/1.1 503 ") and b"Retry-After" in answer]
+        refused = [
+            answer for answer in answers if answer.startswith(b"HTTP/1.1 503 ") and b"Retry-After" in answer
+        ]
         assert len(refused) >= 4
         for peer in idle:
             assert await peer.rest() == b""
