@@ -5,14 +5,14 @@ import os
 import struct
 import zlib
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 import pytest
 import pytest_asyncio
-from node_world import NodeWorld, RawClient, raw_client, serve_world
+from node_world import NodeWorld, RawClient, raw_client, serve_world, until
 from test_rpc import SEQUENCE, registrations
 
 from fastledger import Code
@@ -84,20 +84,16 @@ class Peer:
         """Everything until the server closes, which it has to."""
         data = b""
         async with asyncio.timeout(30):
-            try:
+            with suppress(ConnectionError):
                 while piece := await self.reader.read(1 << 16):
                     data += piece
-            except ConnectionError:
-                pass
         self.writer.close()
         return data
 
     async def say(self, data: bytes) -> tuple[int, bytes]:
         """The status and the body of the answer to ``data``, after which the server closes."""
-        try:
+        with suppress(ConnectionError):
             await self.send(data)
-        except ConnectionError:
-            pass
         head, _, body = (await self.rest()).partition(b"\r\n\r\n")
         return (int(head.split()[1]) if head else 0), body
 
@@ -146,9 +142,7 @@ async def test_bodies_that_stop_half_way_are_cut_off(node: NodeWorld) -> None:  
         gone = await Peer.connect(node)
         await gone.send(post(b"/v1/transactions", b"{", CBOR, length=100_000))
         gone.writer.close()
-    async with asyncio.timeout(10):
-        while node.server.figures()["body_bytes"]:
-            await asyncio.sleep(0.02)
+    await until(lambda: not node.server.figures()["body_bytes"])
 
 
 @pytest.mark.parametrize(
@@ -200,9 +194,7 @@ async def test_many_long_bodies_at_a_time_are_told_busy(node: NodeWorld) -> None
         holders = [await Peer.connect(node) for _ in range(2)]
         for holder in holders:
             await holder.send(post(b"/v1/transactions", bytes(100), CBOR, length=256 * 1024))
-        async with asyncio.timeout(10):
-            while node.server.figures()["body_bytes"] < 512 * 1024:
-                await asyncio.sleep(0.01)
+        await until(lambda: node.server.figures()["body_bytes"] >= 512 * 1024)
         third = await Peer.connect(node)
         status, body = await third.say(post(b"/v1/transactions", bytes(100), CBOR, length=200 * 1024))
         assert (status, msgspec.json.decode(body)["error"]["code"]) == (503, Code.BUSY)
@@ -214,9 +206,7 @@ async def test_many_long_bodies_at_a_time_are_told_busy(node: NodeWorld) -> None
 async def test_idle_connections_are_counted_and_end(node: NodeWorld) -> None:  # SPEC-RPC-7
     async with served_meanwhile(node):
         idle = [await Peer.connect(node) for _ in range(148)]
-        async with asyncio.timeout(10):
-            while node.server.listener.open_connections < 149:
-                await asyncio.sleep(0.01)
+        await until(lambda: node.server.listener.open_connections >= 149)
         more = [await Peer.connect(node) for _ in range(5)]
         answers = await asyncio.gather(*(peer.rest() for peer in more))
         refused = [
@@ -225,9 +215,7 @@ async def test_idle_connections_are_counted_and_end(node: NodeWorld) -> None:  #
         assert len(refused) >= 4
         for peer in idle:
             assert await peer.rest() == b""
-    async with asyncio.timeout(10):
-        while node.server.listener.open_connections:
-            await asyncio.sleep(0.01)
+    await until(lambda: not node.server.listener.open_connections)
 
 
 async def test_pipelining_without_reading_is_cut_off(node: NodeWorld) -> None:  # SPEC-RPC-7

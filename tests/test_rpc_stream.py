@@ -8,9 +8,8 @@ from typing import Any
 
 import aiohttp
 import msgspec
-import pytest
 import pytest_asyncio
-from node_world import NodeWorld, serve_world
+from node_world import NodeWorld, serve_world, until
 from test_rpc import registrations
 from test_rpc_hostile import frame, upgraded
 from world import new_wallet
@@ -150,9 +149,7 @@ async def test_subscriptions_are_bounded(node: NodeWorld) -> None:  # SPEC-SUB-7
         assert (await second.call("subscription.open", topic="blocks"))["error"]["code"] == Code.BUSY
         await first.call("subscription.close", subscription="s2")
         await second.open("blocks")
-    async with asyncio.timeout(10):
-        while node.server.streams.subscription_count or node.service.feed.subscription_count:
-            await asyncio.sleep(0.01)
+    await until(lambda: not (node.server.streams.subscription_count or node.service.feed.subscription_count))
 
 
 async def test_a_reader_that_does_not_read_is_let_go_and_resumes(
@@ -175,9 +172,7 @@ async def test_a_reader_that_does_not_read_is_let_go_and_resumes(
         slow.reader._transport.pause_reading()  # type: ignore[attr-defined]
         for _ in range(3):
             await slow.send(frame(1, request))
-        async with asyncio.timeout(30):
-            while not node.server.counters["stream slow"]:
-                await asyncio.sleep(0.02)
+        await until(lambda: node.server.counters["stream slow"])
         pages = (node.world.ledger.transaction_count + 255) // 256
         assert reads < 3 * pages, "nothing is read for a socket that takes nothing"
         async with following(node) as other:
@@ -209,8 +204,6 @@ async def test_pings_find_out_who_has_gone(tmp_path: Path) -> None:  # SPEC-SUB-
     async with serve_world(tmp_path / "ledger", options=options) as node:
         await upgraded(node)  # never answers a ping
         async with following(node) as follower:
-            async with asyncio.timeout(20):
-                receiving = asyncio.create_task(follower.socket.receive())
-                while node.server.streams.connection_count != 1:
-                    await asyncio.sleep(0.01)
+            receiving = asyncio.create_task(follower.socket.receive())
+            await until(lambda: node.server.streams.connection_count == 1)
             receiving.cancel()
