@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +17,13 @@ from fastledger.node.service import NodeService, ServiceOptions
 from fastledger.rpc.access import AccessOptions
 from fastledger.rpc.options import RpcOptions
 from fastledger.rpc.server import Extras, RpcServer
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Returns once ``condition`` holds, which it has to within a generous time."""
+    async with asyncio.timeout(30):
+        while not condition():  # noqa: ASYNC110 - what is waited for knows no events of a loop
+            await asyncio.sleep(0.01)
 
 
 @dataclass

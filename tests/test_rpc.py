@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 import pytest_asyncio
-from node_world import NodeWorld, RawClient, RpcFailure, raw_client, serve_world
+from node_world import NodeWorld, RawClient, RpcFailure, raw_client, serve_world, until
 from world import VITALS, World, new_wallet
 
 from fastledger import Code, Genesis, Purpose, Role, Transaction, verify_statement
@@ -440,7 +440,7 @@ async def test_health_descriptions_and_wrong_paths(node: NodeWorld, client: RawC
 
 
 async def test_metrics_are_those_of_the_node(tmp_path: Path) -> None:
-    extras = Extras(metrics=lambda: b"fastledger_height 1\n")
+    extras = Extras(render_metrics=lambda: b"fastledger_height 1\n")
     async with serve_world(tmp_path / "ledger", extras=extras) as node, raw_client(node.url) as client:
         assert await client.get("/metrics") == (200, b"fastledger_height 1\n")
 
@@ -596,9 +596,7 @@ async def test_an_operator_sees_and_steers_the_node(
     assert (await client.call("node.checkpoint"))["height"] == node.world.ledger.height
     assert (await client.call("node.reload"))["reloaded"] == ["log"]
     assert (await client.call("node.stop"))["stopping"] is True
-    async with asyncio.timeout(10):
-        while done != ["reload", "stop"]:
-            await asyncio.sleep(0.01)
+    await until(lambda: done == ["reload", "stop"])
 
 
 async def test_long_work_is_a_job(operated: tuple[NodeWorld, RawClient, Jobs, list[str]]) -> None:

@@ -5,7 +5,7 @@
     SIGTERM, SIGINT   no more connections; answers what it took; checkpoint; exit 0
     SIGHUP            certificates and the log file are opened again
 
-``node.pid`` in the ledger directory holds the process id and the URL while the node serves.
+``node.pid`` in the ledger directory tells which process serves it, and where (SPEC-NODE-132).
 """
 
 import asyncio
@@ -22,22 +22,27 @@ import msgspec
 import uvloop
 
 from fastledger.chain.ledger import Ledger, LedgerOptions
+from fastledger.crypto.signing import ecdsa_backend
 from fastledger.errors import CertificateError, ConfigError, FastLedgerError
 from fastledger.node.config import NodeConfig
 from fastledger.node.ingest import IngestOptions
 from fastledger.node.logs import Log
+from fastledger.node.metrics import NodeMetrics
 from fastledger.node.notify import Notifier
+from fastledger.node.pidfile import remove_pid, write_pid
 from fastledger.node.service import NodeService, ServiceOptions
 from fastledger.node.tls import ServerTls
 from fastledger.rpc.access import AccessOptions, ClientRule
+from fastledger.rpc.blobs import BlobOptions, BlobService, blob_routes
 from fastledger.rpc.errors import INCIDENT_LOGGER
 from fastledger.rpc.jobs import Jobs
 from fastledger.rpc.operator import Hooks, operator_methods
 from fastledger.rpc.options import RateOptions, RpcOptions
 from fastledger.rpc.server import Extras, RpcServer
+from fastledger.storage.uploads import UploadLimits
 
-PID_FILE = "node.pid"
 _STATUS_INTERVAL_S = 10.0
+_TIDY_INTERVAL_S = 600.0
 
 
 def run(config: NodeConfig) -> int:
@@ -114,9 +119,11 @@ class Daemon:
         self.config = config
         self.log = Log(config.log)
         self._notifier = Notifier()
+        self.metrics = NodeMetrics(backend=ecdsa_backend()["kernel"] or "libsecp256k1")
         self._tls: ServerTls | None = None
         self._stop = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._scraped: dict[str, int] = {}
 
     async def serve(self) -> int:
         """The whole life of a node."""
@@ -143,21 +150,26 @@ class Daemon:
         tls = self.config.rpc.tls
         if tls.certificate:
             self._tls = ServerTls(tls, on_reload=self._tls_reloaded)
+            self.metrics.tls(None, self._tls.not_after_ms)
         self._handle_signals(undo)
         service = await NodeService.start(await self._open_ledger(), service_options(self.config))
         undo.push_async_callback(service.stop)
+        blobs = await self._open_blobs(service)
+        undo.push_async_callback(blobs.close)
         jobs = Jobs()
         undo.push_async_callback(jobs.close)
-        server = self._make_server(service, jobs)
+        server = self._make_server(service, jobs, blobs)
         undo.push_async_callback(server.stop)
         await self._listen(server)
-        pid_path = Path(self.config.ledger.path) / PID_FILE
-        await asyncio.to_thread(_write_pid, pid_path, server.url)
-        undo.callback(pid_path.unlink, missing_ok=True)
+        directory = Path(self.config.ledger.path)
+        await asyncio.to_thread(write_pid, directory, server.url)
+        undo.callback(remove_pid, directory)
+        self.metrics.attach(service.ledger, directory)
         undo.push_async_callback(self._end_tasks)
         if self._tls is not None:
             self._begin(self._tls.watch())
         self._begin(self._report(server))
+        self._begin(self._tidy(blobs))
         self._notifier.ready()
         self.log.info("node.ready", port=server.port, pid=os.getpid(), height=service.ledger.height)
 
@@ -183,7 +195,18 @@ class Daemon:
         )
         return ledger
 
-    def _make_server(self, service: NodeService, jobs: Jobs) -> RpcServer:
+    async def _open_blobs(self, service: NodeService) -> BlobService:
+        settings = self.config.blobs
+        limits = UploadLimits(
+            uploads_max=settings.uploads_max,
+            upload_bytes_max=settings.upload_bytes_max,
+            lifetime_ms=settings.upload_lifetime_ms,
+        )
+        uploads = await asyncio.to_thread(service.ledger.open_uploads, limits)
+        options = BlobOptions(ticket_lifetime_ms=settings.read_ticket_lifetime_ms)
+        return BlobService(service.ledger, service.ingest.submit, uploads, options)
+
+    def _make_server(self, service: NodeService, jobs: Jobs, blobs: BlobService) -> RpcServer:
         hooks = Hooks(
             figures=lambda: server.figures(),
             reload=self.reload,
@@ -193,10 +216,33 @@ class Daemon:
             service,
             rpc_options(self.config),
             access_options(self.config),
-            extras=Extras(methods=operator_methods(jobs, hooks)),
+            extras=Extras(
+                methods=operator_methods(jobs, hooks),
+                routes=blob_routes(blobs),
+                render_metrics=lambda: self._render_metrics(server),
+                metrics=self.metrics,
+            ),
             tls=None if self._tls is None else self._tls.context,
         )
         return server
+
+    def _render_metrics(self, server: RpcServer) -> bytes:
+        """What is counted elsewhere is read at the scrape; on a thread."""
+        service, metrics = server.service, self.metrics
+        metrics.connections.set(server.listener.open_connections)
+        metrics.subscribers.set(server.streams.subscription_count)
+        metrics.ingest_pending.set(service.ingest.pending_transactions)
+        metrics.ready.set(service.state == "ready")
+        metrics.halted.set(service.ledger.halted)
+        metrics.log_lines_dropped.set(self.log.file.dropped)
+        for name, counter in (
+            ("connections_refused", metrics.connections_rejected.labels("limit")),
+            ("stream slow", metrics.subscribers_dropped),
+        ):
+            counted = server.counters[name]
+            counter.inc(counted - self._scraped.get(name, 0))
+            self._scraped[name] = counted
+        return metrics.render()
 
     async def _listen(self, server: RpcServer) -> None:
         try:
@@ -234,6 +280,8 @@ class Daemon:
         return done
 
     def _tls_reloaded(self, error: CertificateError | None) -> None:
+        if self._tls is not None:
+            self.metrics.tls(error, self._tls.not_after_ms)
         if error is None:
             self.log.info("tls.reloaded")
         else:
@@ -249,6 +297,15 @@ class Daemon:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _tidy(self, blobs: BlobService) -> None:
+        """Drops uploads that ended nowhere, and envelopes that no record came to name."""
+        while True:
+            await asyncio.sleep(_TIDY_INTERVAL_S)
+            try:
+                await blobs.tidy(self.config.blobs.orphan_age_ms)
+            except FastLedgerError as error:
+                self.log.error("blobs.tidy-failed", error=error)
 
     async def _report(self, server: RpcServer) -> None:
         """Keeps the service manager's watchdog quiet and its status line true, and tells a halt once."""
@@ -296,7 +353,3 @@ def _password(path: str) -> str | None:
             return file.readline(4096).rstrip("\r\n")
     except (OSError, UnicodeDecodeError):
         raise ConfigError(["ledger.password_file: cannot be read"]) from None
-
-
-def _write_pid(path: Path, url: str) -> None:
-    path.write_text(f"{os.getpid()}\n{url}\n")

@@ -7,6 +7,7 @@ since two readers could take different ones for true.
 import asyncio
 import json
 import re
+import time
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from fastledger.errors import (
+    Code,
     FastLedgerError,
     ForbiddenError,
     LedgerError,
@@ -132,16 +134,26 @@ class JsonRpc:
         if method is None:
             self._counters["rpc unknown-method"] += 1
             raise RpcFault(METHOD_NOT_FOUND, "method-not-found", "there is no such method")
+        began = time.perf_counter()
+        code = Code.OK
         try:
             check_role(caller, method.role)
             params = decode_params(method.decode, request, data, required=method.required)
-            result = await method.run(self._context, caller, params)
+            return await method.run(self._context, caller, params)
         except Exception as error:
-            reason = error.code.slug if isinstance(error, FastLedgerError) else "error"
-            self._counters[f"{method.name} {reason}"] += 1
+            code = _code_of(error)
             raise
-        self._counters[method.name] += 1
-        return result
+        finally:
+            self._counters[method.name if code == Code.OK else f"{method.name} {code.slug}"] += 1
+            if self._context.metrics is not None:
+                self._context.metrics.request(method.name, code, time.perf_counter() - began)
+
+
+def _code_of(error: Exception) -> Code:
+    """An error in the words of the metrics."""
+    if isinstance(error, FastLedgerError):
+        return error.code
+    return Code.BAD_REQUEST if isinstance(error, RpcFault) else Code.STORAGE
 
 
 def refusal(error: BaseException) -> Reply:

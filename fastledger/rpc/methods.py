@@ -3,12 +3,15 @@
 Dispatch, role checks and /openrpc.json all read this table, so they cannot differ (SPEC-RPC-2).
 """
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import msgspec
 
+from fastledger.chain.outcome import Outcome
+from fastledger.node.metrics import NodeMetrics
 from fastledger.node.service import NodeService
 from fastledger.rpc.options import RpcOptions
 from fastledger.rpc.rate import RateLimits
@@ -27,6 +30,12 @@ class Context:
     options: RpcOptions
     rates: RateLimits
     under_way: UnderWay = field(default_factory=UnderWay)
+    metrics: NodeMetrics | None = None
+
+    def count_verdicts(self, outcomes: Sequence[Outcome]) -> None:
+        """For the metrics; once a batch."""
+        if self.metrics is not None:
+            self.metrics.verdicts(Counter([outcome.code for outcome in outcomes]))
 
 
 Run = Callable[[Context, Caller, Any], Awaitable[Any]]

@@ -186,6 +186,11 @@ class Route:
     parameters: Sequence[Parameter] = ()
     errors: Sequence[int] = ()
 
+    @property
+    def name(self) -> str:
+        """What metrics call it: ``POST /v1/transactions``; "" for /v1/rpc, whose methods are counted each."""
+        return "" if self.path == "/v1/rpc" else f"{self.method} {self.path}"
+
 
 class RouteTable:
     """Finds the route of a request; paths without parameters in one look-up."""

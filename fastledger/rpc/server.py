@@ -10,6 +10,7 @@
 
 import asyncio
 import ssl
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,8 @@ from typing import Any
 
 from aiohttp import web
 
-from fastledger.errors import BadRequestError, UnauthenticatedError
+from fastledger.errors import BadRequestError, Code, FastLedgerError, UnauthenticatedError
+from fastledger.node.metrics import NodeMetrics
 from fastledger.node.service import NodeService
 from fastledger.rpc.access import Access, AccessOptions, check_role
 from fastledger.rpc.answers import Answer, error_answer, json_answer
@@ -55,7 +57,8 @@ class Extras:
 
     methods: Sequence[Method] = ()
     routes: Sequence[Route] = ()
-    metrics: Callable[[], bytes] | None = None
+    render_metrics: Callable[[], bytes] | None = None
+    metrics: NodeMetrics | None = None
 
 
 class RpcServer:
@@ -77,10 +80,11 @@ class RpcServer:
         self.access = Access(access or AccessOptions())
         self.counters: Counter[str] = Counter()
         self.rates = RateLimits(self.options.rate, asyncio.get_running_loop().time)
-        self.context = Context(service, self.options, self.rates)
+        self.context = Context(service, self.options, self.rates, metrics=extras.metrics)
         self.methods = method_table((*CHAIN_METHODS, *TRANSACTION_METHODS, *extras.methods))
         self.streams = Streams(service, self.options, self.counters)
         self._rpc = JsonRpc(self.context, self.methods, self.counters)
+        self._render_metrics = extras.render_metrics
         self._metrics = extras.metrics
         self._room = BodyRoom(self.options.bodies_bytes_max)
         self.table = RouteTable((*self._routes(), *extras.routes))
@@ -152,22 +156,30 @@ class RpcServer:
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         call: Call | None = None
+        began = time.perf_counter()
+        code = Code.OK
+        name = ""
         try:
             path = request._message.path.partition("?")[0]
             if not path.startswith("/"):
                 path = request.path
             route, parameters = self.table.find(request.method, path)
+            name = route.name
             call = self._admit(request, route, parameters)
             return await route.handler(call)
         except asyncio.CancelledError:
             raise
         except Exception as error:
-            answer = error_answer(error)
+            code = error.code if isinstance(error, FastLedgerError) else Code.STORAGE
+            # What was not read of a body stands before the next request: nothing more comes over this connection.
+            answer = error_answer(error, keep_alive=request.content.is_eof())
             self.counters[f"http {answer.status}"] += 1
             return answer
         finally:
             if call is not None:
                 call.release()
+            if name and self._metrics is not None:
+                self._metrics.request(name, code, time.perf_counter() - began)
 
     def _admit(self, request: web.BaseRequest, route: Route, parameters: Mapping[str, str]) -> Call:
         """Who it is, whether it may, and not too often (SPEC-RPC-6, SPEC-RPC-7)."""
@@ -193,7 +205,7 @@ class RpcServer:
             reply = await self._rpc.answer(data, call.caller)
         except Exception as error:
             reply = refusal(error)
-        keep_alive = reply.status not in (408, 413, 415)
+        keep_alive = call.request.content.is_eof()
         return Answer(reply.body or b"", status=reply.status, headers=reply.headers, keep_alive=keep_alive)
 
     async def _transactions(self, call: Call) -> Answer:
@@ -205,6 +217,7 @@ class RpcServer:
         data, count = low_s_sequence(data)
         self.rates.take_transactions(call.caller, count)
         outcomes = await self.service.ingest.submit_sequence(data, count_estimate=count, wait=wait)
+        self.context.count_verdicts(outcomes)
         if wait != "durable":
             self.context.under_way.note(outcomes)
         self.counters["transactions"] += count
@@ -225,9 +238,9 @@ class RpcServer:
         return json_answer({"status": state}, status=200 if state == "ready" else 503)
 
     async def _metrics_page(self, call: Call) -> Answer:
-        if self._metrics is None:
+        if self._render_metrics is None:
             raise BadRequestError("this node has no metrics", status=404)
-        return Answer(await asyncio.to_thread(self._metrics), METRICS_TYPE)
+        return Answer(await asyncio.to_thread(self._render_metrics), METRICS_TYPE)
 
     async def _description(self, call: Call) -> Answer:
         return Answer(self._descriptions[call.request.path])

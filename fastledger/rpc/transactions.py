@@ -48,6 +48,7 @@ async def submit(context: Context, caller: Caller, params: SubmitParams) -> Verd
     """Submits one transaction and returns its verdict once it stands as far as `wait` says."""
     context.rates.take_transactions(caller, 1)
     outcome = await context.service.ingest.submit(low_s(params.transaction), wait=params.wait)
+    context.count_verdicts((outcome,))
     if params.wait != "durable":
         context.under_way.note((outcome,))
     return verdict_of(outcome, params.wait)
@@ -59,6 +60,7 @@ async def submit_batch(context: Context, caller: Caller, params: SubmitBatchPara
     context.rates.take_transactions(caller, len(params.transactions))
     batch = [low_s(encoded) for encoded in params.transactions]
     outcomes = await context.service.ingest.submit_batch(batch, wait=params.wait)
+    context.count_verdicts(outcomes)
     if params.wait != "durable":
         context.under_way.note(outcomes)
     return VerdictsView([verdict_of(outcome, params.wait) for outcome in outcomes])
