@@ -47,7 +47,7 @@ if X86_64:
     NATIVE_SOURCES["secp256k1/kernel_adx.c"] = FIELD_FLAGS
     NATIVE_SOURCES["sha256_shani.c"] = ["-msha", "-msse4.1", "-mssse3"]
 
-MODULES = ("hashing", "work", "ecdsa", "scan", "lmdb_batch")
+MODULES = ("hashing", "work", "ecdsa", "scan", "view", "lmdb_batch")
 
 DEBUG = os.environ.get("FASTLEDGER_DEBUG") == "1"
 SANITIZE = os.environ.get("FASTLEDGER_SANITIZE") == "1"

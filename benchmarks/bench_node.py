@@ -98,7 +98,7 @@ def load(scenario: str, url: str, file: Path, **options: float) -> dict[str, flo
     command = [sys.executable, str(HERE / "load.py"), scenario, url, str(file)]
     for name, value in options.items():
         command += [f"--{name.replace('_', '-')}", str(value)]
-    result: dict[str, float] = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+    result: dict[str, float] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
     return result
 
 

@@ -20,7 +20,7 @@ LAYERS: dict[str, set[str]] = {
     "crypto": {"_native"},
     "model": {"_native", "crypto"},
     "storage": {"_native"},
-    "state": {"crypto", "model"},
+    "state": {"_native", "crypto", "model"},
     "consensus": {"model"},
     "chain": {"_native", "crypto", "model", "storage", "state", "consensus", "clock"},
     "gateway": set(),

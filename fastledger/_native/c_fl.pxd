@@ -22,6 +22,7 @@ cdef extern from "fl.h" nogil:
     uint32_t FL_CPU_AVX512IFMA
     uint32_t fl_cpu_features() noexcept
 
+    void fl_sha256(uint8_t *out32, const uint8_t *data, size_t data_size) noexcept
     void fl_sha256_many(uint8_t *out32s, const uint8_t *data, const uint64_t *offsets, size_t count) noexcept
     void fl_sha256_leaf_many(
         uint8_t *out32s, const uint8_t *data, const uint64_t *offsets, size_t count) noexcept

@@ -166,8 +166,7 @@ class Executor:
         return self._settle_position(block, ref, self._genesis_execution(writes))
 
     def _genesis_execution(self, writes: Writes) -> Execution:
-        view = View(lambda _key: None)
-        view.writes = writes
+        view = View(lambda _key: None, writes)
         return Execution(view, self.chain_id, self.genesis.created_ms, 0)
 
     @property

@@ -1,9 +1,29 @@
-"""How long each stage of the hot path took: sums that an operator can turn into shares."""
+"""How long each stage of the hot path took: sums that an operator can turn into shares, and how they spread."""
 
 import threading
 import time
+from bisect import bisect_left
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+# Upper ends in seconds, from a cached sync to a stalled disk; one more bucket takes the rest.
+STAGE_BUCKETS_S = (
+    0.0001,
+    0.00025,
+    0.0005,
+    0.001,
+    0.0025,
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1.0,
+    2.5,
+    10.0,
+)
 
 
 class StageTimes:
@@ -13,6 +33,7 @@ class StageTimes:
         self._lock = threading.Lock()
         self._seconds: dict[str, float] = {}
         self._calls: dict[str, int] = {}
+        self._buckets: dict[str, list[int]] = {}
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -28,8 +49,17 @@ class StageTimes:
         with self._lock:
             self._seconds[name] = self._seconds.get(name, 0.0) + seconds
             self._calls[name] = self._calls.get(name, 0) + 1
+            buckets = self._buckets.get(name)
+            if buckets is None:
+                buckets = self._buckets[name] = [0] * (len(STAGE_BUCKETS_S) + 1)
+            buckets[bisect_left(STAGE_BUCKETS_S, seconds)] += 1
 
     def snapshot(self) -> dict[str, tuple[float, int]]:
         """Stage -> (seconds, calls)."""
         with self._lock:
             return {name: (self._seconds[name], self._calls[name]) for name in self._seconds}
+
+    def histograms(self) -> dict[str, tuple[tuple[int, ...], float]]:
+        """Stage -> (calls in each bucket of ``STAGE_BUCKETS_S`` and beyond, seconds)."""
+        with self._lock:
+            return {name: (tuple(counts), self._seconds[name]) for name, counts in self._buckets.items()}

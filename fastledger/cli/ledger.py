@@ -30,17 +30,22 @@ RECEIPT_BYTES_MAX = 1024 * 1024
 @command_options
 def init(output: Output, target: Target, keystore_path: Path, password_file: Path | None) -> None:
     """Make a solo ledger in LEDGER, with a regulator and an endorsed organisation in a new keystore."""
+    path = target.path
+    password = read_password(password_file, confirm=True)
+    output.answer(make_ledger(path, keystore_path, password), "A new ledger")
+
+
+def make_ledger(ledger_path: Path, keystore_path: Path, password: str) -> dict[str, str]:
+    """A new ledger and a new keystore with the two wallets that start it; what was made, by name."""
     from fastledger.chain.ledger import Ledger
     from fastledger.client.wallet import Wallet
     from fastledger.crypto.keystore import Keystore
     from fastledger.model.bodies import Role
 
-    path = target.path
-    password = read_password(password_file, confirm=True)
     regulator, organisation = Wallet.create(), Wallet.create()
     keystore = Keystore.create(keystore_path, password)
     try:
-        created = Ledger.create(path, authorities=[regulator.authority])
+        created = Ledger.create(ledger_path, authorities=[regulator.authority])
     except BaseException:
         keystore_path.unlink()  # made above, and empty
         raise
@@ -57,14 +62,13 @@ def init(output: Output, target: Target, keystore_path: Path, password_file: Pat
         )
         for outcome in outcomes:
             outcome.raise_for_status()
-        answer = {
+        return {
             "chain_id": ledger.chain_id.hex(),
-            "ledger": str(path),
+            "ledger": str(ledger_path),
             "keystore": str(keystore_path),
             "regulator": regulator.identity.hex(),
             "organisation": organisation.identity.hex(),
         }
-    output.answer(answer, "A new ledger")
 
 
 @click.command(cls=LedgerCommand)

@@ -6,8 +6,10 @@ from fastledger.cli.certs import certs
 from fastledger.cli.demo import demo
 from fastledger.cli.keys import keys
 from fastledger.cli.ledger import init, prove, query, reindex, status, verify, verify_receipt
+from fastledger.cli.node import config, node
 from fastledger.cli.records import ingest, read
 from fastledger.cli.stream import follow, submit
+from fastledger.cli.top import top
 from fastledger.version import VERSION
 
 
@@ -18,20 +20,8 @@ def main() -> None:
 
 
 COMMANDS = (
-    init,
-    demo,
-    ingest,
-    read,
-    submit,
-    query,
-    follow,
-    prove,
-    verify_receipt,
-    verify,
-    reindex,
-    status,
-    keys,
-    certs,
+    *(init, demo, ingest, read, submit, query, follow, prove, verify_receipt, verify, reindex, status),
+    *(keys, node, config, certs, top),
 )
 for command in COMMANDS:
     main.add_command(command)

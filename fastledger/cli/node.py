@@ -1,0 +1,233 @@
+"""``fastledger node`` and ``fastledger config``: make, start, stop and ask a node; check and explain its settings."""
+
+import hashlib
+import os
+import secrets
+import signal
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import msgspec
+
+from fastledger.cli.options import command_options, password_option, read_password
+from fastledger.cli.output import Exit, Output
+from fastledger.cli.top import fetch, read_token, token_option
+from fastledger.errors import InputError, LedgerBusyError, LedgerError, NotFoundError
+
+if TYPE_CHECKING:
+    from fastledger.node.config import NodeConfig, RpcConfig
+
+STOP_POLL_S = 0.1
+STOP_TIMEOUT_S = 300
+
+config_option = click.option(
+    "--config",
+    "config_path",
+    type=click.Path(path_type=Path),
+    default="node.toml",
+    show_default=True,
+    envvar="FASTLEDGER_CONFIG",
+    help="The node's configuration.",
+)
+
+
+@click.group()
+def node() -> None:
+    """Make, start, stop and ask a node."""
+
+
+@node.command("init")
+@click.argument("folder", metavar="DIRECTORY", type=click.Path(path_type=Path))
+@click.option("--tls", is_flag=True, help="Make an authority and certificates, and serve mutual TLS.")
+@click.option("--host", "hosts", multiple=True, help="DNS name or address of the node, for its certificate.")
+@password_option
+@command_options
+def init_node(
+    output: Output, folder: Path, tls: bool, hosts: tuple[str, ...], password_file: Path | None
+) -> None:
+    """Make a ledger, its wallets, an operator's token and a configuration in DIRECTORY."""
+    from fastledger.cli.ledger import make_ledger
+    from fastledger.node.config import render_config
+
+    if (folder / "node.toml").exists():
+        raise InputError("the directory holds a node's configuration already")
+    if hosts and not tls:
+        raise InputError("--host names the node in its certificate: give --tls too")
+    password = read_password(password_file, confirm=True)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # Certificates first: a wrong name must not leave half a node behind.
+    rpc = _secure_rpc(folder, hosts) if tls else _local_rpc(folder)
+    answer = make_ledger(folder / "ledger", folder / "wallets.keystore", password)
+    (folder / "node.toml").write_text(render_config(_config(folder, rpc)), encoding="utf-8")
+    output.answer({**answer, "config": str(folder / "node.toml")}, "A new node")
+
+
+def _config(folder: Path, rpc: "RpcConfig") -> "NodeConfig":
+    from fastledger.node.config import LedgerConfig, NodeConfig
+
+    return NodeConfig(ledger=LedgerConfig(path=str((folder / "ledger").absolute())), rpc=rpc)
+
+
+def _local_rpc(folder: Path) -> "RpcConfig":
+    """For this machine only; the operator shows a token."""
+    from fastledger.node.config import AccessClient, AccessConfig, RpcConfig
+
+    token = secrets.token_hex(32)
+    path = folder / "operator.token"
+    path.unlink(missing_ok=True)  # of an initialisation that did not end
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(token + "\n")
+    digest = hashlib.sha256(token.encode()).hexdigest()
+    operator = AccessClient(name="operator", roles=["reader", "submitter", "operator"], token_sha256=digest)
+    return RpcConfig(access=AccessConfig(client=[operator]))
+
+
+def _secure_rpc(folder: Path, hosts: tuple[str, ...]) -> "RpcConfig":
+    """Mutual TLS with a fresh authority; the operator shows a certificate, nobody is anonymous."""
+    from fastledger.node.authority import Authority
+    from fastledger.node.config import AccessClient, AccessConfig, RpcConfig, TlsConfig
+
+    place = (folder / "certs").absolute()
+    authority = Authority.create(place)
+    authority.issue("node", "node", names=list(dict.fromkeys(("localhost", "127.0.0.1", *hosts))))
+    authority.issue("operator", "client")
+    tls = TlsConfig(
+        certificate=str(place / "node.pem"),
+        key=str(place / "node.key"),
+        client_ca=str(place / "bundle.pem"),
+        revoked=str(place / "revoked.pem"),
+        client_certificates="required",
+    )
+    operator = AccessClient(
+        name="operator", roles=["reader", "submitter", "operator"], certificate_name="operator"
+    )
+    return RpcConfig(tls=tls, access=AccessConfig(anonymous_roles=[], client=[operator]))
+
+
+@node.command()
+@config_option
+@command_options
+def start(output: Output, config_path: Path) -> None:
+    """Serve until SIGTERM; SIGHUP reloads certificates and opens the log again."""
+    import importlib
+
+    from fastledger.node.config import load_config
+
+    loaded = load_config(config_path)
+    if loaded.tuning.native:
+        os.environ["FASTLEDGER_NATIVE"] = loaded.tuning.native  # read once, when the kernels are imported
+    code = importlib.import_module("fastledger.rpc.daemon").run(loaded)
+    if code:
+        raise click.exceptions.Exit(code)
+
+
+@node.command()
+@config_option
+@click.option("--timeout", type=click.IntRange(0, 3_600), default=STOP_TIMEOUT_S, help="Seconds to wait.")
+@command_options
+def stop(output: Output, config_path: Path, timeout: int) -> None:
+    """Stop the node: it answers what was submitted, writes a checkpoint and ends."""
+    from fastledger.node.config import load_config
+    from fastledger.node.pidfile import running_pid
+
+    directory = Path(load_config(config_path).ledger.path)
+    pid = running_pid(directory)
+    if pid is None:
+        raise NotFoundError("no node runs on that ledger")
+    os.kill(pid, signal.SIGTERM)
+    deadline = time.monotonic() + timeout
+    while running_pid(directory) == pid:
+        if time.monotonic() >= deadline:
+            raise LedgerBusyError(f"process {pid} still drains", retry_after_ms=1_000)
+        time.sleep(STOP_POLL_S)
+    output.answer({"stopped": pid})
+
+
+@node.command()
+@config_option
+@click.option("--certificate", default="", help="PEM file to show to the node.")
+@click.option("--key", default="", help="Its private key.")
+@token_option
+@command_options
+def status(output: Output, config_path: Path, certificate: str, key: str, token_file: Path | None) -> None:
+    """Ask the node whether it is ready, and its ledger's figures; exit 1 where it is not ready."""
+    from fastledger.node.config import load_config
+    from fastledger.node.pidfile import running
+    from fastledger.node.tls import client_context
+
+    loaded = load_config(config_path)
+    tls = loaded.rpc.tls
+    context = None
+    if tls.certificate:
+        context = client_context(ca=tls.client_ca or None, certificate=certificate, key=key)
+    pid, url = running(Path(loaded.ledger.path)) or (None, "")
+    address = url or node_address(loaded.rpc)  # the port of a configured 0 stands in the file alone
+    code, _ = fetch(f"{address}/health/ready", context)
+    ready = code == 200
+    call = msgspec.json.encode({"jsonrpc": "2.0", "id": 1, "method": "ledger.status", "params": {}})
+    _, body = (
+        fetch(f"{address}/v1/rpc", context, data=call, token=read_token(token_file)) if ready else (0, b"{}")
+    )
+    try:
+        result = msgspec.json.decode(body, type=dict[str, Any]).get("result", {})
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        raise LedgerError("what answers at that address is not a node") from None
+    figures = result if isinstance(result, dict) else {}
+    output.answer({"ready": ready, "address": address, "pid": pid, **figures})
+    if not ready:
+        raise click.exceptions.Exit(int(Exit.WRONG))
+
+
+def node_address(rpc: "RpcConfig") -> str:
+    """Where a node of that configuration is asked from its own machine."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(rpc.host, rpc.host).strip("[]")  # noqa: S104 - compared, not bound
+    scheme = "https" if rpc.tls.certificate else "http"
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{rpc.port}"
+
+
+@click.group()
+def config() -> None:
+    """Check and explain a node's configuration."""
+
+
+@config.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@command_options
+def check(output: Output, file: Path) -> None:
+    """Check FILE with the environment over it, and the certificates that it names."""
+    from fastledger.node.config import load_config
+    from fastledger.node.tls import ServerTls
+
+    loaded = load_config(file)
+    answer: dict[str, Any] = {"ok": True, "address": node_address(loaded.rpc)}
+    if loaded.rpc.tls.certificate:
+        answer["certificate_not_after_ms"] = ServerTls(loaded.rpc.tls).not_after_ms
+    output.answer(answer)
+
+
+@config.command()
+@click.argument("prefix", default="")
+@command_options
+def describe(output: Output, prefix: str) -> None:
+    """List the settings whose names begin with PREFIX, what each takes, and its default."""
+    from fastledger.node.config_text import settings
+
+    found = [item for item in settings() if item.name.startswith(prefix)]
+    if not found:
+        raise InputError("no setting's name begins so")
+    if not output.as_json:
+        for item in found:
+            click.secho(item.name, bold=True)
+            click.echo(f"  {item.text}\n  Takes {item.values}. Default: {item.default!r}.")
+        return
+    output.answer(
+        {
+            "settings": [
+                {"name": item.name, "takes": item.values, "default": item.default, "text": item.text}
+                for item in found
+            ]
+        }
+    )
