@@ -104,7 +104,9 @@ def measure_hints(count: int = 1_024, full: bool = True, repeats: int = 7) -> di
     _, hints = verify_batch(batch.digests, batch.signatures, batch.keys, return_hints=True)
     column = hints if full else parity_hints(hints)
     row = spread(
-        lambda: verify_batch(batch.digests, batch.signatures, batch.keys, hints=column, threads=1), count, repeats
+        lambda: verify_batch(batch.digests, batch.signatures, batch.keys, hints=column, threads=1),
+        count,
+        repeats,
     )
     kind = "y(R)" if full else "parity"
     return {"name": f"verify_batch, n={count}, threads=1, hints {kind}", "unit": "us/signature", **row}

@@ -30,8 +30,9 @@ RECEIPT_BYTES_MAX = 1024 * 1024
 @command_options
 def init(output: Output, target: Target, keystore_path: Path, password_file: Path | None) -> None:
     """Make a solo ledger in LEDGER, with a regulator and an endorsed organisation in a new keystore."""
+    path = target.path
     password = read_password(password_file, confirm=True)
-    output.answer(make_ledger(target.path, keystore_path, password), "A new ledger")
+    output.answer(make_ledger(path, keystore_path, password), "A new ledger")
 
 
 def make_ledger(ledger_path: Path, keystore_path: Path, password: str) -> dict[str, str]:
