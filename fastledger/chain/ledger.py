@@ -81,11 +81,13 @@ class LedgerOptions:
 
     ``require_blobs``: a record enters only when its envelope is in this node's blob store; a node that keeps
     envelopes elsewhere turns it off. Checkpoints are begun at so many transactions or bytes of memory.
+    ``verify_threads`` (None: one for each CPU) verify signatures.
     """
 
     require_blobs: bool = True
     checkpoint_transactions: int = CHECKPOINT_TRANSACTIONS
     checkpoint_bytes: int = CHECKPOINT_BYTES
+    verify_threads: int | None = None
     clock_ms: Callable[[], int] = system_clock_ms
 
 
@@ -103,7 +105,7 @@ class Ledger(Keeping):
         self.times = StageTimes()
         self._directory = directory
         self._closed = False
-        self._cpu_share = CpuShare()
+        self._cpu_share = CpuShare(options.verify_threads)
         self._listeners: tuple[Listener, ...] = ()
         self._closing = threading.Lock()
         self._engine: Engine = SoloEngine(genesis.proposers)
