@@ -36,7 +36,7 @@ soak: $(STAMP)
 
 ## make fuzz      the property tests with many more examples
 fuzz: $(STAMP)
-	HYPOTHESIS_PROFILE=fuzz $(BIN)/pytest tests/test_scan.py tests/test_cbor_strict.py tests/test_ecdsa.py tests/test_envelope.py tests/test_model.py tests/test_bad_input.py
+	HYPOTHESIS_PROFILE=fuzz $(BIN)/pytest tests/test_scan.py tests/test_cbor_strict.py tests/test_ecdsa.py tests/test_envelope.py tests/test_model.py tests/test_bad_input.py tests/test_rpc_schema.py
 
 ## make sanitize  the native tests under AddressSanitizer and UBSan
 sanitize: $(VENV)/bin/python
