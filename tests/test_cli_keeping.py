@@ -101,6 +101,6 @@ def test_prune(made: Cli, tmp_path: Path) -> None:
 def test_collect_orphans(made: Cli, tmp_path: Path) -> None:
     copy = Cli(tmp_path)
     shutil.copytree(made.ledger, copy.ledger)
-    assert copy.json("collect-orphans", copy.ledger)["examined"] == 0  # all are young
+    assert copy.json("collect-orphans", copy.ledger)["envelopes"] == 0  # all are young
     answer = copy.json("collect-orphans", copy.ledger, "--older-than-hours", 0)
-    assert answer["examined"] > 0 and (answer["collected"], answer["freed_bytes"]) == (0, 0)
+    assert answer == {"envelopes": 0, "bytes": 0}  # every one has a record
