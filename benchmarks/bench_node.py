@@ -174,16 +174,20 @@ def measure_node(
             )
             ids = folder / "ids"
             write_batches(ids, [txids[i % len(txids)] for i in range(reads)])
-            found = [beside_peer("reads", url, ids, 64) for _ in range(min(rounds, 3))]
-            rows.append(
-                row(
-                    "JSON-RPC reads by txid, 64 connections",
-                    [figures["per_s"] / peer for figures, peer in found],
-                    0.35,
-                    per_s=[figures["per_s"] for figures, _ in found],
-                    p99_ms=[figures["p99_ms"] for figures, _ in found],
+            for scenario, what, connections in (
+                ("reads", "one a request, 64 connections", 64),
+                ("reads-together", "32 a request, 8 connections", 8),
+            ):
+                found = [beside_peer(scenario, url, ids, connections) for _ in range(min(rounds, 3))]
+                rows.append(
+                    row(
+                        f"JSON-RPC reads by txid, {what}",
+                        [figures["per_s"] / peer for figures, peer in found],
+                        0.35,
+                        per_s=[figures["per_s"] for figures, _ in found],
+                        p99_ms=[figures["p99_ms"] for figures, _ in found],
+                    )
                 )
-            )
             paced = load("latency", url, prepare(max(batches // 3, 2)), per_s=peak / 10)
             rows.append(
                 {

@@ -20,6 +20,7 @@ import cbor2
 import uvloop
 
 _LENGTH = struct.Struct("<I")
+READS_TOGETHER = 32
 
 
 def write_batches(path: Path, batches: list[list[bytes]]) -> None:
@@ -106,6 +107,15 @@ def call(method: str, **params: object) -> bytes:
     """A JSON-RPC request."""
     document = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
     return post("/v1/rpc", "application/json", json.dumps(document).encode())
+
+
+def calls(method: str, params: list[dict[str, object]]) -> bytes:
+    """A JSON-RPC batch, as the client sends what waits together."""
+    documents = [
+        {"jsonrpc": "2.0", "id": number, "method": method, "params": given}
+        for number, given in enumerate(params)
+    ]
+    return post("/v1/rpc", "application/json", json.dumps(documents).encode())
 
 
 def batch_requests(path: Path) -> list[bytes]:
@@ -210,6 +220,21 @@ async def reads(host: str, port: int, path: Path, connections: int) -> dict[str,
     }
 
 
+async def reads_together(host: str, port: int, path: Path, connections: int) -> dict[str, float]:
+    """The same, so many in a request as :class:`fastledger.Client` sends where many wait."""
+    txids = [txid for batch in read_batches(path) for txid in batch]
+    groups = [txids[i : i + READS_TOGETHER] for i in range(0, len(txids), READS_TOGETHER)]
+    requests = [calls("transaction.get", [{"txid": txid.hex()} for txid in group]) for group in groups]
+
+    def check(status: int, body: bytes) -> None:
+        check_call(status, body)
+        if b'"error"' in body:
+            raise RuntimeError(f"not all were found: {body[:200]!r}")
+
+    seconds, latencies = await drive(host, port, requests, connections, check)
+    return {"per_s": len(txids) / seconds, "count": len(txids), "p99_ms": percentile(latencies, 0.99) * 1e3}
+
+
 async def latency(host: str, port: int, path: Path, per_s: float, single_share: float) -> dict[str, float]:
     """Latency of durable single submits while the whole load is ``per_s`` transactions a second.
 
@@ -238,7 +263,7 @@ async def latency(host: str, port: int, path: Path, per_s: float, single_share: 
 def main() -> None:
     """The command line; see the module's docstring."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("scenario", choices=("batches", "singles", "reads", "latency"))
+    parser.add_argument("scenario", choices=("batches", "singles", "reads", "reads-together", "latency"))
     parser.add_argument("url")
     parser.add_argument("file", type=Path)
     parser.add_argument("--connections", type=int, default=4)
@@ -250,7 +275,8 @@ def main() -> None:
     if arguments.scenario == "latency":
         work = latency(host, port, path, arguments.per_s, 0.1)
     else:
-        scenario = {"batches": batches, "singles": singles, "reads": reads}[arguments.scenario]
+        scenarios = {"batches": batches, "singles": singles, "reads": reads, "reads-together": reads_together}
+        scenario = scenarios[arguments.scenario]
         work = scenario(host, port, path, arguments.connections)
 
     async def run() -> dict[str, float]:

@@ -23,6 +23,7 @@ import msgspec
 from fastledger._native.scan import scan_many
 from fastledger.chain.admission import Admitted, admit_block
 from fastledger.chain.pace import Pace
+from fastledger.chain.query import Entry
 from fastledger.errors import Code, CorruptionError, FormatVersionError, InputError, NotFoundError
 from fastledger.limits import COPY_CHUNK_BYTES, GENESIS_BYTES_MAX, LOG_FRAME_BYTES_MAX
 from fastledger.model.block import Block
@@ -38,6 +39,7 @@ _HEAD = struct.Struct(">8sHHI")
 _ITEM = struct.Struct(">B3sII")
 _ZERO3 = bytes(3)
 _END = struct.Struct(">Q32s")
+_ENCODE = msgspec.json.Encoder().encode
 _LENGTHS_MAX = {BLOCK: LOG_FRAME_BYTES_MAX, PIECE: COPY_CHUNK_BYTES, ENVELOPE: 32, END: _END.size}
 
 
@@ -46,6 +48,21 @@ class BlockRange(NamedTuple):
 
     from_height: int | None = None
     to_height: int | None = None
+
+    def within(self, first_height: int, durable_height: int) -> tuple[int, int]:
+        """The first and last of it on a ledger that keeps these; NotFoundError (PRUNED), or InputError for none."""
+        first = first_height if self.from_height is None else self.from_height
+        last = durable_height if self.to_height is None else min(self.to_height, durable_height)
+        if 0 <= first < first_height:
+            raise pruned(first)
+        if not 0 <= first <= last:
+            raise InputError(f"there are no blocks from height {first} to {last}", code=Code.BAD_QUERY)
+        return first, last
+
+
+def pruned(height: int) -> NotFoundError:
+    """The block at ``height`` is not kept any more."""
+    return NotFoundError(f"the block at height {height} was pruned", code=Code.PRUNED)
 
 
 class ExportReport(NamedTuple):
@@ -72,6 +89,25 @@ class ExportLine(msgspec.Struct, frozen=True):
     code: int
     encoded: str
 
+    @classmethod
+    def of_entry(cls, entry: Entry) -> "ExportLine":
+        """The line of a transaction that a query found."""
+        return cls(
+            entry.seq,
+            entry.height,
+            entry.index,
+            entry.time_ms,
+            entry.txid.hex(),
+            entry.transaction.kind,
+            entry.transaction.signer.hex(),
+            int(entry.code),
+            base64.b64encode(entry.encoded).decode(),
+        )
+
+    def encode(self) -> bytes:
+        """With its end of line."""
+        return _ENCODE(self) + b"\n"
+
 
 class Exporter:
     """One export over an open log; ``durable_height`` is where it ends at the latest."""
@@ -80,13 +116,7 @@ class Exporter:
         self, log: SegmentLog, out: BinaryIO, pace: Pace, block_range: BlockRange, durable_height: int
     ):
         """NotFoundError where the range begins before what is kept (PRUNED), InputError where it is none."""
-        first = log.first_height if block_range.from_height is None else block_range.from_height
-        last = durable_height if block_range.to_height is None else min(block_range.to_height, durable_height)
-        if 0 <= first < log.first_height:
-            raise NotFoundError(f"the block at height {first} was pruned", code=Code.PRUNED)
-        if not 0 <= first <= last:
-            raise InputError(f"there are no blocks from height {first} to {last}", code=Code.BAD_QUERY)
-        self.first, self.last = first, last
+        self.first, self.last = block_range.within(log.first_height, durable_height)
         self._log = log
         self._out = out
         self._pace = pace
@@ -116,10 +146,10 @@ class Exporter:
 
     def ndjson(self, first_seq: int) -> ExportReport:
         """A line for each transaction; ``first_seq`` is the number of the first one."""
-        encoder, seq = msgspec.json.Encoder(), first_seq
+        seq = first_seq
         for block, _ in self._each():
             for line in _lines(block, seq):
-                self._write(encoder.encode(line) + b"\n")
+                self._write(line.encode())
             seq += block.count
         return self._report()
 

@@ -7,8 +7,10 @@ log that it is restored beside.
 
 import shutil
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from itertools import groupby, islice
 from pathlib import Path
+from typing import Self
 
 from fastledger.chain.executor import CHECKPOINT_KEY, Position
 from fastledger.chain.pace import Pace
@@ -42,6 +44,32 @@ _ENTRY_BYTES = keys.SEQ_BYTES + len(BlockEntry(NOWHERE, bytes(32), 0, 0, 0).pack
 
 
 # Taking one.
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotReport:
+    """What a snapshot is of and how large it is; ``root`` commits to all of it."""
+
+    chain_id: bytes
+    height: int
+    block_id: bytes
+    state_root: bytes
+    root: bytes
+    chunks: int
+    entries: int
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> Self:
+        """The summary of a manifest."""
+        return cls(
+            manifest.chain_id,
+            manifest.height,
+            manifest.block_id,
+            manifest.state_root,
+            manifest.root,
+            len(manifest.chunks),
+            manifest.entries,
+        )
 
 
 def index_entries(view: IndexView) -> Iterator[SnapshotEntry]:

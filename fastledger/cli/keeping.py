@@ -1,6 +1,7 @@
 """Commands that keep a ledger: backup, restore, prune, export, import, snapshot, collect-orphans.
 
-They need no node key, and hold the directory's lock while they run: on a ledger that a node has open, ask the node.
+They need no node key, and hold a directory's lock while they run. On a ledger that a node has open, give the node's
+URL: it does the work as a job beside its others, and an interrupted command calls the job off.
 """
 
 import sys
@@ -11,7 +12,15 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
-from fastledger.cli.options import command_options, ledger_argument, password_option, read_password
+from fastledger.cli.options import (
+    LedgerCommand,
+    Target,
+    command_options,
+    ledger_options,
+    password_option,
+    rate_option,
+    read_password,
+)
 from fastledger.cli.output import Output
 from fastledger.errors import InputError
 
@@ -22,11 +31,6 @@ if TYPE_CHECKING:
     from fastledger.crypto.signing import SigningKey
 
 HOUR_MS = 3_600_000
-rate_option = click.option(
-    "--rate",
-    type=click.IntRange(min=1),
-    help="Bytes a second, at most; as fast as possible where it is left out.",
-)
 node_key_option = click.option(
     "--node-key",
     "node_key_path",
@@ -37,8 +41,18 @@ from_height_option = click.option("--from-height", type=click.IntRange(min=0))
 to_height_option = click.option("--to-height", type=click.IntRange(min=0), help="This height included.")
 
 
+class LocalPath(click.ParamType[Path]):
+    """A path on this machine; a usage error for a node's URL."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """The path."""
+        return Target(str(value)).path
+
+
 def _new_directory(metavar: str, name: str) -> "Callable[[Any], Any]":
-    return click.argument(name, metavar=metavar, type=click.Path(path_type=Path))
+    return click.argument(name, metavar=metavar, type=LocalPath())
 
 
 @contextmanager
@@ -47,8 +61,8 @@ def _progress(output: Output, label: str) -> "Iterator[Callable[[str, int, int],
         yield lambda stage, done, total: bar.update(done, total, stage)
 
 
-@click.command()
-@ledger_argument
+@click.command(cls=LedgerCommand)
+@ledger_options
 @_new_directory("BACKUP", "destination")
 @rate_option
 @click.option(
@@ -57,11 +71,13 @@ def _progress(output: Output, label: str) -> "Iterator[Callable[[str, int, int],
 @click.option("--include-snapshot", is_flag=True, help="Restores faster, takes more space.")
 @click.option("--recheck", is_flag=True, help="Read again what the backup has already.")
 @command_options
-def backup(output: Output, ledger_path: Path, destination: Path, rate: int | None, **choices: Any) -> None:
-    """Write a backup of LEDGER to the directory BACKUP, or bring an older one there up to date."""
-    from fastledger.chain.ledger import Ledger
+def backup(output: Output, target: Target, destination: Path, rate: int | None, **choices: Any) -> None:
+    """Write a backup of LEDGER to the directory BACKUP, or bring an older one there up to date.
 
-    with Ledger.open(ledger_path, replica=True) as ledger, _progress(output, "backup") as progress:
+    A node writes it on its own machine: BACKUP is an absolute path there, or a name in the backup directory of its
+    configuration.
+    """
+    with target.open(replica=True) as ledger, _progress(output, "backup") as progress:
         report = ledger.backup(destination, rate_bytes_per_second=rate, progress=progress, **choices)
     output.answer(
         {
@@ -102,24 +118,22 @@ def _restored(report: "RestoreReport") -> dict[str, Any]:
     }
 
 
-@click.command()
-@ledger_argument
+@click.command(cls=LedgerCommand)
+@ledger_options
 @click.option("--before-height", type=click.IntRange(min=0), help="Blocks below it may go.")
 @click.option("--keep-blocks", type=click.IntRange(min=1), help="So many of the newest blocks stay.")
 @rate_option
 @command_options
-def prune(output: Output, ledger_path: Path, rate: int | None, **bounds: Any) -> None:
+def prune(output: Output, target: Target, rate: int | None, **bounds: Any) -> None:
     """Give back the space of old blocks of LEDGER: whole segments, behind a snapshot that is kept."""
-    from fastledger.chain.ledger import Ledger
-
-    with Ledger.open(ledger_path, replica=True) as ledger, _progress(output, "prune") as progress:
+    with target.open(replica=True) as ledger, _progress(output, "prune") as progress:
         report = ledger.prune(**bounds, rate_bytes_per_second=rate, progress=progress)
     output.answer(asdict(report))
 
 
-@click.command()
-@ledger_argument
-@click.argument("target", metavar="FILE", type=click.Path(path_type=Path, allow_dash=True))
+@click.command(cls=LedgerCommand)
+@ledger_options
+@click.argument("file", metavar="FILE", type=click.Path(path_type=Path, allow_dash=True))
 @click.option(
     "--format", "form", type=click.Choice(("ndjson", "blocks")), default="ndjson", show_default=True
 )
@@ -130,28 +144,32 @@ def prune(output: Output, ledger_path: Path, rate: int | None, **bounds: Any) ->
 @command_options
 def export(
     output: Output,
-    ledger_path: Path,
-    target: Path,
+    target: Target,
+    file: Path,
     form: str,
     with_blobs: bool,
     rate: int | None,
     **heights: Any,
 ) -> None:
-    """Write transactions of LEDGER as lines of JSON, or its blocks as a file for `import`, to FILE (- for stdout)."""
+    """Write transactions of LEDGER as lines of JSON, or its blocks as a file for `import`, to FILE (- for stdout).
+
+    A node gives lines of JSON alone; for a file of its blocks, export from a backup of it that was restored.
+    """
     from fastledger.chain.ledger import Ledger
 
+    if form == "blocks" and target.is_node:
+        raise click.UsageError("--format blocks works on a ledger directory, not on a node")
     if with_blobs and form != "blocks":
         raise InputError("lines of JSON hold no envelopes: --with-blobs is for --format blocks")
-    to_stdout = str(target) == "-"
-    with Ledger.open(ledger_path, replica=True) as ledger, _progress(output, "export") as progress:
+    with target.open(replica=True) as ledger, _progress(output, "export") as progress:
         options: dict[str, Any] = {"rate_bytes_per_second": rate, "progress": progress, **heights}
-        with _opened(target) as out:
+        with _opened(file) as out:
             report = (
-                ledger.export_ndjson(out, **options)
-                if form == "ndjson"
-                else ledger.export_blocks(out, with_blobs=with_blobs, **options)
+                ledger.export_blocks(out, with_blobs=with_blobs, **options)
+                if form == "blocks" and isinstance(ledger, Ledger)
+                else ledger.export_ndjson(out, **options)
             )
-    if not to_stdout:
+    if str(file) != "-":
         output.answer(report._asdict())
 
 
@@ -205,27 +223,24 @@ def snapshot() -> None:
     """The whole state at one height, in chunks that are checked one by one."""
 
 
-@snapshot.command("create")
-@ledger_argument
-@_new_directory("SNAPSHOT", "target")
+@snapshot.command("create", cls=LedgerCommand)
+@ledger_options
+@_new_directory("SNAPSHOT", "destination")
 @rate_option
 @command_options
-def create_snapshot(output: Output, ledger_path: Path, target: Path, rate: int | None) -> None:
-    """Write the state of LEDGER to the new directory SNAPSHOT."""
-    from fastledger.chain.ledger import Ledger
+def create_snapshot(output: Output, target: Target, destination: Path, rate: int | None) -> None:
+    """Write the state of LEDGER to the new directory SNAPSHOT.
 
-    with Ledger.open(ledger_path, replica=True) as ledger, _progress(output, "snapshot") as progress:
-        manifest = ledger.snapshot(target, rate_bytes_per_second=rate, progress=progress)
+    A node writes it on its own machine: SNAPSHOT is an absolute path there, or a name in the backup directory of its
+    configuration.
+    """
+    from fastledger.chain.snapshots import SnapshotReport
+
+    with target.open(replica=True) as ledger, _progress(output, "snapshot") as progress:
+        made = ledger.snapshot(destination, rate_bytes_per_second=rate, progress=progress)
+    report = made if isinstance(made, SnapshotReport) else SnapshotReport.of(made)
     output.answer(
-        {
-            "chain_id": manifest.chain_id.hex(),
-            "height": manifest.height,
-            "block_id": manifest.block_id.hex(),
-            "state_root": manifest.state_root.hex(),
-            "root": manifest.root.hex(),
-            "chunks": len(manifest.chunks),
-            "entries": manifest.entries,
-        }
+        {name: value.hex() if isinstance(value, bytes) else value for name, value in asdict(report).items()}
     )
 
 
@@ -261,19 +276,23 @@ def restore_from_snapshot(
     output.answer(_restored(report))
 
 
-@click.command("collect-orphans")
-@ledger_argument
+@click.command("collect-orphans", cls=LedgerCommand)
+@ledger_options
 @click.option(
     "--older-than-hours", type=click.IntRange(min=0), default=48, show_default=True, help="Younger ones stay."
 )
 @command_options
-def collect_orphans(output: Output, ledger_path: Path, older_than_hours: int) -> None:
+def collect_orphans(output: Output, target: Target, older_than_hours: int) -> None:
     """Erase envelopes in LEDGER that no record names: of refused records and of uploads never submitted.
 
     The age counts from the first collection that found an envelope so.
     """
     from fastledger.chain.ledger import Ledger
 
-    with Ledger.open(ledger_path, replica=True) as ledger:
+    if target.is_node:
+        raise click.UsageError(
+            "this command works on a ledger directory, not on a node: it collects by itself"
+        )
+    with Ledger.open(target.path, replica=True) as ledger:
         collected = ledger.collect_orphans(older_than_hours * HOUR_MS)
     output.answer({"envelopes": collected.envelopes, "bytes": collected.byte_count})

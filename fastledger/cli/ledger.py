@@ -14,6 +14,7 @@ from fastledger.cli.options import (
     keystore_option,
     ledger_options,
     password_option,
+    rate_option,
     read_password,
 )
 from fastledger.cli.output import Exit, Output
@@ -200,11 +201,21 @@ def _read(path: Path) -> bytes:
 
 @click.command(cls=LedgerCommand)
 @ledger_options
+@click.option(
+    "--online/--offline",
+    default=None,
+    help="Let submissions go on meanwhile, or wait. A node goes on by default; a directory takes none.",
+)
+@rate_option
 @command_options
-def verify(output: Output, target: Target) -> None:
+def verify(output: Output, target: Target, online: bool | None, rate: int | None) -> None:
     """Re-check every byte, signature, root and seal of LEDGER, and rebuild its index to compare."""
     with target.open(replica=True) as ledger, output.progress("verify") as bar:
-        report = ledger.verify(lambda stage, done, total: bar.update(done, total, stage))
+        report = ledger.verify(
+            lambda stage, done, total: bar.update(done, total, stage),
+            online=target.is_node if online is None else online,
+            rate_bytes_per_second=rate,
+        )
     output.answer(
         {
             "ok": report.ok,

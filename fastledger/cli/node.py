@@ -11,12 +11,20 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from fastledger.cli.options import command_options, password_option, read_password
+from fastledger.cli.options import (
+    LedgerCommand,
+    Target,
+    command_options,
+    ledger_options,
+    password_option,
+    read_password,
+)
 from fastledger.cli.output import Exit, Output
 from fastledger.cli.top import fetch, read_token, token_option
 from fastledger.errors import InputError, LedgerBusyError, LedgerError, NotFoundError
 
 if TYPE_CHECKING:
+    from fastledger.client.views import JobView
     from fastledger.node.config import NodeConfig, RpcConfig
 
 STOP_POLL_S = 0.1
@@ -179,6 +187,58 @@ def status(output: Output, config_path: Path, certificate: str, key: str, token_
     output.answer({"ready": ready, "address": address, "pid": pid, **figures})
     if not ready:
         raise click.exceptions.Exit(int(Exit.WRONG))
+
+
+@node.command(cls=LedgerCommand)
+@ledger_options
+@command_options
+def checkpoint(output: Output, target: Target) -> None:
+    """Have the node at the URL LEDGER write everything durable to its index: its next start replays nothing."""
+    with target.connect() as client:
+        output.answer({"height": client.checkpoint()})
+
+
+@node.command(cls=LedgerCommand)
+@ledger_options
+@command_options
+def reload(output: Output, target: Target) -> None:
+    """Have the node at the URL LEDGER read its certificates and open its log file again."""
+    with target.connect() as client:
+        output.answer({"reloaded": client.reload()})
+
+
+@node.command(cls=LedgerCommand)
+@ledger_options
+@command_options
+def jobs(output: Output, target: Target) -> None:
+    """List the newest jobs of the node at the URL LEDGER, the newest first."""
+    with target.connect() as client:
+        output.answer({"jobs": [_job(job) for job in client.jobs()]})
+
+
+@node.command(cls=LedgerCommand)
+@ledger_options
+@click.argument("job")
+@command_options
+def cancel(output: Output, target: Target, job: str) -> None:
+    """Ask JOB of the node at the URL LEDGER to end early; it leaves nothing half done behind."""
+    with target.connect() as client:
+        output.answer(_job(client.cancel_job(job)))
+
+
+def _job(job: "JobView") -> dict[str, Any]:
+    """A job without its report, which who began it has."""
+    progress = job.progress
+    return {
+        "job": job.job,
+        "operation": job.operation,
+        "state": job.state,
+        "started_ms": job.started_ms,
+        "stage": None if progress is None else progress.stage,
+        "done": 0 if progress is None else progress.done,
+        "total": 0 if progress is None else progress.total,
+        "error": None if job.error is None else job.error.message,
+    }
 
 
 def node_address(rpc: "RpcConfig") -> str:

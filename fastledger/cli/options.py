@@ -75,7 +75,9 @@ class Target:
         return Ledger.open(self.path, replica=replica)
 
     def connect(self) -> "Client":
-        """A client of the node."""
+        """A client of the node; a usage error for a directory."""
+        if not self.is_node:
+            raise click.UsageError("this command asks a node: give its URL")
         from fastledger.client.http import ClientTls
         from fastledger.client.sync import Client
 
@@ -144,10 +146,12 @@ def ledger_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
-def ledger_argument(command: CommandT) -> CommandT:
-    """The ledger directory, also from ``FASTLEDGER_LEDGER``."""
-    return click.argument(
-        "ledger_path", metavar="LEDGER", type=click.Path(path_type=Path), envvar="FASTLEDGER_LEDGER"
+def rate_option(command: CommandT) -> CommandT:
+    """At which rate long work reads and writes."""
+    return click.option(
+        "--rate",
+        type=click.IntRange(min=1),
+        help="Bytes a second, at most; as fast as possible where it is left out.",
     )(command)
 
 

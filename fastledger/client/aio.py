@@ -21,7 +21,7 @@ from fastledger.chain.query import Entry
 from fastledger.client.calls import Calls
 from fastledger.client.follow import Follower, FollowEvent, FollowPage
 from fastledger.client.http import ClientTls, Transport
-from fastledger.client.reading import NodeReader
+from fastledger.client.operating import NodeOperator
 from fastledger.client.retry import Retry
 from fastledger.client.submission import Chunk, encoded_of, prepare
 from fastledger.client.transfer import Transfers
@@ -69,7 +69,7 @@ class ClientOptions:
             raise InputError("the client's options are out of bounds", code=Code.BAD_QUERY)
 
 
-class AsyncClient(NodeReader):
+class AsyncClient(NodeOperator):
     """A node over the network; make one with :meth:`connect`, on the event loop that uses it."""
 
     def __init__(self, transport: Transport, options: ClientOptions) -> None:

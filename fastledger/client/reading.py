@@ -1,17 +1,13 @@
 """What a node tells of its chain: one coroutine for each reading method of a ledger."""
 
-import asyncio
 from dataclasses import asdict
 from typing import Any, TypeVar
 
 import msgspec
 
-from fastledger.chain.pace import Progress
 from fastledger.chain.query import Entry, Page, Query
-from fastledger.chain.verify import VerifyReport
 from fastledger.client import views
 from fastledger.client.calls import Calls
-from fastledger.client.faults import error_of
 from fastledger.client.http import wrong_version
 from fastledger.client.retry import Retry
 from fastledger.client.views import Tip, entry_of, genesis_of, hex_bytes, strange
@@ -25,7 +21,6 @@ from fastledger.state.entities import Consent, Folder, Identity, Record, RecordV
 
 T = TypeVar("T")
 INFO_BYTES_MAX = 1024 * 1024
-JOB_WAIT_S, JOB_WAIT_S_MAX = 0.02, 1.0
 # Base64 of a transaction and the fields around it.
 ENTRY_BYTES_MAX = TRANSACTION_BYTES_MAX * 4 // 3 + 2048
 
@@ -122,26 +117,6 @@ class NodeReader:
         if txid is not None and verified.transaction.txid != txid:
             raise ReceiptError("the receipt is another transaction's")
         return verified
-
-    async def verify(self, progress: Progress | None = None) -> VerifyReport:
-        """Has the node re-check every byte, signature and root from disk; takes the operator's role.
-
-        ``progress`` is called with (stage, done, total). Submissions go on meanwhile.
-        """
-        job = await self._call("node.verify", views.JobView, INFO_BYTES_MAX)
-        wait_s = JOB_WAIT_S
-        while job.state == "running":
-            await asyncio.sleep(wait_s)
-            wait_s = min(2 * wait_s, JOB_WAIT_S_MAX)
-            job = await self._call("node.job", views.JobView, INFO_BYTES_MAX, job=job.job)
-            if progress is not None and job.progress is not None:
-                progress(job.progress.stage, job.progress.done, job.progress.total)
-        if job.error is not None:
-            raise error_of(job.error)
-        try:
-            return msgspec.convert(job.result, VerifyReport)
-        except msgspec.ValidationError:
-            raise strange("report") from None
 
     # The present state.
 

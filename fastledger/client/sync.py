@@ -8,17 +8,24 @@ import contextlib
 import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator, Sequence
 from functools import partial
+from pathlib import PurePath
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, BinaryIO, Self, TypeVar
 
+from fastledger.chain.backup import BackupReport
+from fastledger.chain.export import ExportReport
+from fastledger.chain.keeper import PruneReport
 from fastledger.chain.outcome import Outcome
 from fastledger.chain.pace import Progress
 from fastledger.chain.query import Entry, Page, Query
+from fastledger.chain.snapshots import SnapshotReport
 from fastledger.chain.verify import VerifyReport
 from fastledger.client.aio import IN_FLIGHT, AsyncClient, ClientOptions
+from fastledger.client.export import export_ndjson
 from fastledger.client.follow import FollowEvent, FollowPage
 from fastledger.client.http import ClientTls
-from fastledger.client.views import Tip
+from fastledger.client.operating import CALL_OFF_S
+from fastledger.client.views import JobView, Tip
 from fastledger.client.wallet import SealedRecord, Wallet
 from fastledger.errors import LedgerClosedError
 from fastledger.model.bodies import Purpose
@@ -51,6 +58,25 @@ class _LoopThread:
             return future.result()
         except BaseException:
             future.cancel()
+            raise
+
+    def run_to_end(self, work: Coroutine[Any, Any, T], wait_s: float) -> T:
+        """As :meth:`run`; an interrupted wait has the work come to its own end, for so long at most."""
+        ended = threading.Event()
+
+        async def watched() -> T:
+            try:
+                return await work
+            finally:
+                ended.set()
+
+        try:
+            return self.run(watched())
+        except LedgerClosedError:
+            work.close()
+            raise
+        except BaseException:
+            ended.wait(wait_s)
             raise
 
     def stop(self, last: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -243,9 +269,123 @@ class Client:
         """See :meth:`AsyncClient.status`."""
         return self._run(self._client.status())
 
-    def verify(self, progress: Progress | None = None) -> VerifyReport:
-        """See :meth:`AsyncClient.verify`; ``progress`` is called on the client's thread."""
-        return self._run(self._client.verify(progress))
+    # Operating; ``progress`` is called on the client's thread, and an interrupted wait calls the job off.
+
+    def run_job(self, method: str, *, progress: Progress | None = None, **params: Any) -> dict[str, Any]:
+        """See :meth:`AsyncClient.run_job`."""
+        return self._job(self._client.run_job(method, progress=progress, **params))
+
+    def verify(
+        self,
+        progress: Progress | None = None,
+        *,
+        online: bool = True,
+        rate_bytes_per_second: int | None = None,
+    ) -> VerifyReport:
+        """See :meth:`AsyncClient.verify`."""
+        work = self._client.verify(progress, online=online, rate_bytes_per_second=rate_bytes_per_second)
+        return self._job(work)
+
+    def backup(
+        self,
+        destination: str | PurePath,
+        *,
+        include_node_key: bool = False,
+        include_snapshot: bool = False,
+        recheck: bool = False,
+        progress: Progress | None = None,
+        rate_bytes_per_second: int | None = None,
+    ) -> BackupReport:
+        """See :meth:`AsyncClient.backup`."""
+        return self._job(
+            self._client.backup(
+                destination,
+                include_node_key=include_node_key,
+                include_snapshot=include_snapshot,
+                recheck=recheck,
+                progress=progress,
+                rate_bytes_per_second=rate_bytes_per_second,
+            )
+        )
+
+    def prune(
+        self,
+        *,
+        before_height: int | None = None,
+        keep_blocks: int | None = None,
+        progress: Progress | None = None,
+        rate_bytes_per_second: int | None = None,
+    ) -> PruneReport:
+        """See :meth:`AsyncClient.prune`."""
+        return self._job(
+            self._client.prune(
+                before_height=before_height,
+                keep_blocks=keep_blocks,
+                progress=progress,
+                rate_bytes_per_second=rate_bytes_per_second,
+            )
+        )
+
+    def snapshot(
+        self,
+        target: str | PurePath | None = None,
+        *,
+        progress: Progress | None = None,
+        rate_bytes_per_second: int | None = None,
+    ) -> SnapshotReport:
+        """See :meth:`AsyncClient.snapshot`."""
+        work = self._client.snapshot(target, progress=progress, rate_bytes_per_second=rate_bytes_per_second)
+        return self._job(work)
+
+    def _job(self, work: Coroutine[Any, Any, T]) -> T:
+        return self._loop.run_to_end(work, 2 * CALL_OFF_S + 1)
+
+    def jobs(self) -> list[JobView]:
+        """See :meth:`AsyncClient.jobs`."""
+        return self._run(self._client.jobs())
+
+    def job(self, job: str) -> JobView:
+        """See :meth:`AsyncClient.job`."""
+        return self._run(self._client.job(job))
+
+    def cancel_job(self, job: str) -> JobView:
+        """See :meth:`AsyncClient.cancel_job`."""
+        return self._run(self._client.cancel_job(job))
+
+    def node_status(self) -> dict[str, Any]:
+        """See :meth:`AsyncClient.node_status`."""
+        return self._run(self._client.node_status())
+
+    def checkpoint(self) -> int:
+        """See :meth:`AsyncClient.checkpoint`."""
+        return self._run(self._client.checkpoint())
+
+    def reload(self) -> list[str]:
+        """See :meth:`AsyncClient.reload`."""
+        return self._run(self._client.reload())
+
+    def stop(self) -> None:
+        """See :meth:`AsyncClient.stop`: the node ends, not the client."""
+        return self._run(self._client.stop())
+
+    def export_ndjson(
+        self,
+        out: BinaryIO,
+        *,
+        from_height: int | None = None,
+        to_height: int | None = None,
+        progress: Progress | None = None,
+        rate_bytes_per_second: int | None = None,
+    ) -> ExportReport:
+        """Writes the node's transactions as ``Ledger.export_ndjson`` does, on the caller's thread."""
+        return export_ndjson(
+            self,
+            out,
+            from_height=from_height,
+            to_height=to_height,
+            progress=progress,
+            rate_bytes_per_second=rate_bytes_per_second,
+        )
 
     # Following.
 

@@ -180,7 +180,9 @@ class JobView(msgspec.Struct, frozen=True):
     """Long work of a node; ``result`` of one that is done, ``error`` of one that failed."""
 
     job: str
+    operation: str
     state: str
+    started_ms: int
     progress: JobProgress | None = None
     result: dict[str, Any] | None = None
     error: RpcError | None = None

@@ -74,6 +74,7 @@ def status_view(context: Context, figures: dict[str, Any]) -> LedgerStatusView:
         figures["chain_id"],
         figures["engine"],
         figures["height"],
+        figures["first_height"],
         figures["head"],
         figures["transactions"],
         figures["queue_depth"],

@@ -59,9 +59,10 @@ JobId = Annotated[str, msgspec.Meta(max_length=32)]
 class Job:
     """One piece of long work."""
 
-    def __init__(self, name: str, operation: str, started_ms: int) -> None:
+    def __init__(self, name: str, operation: str, started_ms: int, request: str | None = None) -> None:
         self.name = name
         self.operation = operation
+        self.request = request
         self.started_ms = started_ms
         self.ended_ms: int | None = None
         self.state: JobState = "running"
@@ -98,15 +99,19 @@ class Jobs:
         self._task: asyncio.Task[None] | None = None
         self._running: Job | None = None
 
-    def start(self, operation: str, work: Work) -> JobView:
-        """Begins a job; raises ``LedgerBusyError`` while another one runs."""
+    def start(self, operation: str, work: Work, request: str | None = None) -> JobView:
+        """Begins a job, or finds the one that the same ``request`` began; ``LedgerBusyError`` while another runs."""
+        for known in self._jobs.values():
+            if request is not None and (known.operation, known.request) == (operation, request):
+                return known.view()
         if self._running is not None:
             raise LedgerBusyError(
                 f"job {self._running.name} ({self._running.operation}) is running",
                 retry_after_ms=_BUSY_RETRY_MS,
             )
         number = 1 + int(next(reversed(self._jobs), "j0")[1:])
-        job = self._running = self._jobs[f"j{number}"] = Job(f"j{number}", operation, self._clock_ms())
+        job = self._running = Job(f"j{number}", operation, self._clock_ms(), request)
+        self._jobs[job.name] = job
         while len(self._jobs) > JOBS_KEPT:
             self._jobs.popitem(last=False)
         self._task = asyncio.get_running_loop().create_task(self._run(job, work))

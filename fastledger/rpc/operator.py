@@ -9,11 +9,12 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
+from fastledger.chain.snapshots import SnapshotReport
 from fastledger.errors import Code, InputError
 from fastledger.rpc.chain import status_view
 from fastledger.rpc.jobs import JobId, Jobs, JobsView, JobView
 from fastledger.rpc.methods import Context, Method, method
-from fastledger.rpc.protocol import Count
+from fastledger.rpc.protocol import Count, Hex16
 from fastledger.rpc.routes import Caller
 from fastledger.rpc.views import FilePath, Height, LedgerStatusView, Nothing, Params
 from fastledger.version import VERSION
@@ -51,14 +52,20 @@ class CheckpointView(msgspec.Struct, frozen=True):
     height: Count
 
 
-class VerifyParams(Params, frozen=True):
+class WorkParams(Params, frozen=True, kw_only=True):
+    """Of long work. ``request`` is a random id: asked for again under it, the job that it began is the answer."""
+
+    request: Hex16 | None = None
+
+
+class VerifyParams(WorkParams, frozen=True):
     """``online``: submissions go on meanwhile. ``rate_bytes_per_second`` spares the disk."""
 
     online: bool = True
     rate_bytes_per_second: Rate | None = None
 
 
-class BackupParams(Params, frozen=True):
+class BackupParams(WorkParams, frozen=True):
     """``destination`` is a path on the node's machine: new, empty, or an older backup of this chain.
 
     It is absolute, or a name in the backup directory where one is configured.
@@ -71,7 +78,7 @@ class BackupParams(Params, frozen=True):
     rate_bytes_per_second: Rate | None = None
 
 
-class PruneParams(Params, frozen=True):
+class PruneParams(WorkParams, frozen=True):
     """Exactly one: the height below which blocks may go, or how many blocks have to stay."""
 
     before_height: Height | None = None
@@ -79,7 +86,7 @@ class PruneParams(Params, frozen=True):
     rate_bytes_per_second: Rate | None = None
 
 
-class SnapshotParams(Params, frozen=True):
+class SnapshotParams(WorkParams, frozen=True):
     """``target`` is a path as of a backup's destination; without one the node keeps the snapshot itself."""
 
     target: FilePath | None = None
@@ -124,20 +131,22 @@ def _place(path: str, backups: str | None) -> str:
 
 
 def _work_methods(jobs: Jobs, hooks: Hooks) -> tuple[Method, ...]:
-    def start(context: Context, operation: str, **settings: Any) -> JobView:
+    def start(context: Context, operation: str, request: str | None, **settings: Any) -> JobView:
         """A job that calls the ledger's method of that name."""
         ledger: Any = context.service.ledger
 
         def work(progress: Any, cancel: Any) -> Any:
-            return getattr(ledger, operation)(progress=progress, cancel=cancel, **settings)
+            report = getattr(ledger, operation)(progress=progress, cancel=cancel, **settings)
+            # A manifest lists every chunk: that is for the snapshot's readers.
+            return SnapshotReport.of(report) if operation == "snapshot" else report
 
-        return jobs.start(operation, work)
+        return jobs.start(operation, work, request)
 
     @method("node.verify", "operator", VerifyParams, JobView)
     async def verify(context: Context, caller: Caller, params: VerifyParams) -> JobView:
         """Begins a job that re-checks every byte, signature and root from disk."""
         rate = params.rate_bytes_per_second or hooks.verify_bytes_per_second
-        return start(context, "verify", online=params.online, rate_bytes_per_second=rate)
+        return start(context, "verify", params.request, online=params.online, rate_bytes_per_second=rate)
 
     @method("node.backup", "operator", BackupParams, JobView)
     async def backup(context: Context, caller: Caller, params: BackupParams) -> JobView:
@@ -145,6 +154,7 @@ def _work_methods(jobs: Jobs, hooks: Hooks) -> tuple[Method, ...]:
         return start(
             context,
             "backup",
+            params.request,
             destination=_place(params.destination, hooks.backups),
             include_node_key=params.include_node_key,
             include_snapshot=params.include_snapshot,
@@ -160,6 +170,7 @@ def _work_methods(jobs: Jobs, hooks: Hooks) -> tuple[Method, ...]:
         return start(
             context,
             "prune",
+            params.request,
             before_height=params.before_height,
             keep_blocks=params.keep_blocks,
             rate_bytes_per_second=params.rate_bytes_per_second,
@@ -169,7 +180,8 @@ def _work_methods(jobs: Jobs, hooks: Hooks) -> tuple[Method, ...]:
     async def snapshot(context: Context, caller: Caller, params: SnapshotParams) -> JobView:
         """Begins a job that writes the whole state at a height."""
         target = None if params.target is None else _place(params.target, hooks.backups)
-        return start(context, "snapshot", target=target, rate_bytes_per_second=params.rate_bytes_per_second)
+        rate = params.rate_bytes_per_second
+        return start(context, "snapshot", params.request, target=target, rate_bytes_per_second=rate)
 
     return (verify, backup, prune, snapshot)
 

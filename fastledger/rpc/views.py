@@ -69,6 +69,7 @@ class LedgerStatusView(msgspec.Struct, frozen=True):
     chain_id: Hex8
     engine: str
     height: Count
+    first_height: Count
     head: Hex32
     transactions: Count
     queue_depth: Count
