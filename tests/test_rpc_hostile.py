@@ -305,6 +305,20 @@ async def test_bad_frames_end_their_connection_alone(
     assert node.server.streams.connection_count == 0
 
 
+async def test_pings_without_reading_are_cut_off(node: NodeWorld) -> None:  # SPEC-SUB-7
+    async with served_meanwhile(node):
+        peer = await upgraded(node)
+        with pytest.raises(ConnectionError):
+            async with asyncio.timeout(30):
+                while True:
+                    # What is answered and never read must not pile up in the node.
+                    await peer.send(frame(9, bytes(125)) * 500)
+                    await asyncio.sleep(0)
+        peer.writer.close()
+    assert node.server.counters["stream slow"] == 1
+    await until(lambda: not node.server.streams.connection_count)
+
+
 async def test_json_that_is_none_is_answered_on_a_socket_too(node: NodeWorld) -> None:
     peer = await upgraded(node)
     for sent, expected in ((b"{", -32700), (b"[]", -32600), (CALL, -32601), (b"[" * 4_000, -32600)):

@@ -69,6 +69,7 @@ class Streams:
             heartbeat=self.options.ping_interval_ms / 1000,
             max_msg_size=self.options.frame_bytes_max,
             timeout=_CLOSE_S,
+            autoping=False,
             writer_limit=_NEVER_WAIT,
         )
         if not socket.can_prepare(call.request):
@@ -121,7 +122,11 @@ class Stream:
                     await self._answer(message.data.encode())
                 elif message.type is WSMsgType.BINARY:
                     await self.close(WSCloseCode.UNSUPPORTED_DATA, "text-only")
-                else:
+                elif message.type is WSMsgType.PING:
+                    await self._socket.pong(message.data)
+                    # As after any other answer: who pings and never reads is let go.
+                    await self._drained()
+                elif message.type is not WSMsgType.PONG:
                     return  # closed, or closed for what it sent: the reason has gone out
         except ConnectionError:
             pass
