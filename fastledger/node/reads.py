@@ -11,6 +11,8 @@ T = TypeVar("T")
 BUSY_RETRY_MS = 20
 JOB_READS_MAX = 256
 """At most so many in one job, so that the first does not wait long for the last."""
+JOB_PAGES_MAX = 8
+"""The same for pages, whose answers are held until their job is done."""
 
 
 class _Waiting(NamedTuple):
@@ -21,12 +23,13 @@ class _Waiting(NamedTuple):
 class _Lane:
     """One thread and those who wait for it."""
 
-    def __init__(self, name: str, pending_max: int) -> None:
+    def __init__(self, name: str, pending_max: int, job_max: int) -> None:
         self._executor = ThreadPoolExecutor(1, thread_name_prefix=f"fastledger-{name}")
         self._loop = asyncio.get_running_loop()
         self._waiting: list[_Waiting] = []
         self._pending = 0
         self._pending_max = pending_max
+        self._job_max = job_max
         self._busy = False
         self.closed = False
 
@@ -49,7 +52,7 @@ class _Lane:
         return future
 
     def _start(self) -> None:
-        job, self._waiting = self._waiting[:JOB_READS_MAX], self._waiting[JOB_READS_MAX:]
+        job, self._waiting = self._waiting[: self._job_max], self._waiting[self._job_max :]
         self._executor.submit(self._work, job)
 
     def _work(self, job: list[_Waiting]) -> None:
@@ -89,8 +92,8 @@ class Reads:
 
     def __init__(self, *, pending_max: int) -> None:
         """To be made on the loop that will read; ``pending_max`` bounds each lane's queue."""
-        self._short = _Lane("reader", pending_max)
-        self._heavy = _Lane("pager", pending_max)
+        self._short = _Lane("reader", pending_max, JOB_READS_MAX)
+        self._heavy = _Lane("pager", pending_max, JOB_PAGES_MAX)
 
     @property
     def pending(self) -> int:
