@@ -37,12 +37,7 @@ from fastledger.clock import system_clock_ms
 from fastledger.consensus.engine import Engine
 from fastledger.consensus.solo import SoloEngine
 from fastledger.crypto.signing import SigningKey
-from fastledger.errors import (
-    Code,
-    CorruptionError,
-    InputError,
-    NotFoundError,
-)
+from fastledger.errors import Code, CorruptionError, InputError, NotFoundError
 from fastledger.limits import CHECKPOINT_BYTES, CHECKPOINT_TRANSACTIONS
 from fastledger.model.block import Block
 from fastledger.model.genesis import Authority, Genesis
@@ -288,7 +283,8 @@ class Ledger(Keeping):
             try:
                 self._pipeline.close()
             finally:
-                self._parts.close()
+                with self._envelopes.quiet():  # a collection ends with its page
+                    self._parts.close()
 
     def __enter__(self) -> Self:
         return self
