@@ -242,6 +242,19 @@ async def test_a_flood_of_bad_signatures_is_refused_one_by_one(node: NodeWorld) 
     assert node.world.ledger.height == height
 
 
+async def test_a_client_that_hangs_up_is_no_incident(
+    node: NodeWorld, caplog: pytest.LogCaptureFixture
+) -> None:  # SPEC-RPC-5
+    for head, path in ((JSON, b"/v1/rpc"), (CBOR, b"/v1/transactions"), (CBOR, b"/v1/blobs")):
+        peer = await Peer.connect(node)
+        await peer.send(post(path, b"{" * 500, head, length=1_000))
+        await until(lambda: node.server.figures()["body_bytes"] > 0)
+        peer.writer.transport.abort()
+        await until(lambda: node.server.figures()["body_bytes"] == 0)
+    assert node.server.counters["http 500"] == 0
+    assert not caplog.records
+
+
 # WebSocket.
 
 
