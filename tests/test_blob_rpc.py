@@ -427,6 +427,23 @@ async def test_a_client_that_stops_reading_is_cut(tmp_path: Path) -> None:  # SP
         writer.close()
 
 
+async def test_a_client_that_hangs_up_is_no_incident(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:  # SPEC-RPC-5
+    sealed = await site.put(BIG)
+    access = site.world.patient.access(sealed.record, Purpose.PATIENT_REQUEST)
+    _, writer = await _slow_reader(site, access.encoded)
+    await asyncio.sleep(0.2)
+    writer.transport.abort()
+    place = await site.begin(ENVELOPE)
+    await _cut_off(site, place, 0, ENVELOPE[:10])
+    async with asyncio.timeout(20):
+        while site.server.listener.open_connections > 1:
+            await asyncio.sleep(0.01)
+    await asyncio.sleep(0.1)
+    assert not caplog.records
+
+
 class MemoryWatch:
     """How far the resident memory rose above where it was, in bytes, while the block ran."""
 

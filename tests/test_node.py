@@ -16,6 +16,7 @@ from fastledger import Code, Ledger, Role, Transaction
 from fastledger.chain.outcome import Outcome
 from fastledger.chain.store import BlockEntry, BlockPlaces
 from fastledger.errors import InputError, LedgerBusyError, LedgerClosedError, NotFoundError
+from fastledger.node import feed
 from fastledger.node.feed import Filter, Subscription
 from fastledger.node.ingest import IngestOptions
 from fastledger.node.service import NodeService, ServiceOptions
@@ -309,6 +310,32 @@ async def test_a_slow_subscriber_holds_nothing_and_misses_nothing(  # SPEC-SUB-3
         await node.ingest.submit_batch([tx.encoded for tx in patients(world, 100)])
     entries = await take(slow, 400)
     assert [entry.seq for entry in entries] == list(range(begin, begin + 400))
+
+
+async def test_pages_are_bounded_in_bytes(
+    world: World, node: NodeService, monkeypatch: pytest.MonkeyPatch
+) -> None:  # SPEC-SUB-3
+    for _ in range(3):
+        await node.ingest.submit_batch([tx.encoded for tx in patients(world, 20)])
+    bytes_max = 2_000
+    monkeypatch.setattr(feed, "PAGE_BYTES_MAX", bytes_max)
+    entries = node.feed.follow("transactions", cursor=0)
+    seqs: list[int] = []
+    while len(seqs) < world.ledger.transaction_count:
+        page = await entries.next_page()
+        assert len(page.entries) == 1 or sum(len(entry.encoded) for entry in page.entries) <= bytes_max
+        seqs += [entry.seq for entry in page.entries]
+        assert page.caught_up == (len(seqs) == world.ledger.transaction_count)
+    assert seqs == list(range(world.ledger.transaction_count))
+    blocks = node.feed.follow("blocks", cursor=0)
+    heights: list[int] = []
+    while len(heights) <= world.ledger.height:
+        page = await blocks.next_page()
+        sizes = [len(event.block.transactions) for event in page.blocks]
+        assert sum(sizes[:-1]) < bytes_max
+        heights += [event.block.height for event in page.blocks]
+        assert page.caught_up == (len(heights) == world.ledger.height + 1)
+    assert heights == list(range(world.ledger.height + 1))
 
 
 async def test_followers_hear_of_the_end(world: World) -> None:

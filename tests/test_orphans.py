@@ -14,7 +14,13 @@ from world import World, make_world
 
 from fastledger import SealedRecord
 from fastledger.chain.envelopes import Pins
-from fastledger.errors import Code, FastLedgerError, LedgerHaltedError
+from fastledger.errors import (
+    Code,
+    FastLedgerError,
+    LedgerClosedError,
+    LedgerHaltedError,
+    OperationCancelledError,
+)
 from fastledger.storage.orphans import OrphanJournal
 
 AGE_MS = 1_000
@@ -149,6 +155,70 @@ def test_a_halted_ledger_collects_nothing(
 
 def _raise_halt() -> None:
     raise LedgerHaltedError("sync failed")
+
+
+def test_an_operation_that_waits_for_a_collection_can_be_called_off(world: World, tmp_path: Path) -> None:
+    world.ledger.store_blobs([seal(world).blob])
+    cancel, walking, go_on = threading.Event(), threading.Event(), threading.Event()
+    failures: list[type[BaseException]] = []
+
+    def pause() -> None:
+        walking.set()
+        go_on.wait(20)
+
+    def back_up() -> None:
+        try:
+            world.ledger.backup(tmp_path / "backup", cancel=cancel)
+        except OperationCancelledError as error:
+            failures.append(type(error))
+
+    collector = threading.Thread(target=lambda: world.ledger.collect_orphans(AGE_MS, pause=pause))
+    operation = threading.Thread(target=back_up)
+    collector.start()
+    assert walking.wait(20)
+    operation.start()
+    cancel.set()
+    operation.join(10)
+    called_off = not operation.is_alive()
+    go_on.set()
+    collector.join()
+    operation.join()
+    assert called_off
+    assert failures == [OperationCancelledError]
+
+
+def test_closing_waits_for_a_collection(world: World) -> None:  # SPEC-ORPH-3
+    world.ledger.store_blobs([seal(world).blob])
+    walking, go_on, closed = threading.Event(), threading.Event(), threading.Event()
+    results: list[object] = []
+
+    def pause() -> None:
+        walking.set()
+        go_on.wait(20)
+
+    def collect_all() -> None:
+        try:
+            results.append(world.ledger.collect_orphans(AGE_MS, pause=pause))
+        except LedgerClosedError as error:
+            results.append(error)
+
+    def close() -> None:
+        world.ledger.close()
+        closed.set()
+
+    collector = threading.Thread(target=collect_all)
+    closer = threading.Thread(target=close)
+    collector.start()
+    assert walking.wait(20)
+    closer.start()
+    # Long enough for a close that does not wait.
+    assert not closed.wait(0.5)
+    go_on.set()
+    collector.join()
+    closer.join()
+    assert len(results) == 1
+    with pytest.raises(LedgerClosedError):
+        world.ledger.collect_orphans(AGE_MS)
 
 
 # Interleavings: while a collection stands at some step, others go on as far as they can.

@@ -1,6 +1,7 @@
 """The pipeline behind the façade: queues, closing, visibility, and the loop that goes on beside it (SPEC-PIPE)."""
 
 import asyncio
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,9 @@ import uvloop
 from world import TERM, VITALS, Clock, new_wallet
 
 from fastledger import AsyncLedger, Code, Ledger, LedgerOptions, Purpose, Role
-from fastledger.errors import AccessRefused, LedgerBusyError, LedgerClosedError
+from fastledger.chain.outcome import Outcome
+from fastledger.chain.pipeline import Submission
+from fastledger.errors import AccessRefused, LedgerBusyError, LedgerClosedError, LedgerHaltedError
 from fastledger.limits import PENDING_BATCHES_MAX
 
 LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
@@ -121,3 +124,24 @@ def test_readers_see_durable_blocks_only(
     assert seen == [(0, 0, 0)]
     assert (ledger.height, ledger.transaction_count, len(ledger.query())) == (1, 1, 1)
     ledger.close()
+
+
+class _AnsweredMeanwhile(Future[list[Outcome]]):
+    """Answered by another thread between the look whether it is and the failure."""
+
+    def done(self) -> bool:
+        was = super().done()
+        if not was:
+            self.set_result([])
+        return was
+
+
+def test_a_failure_reaches_everyone_though_one_is_answered_meanwhile(tmp_path: Path) -> None:  # SPEC-PIPE-2
+    with Ledger.create(tmp_path / "ledger") as ledger:
+        admitted = ledger.begin([new_wallet(Clock()).join(ledger.chain_id).register(Role.PATIENT)]).admitted
+    submissions = [Submission(admitted, ordered=_AnsweredMeanwhile()), Submission(admitted)]
+    for submission in submissions:
+        submission.fail(LedgerHaltedError("sync failed"))
+    for submission in submissions:
+        with pytest.raises(LedgerHaltedError):
+            submission.durable.result(0)

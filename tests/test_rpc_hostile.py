@@ -242,6 +242,19 @@ async def test_a_flood_of_bad_signatures_is_refused_one_by_one(node: NodeWorld) 
     assert node.world.ledger.height == height
 
 
+async def test_a_client_that_hangs_up_is_no_incident(
+    node: NodeWorld, caplog: pytest.LogCaptureFixture
+) -> None:  # SPEC-RPC-5
+    for head, path in ((JSON, b"/v1/rpc"), (CBOR, b"/v1/transactions"), (CBOR, b"/v1/blobs")):
+        peer = await Peer.connect(node)
+        await peer.send(post(path, b"{" * 500, head, length=1_000))
+        await until(lambda: node.server.figures()["body_bytes"] > 0)
+        peer.writer.transport.abort()
+        await until(lambda: node.server.figures()["body_bytes"] == 0)
+    assert node.server.counters["http 500"] == 0
+    assert not caplog.records
+
+
 # WebSocket.
 
 
@@ -303,6 +316,20 @@ async def test_bad_frames_end_their_connection_alone(
         await peer.send(sent)
         assert close_code(await peer.rest()) == code
     assert node.server.streams.connection_count == 0
+
+
+async def test_pings_without_reading_are_cut_off(node: NodeWorld) -> None:  # SPEC-SUB-7
+    async with served_meanwhile(node):
+        peer = await upgraded(node)
+        with pytest.raises(ConnectionError):
+            async with asyncio.timeout(30):
+                while True:
+                    # What is answered and never read must not pile up in the node.
+                    await peer.send(frame(9, bytes(125)) * 500)
+                    await asyncio.sleep(0)
+        peer.writer.close()
+    assert node.server.counters["stream slow"] == 1
+    await until(lambda: not node.server.streams.connection_count)
 
 
 async def test_json_that_is_none_is_answered_on_a_socket_too(node: NodeWorld) -> None:

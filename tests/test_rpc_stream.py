@@ -1,6 +1,7 @@
 """Subscriptions over a WebSocket: cursors that resume, filters, slow readers, bounds, and the node's end."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import aiohttp
 import msgspec
+import pytest
 import pytest_asyncio
 from node_world import NodeWorld, serve_world, until
 from test_rpc import registrations
@@ -15,6 +17,7 @@ from test_rpc_hostile import frame, upgraded
 from world import new_wallet
 
 from fastledger import Code
+from fastledger.rpc import stream
 from fastledger.rpc.options import RpcOptions
 from fastledger.rpc.protocol import Events
 
@@ -126,6 +129,27 @@ async def test_blocks_and_filters_and_alerts(node: NodeWorld) -> None:  # SPEC-S
         assert [(event.entry.txid, event.entry.code) for event in events] == [
             (refused.txid.hex(), Code.UNKNOWN_SIGNER)
         ]
+
+
+async def test_a_cursor_never_leaves_behind_what_was_not_sent(
+    node: NodeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:  # SPEC-SUB-2
+    encoding, may_encode = threading.Event(), threading.Event()
+    chunks = stream._chunks
+
+    def held(name: str, page: Any) -> Any:
+        encoding.set()
+        may_encode.wait(20)
+        return chunks(name, page)
+
+    monkeypatch.setattr(stream, "_chunks", held)
+    async with following(node) as follower:
+        await follower.open("transactions", cursor=0)
+        await until(encoding.is_set)
+        closed = await follower.call("subscription.close", subscription="s1")
+        may_encode.set()
+        assert not follower.pages
+        assert closed["result"] == {"subscription": "s1", "cursor": 0}
 
 
 async def test_what_makes_no_sense_is_refused_at_once(node: NodeWorld) -> None:

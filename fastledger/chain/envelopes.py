@@ -12,8 +12,8 @@ them in this order, under the blob store's lock, in which no put runs:
 """
 
 import threading
-from collections.abc import Callable, Generator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,6 +30,7 @@ from fastledger.storage.blobs import BlobStore
 from fastledger.storage.orphans import OrphanJournal
 
 READER_CHUNK_BYTES = 256 * 1024
+_WAIT_SECONDS = 0.1
 
 
 class ReadGrant(NamedTuple):
@@ -190,18 +191,25 @@ class Envelopes:
 
     # Collecting.
 
-    def quiet(self) -> AbstractContextManager[object]:
-        """While it is held nothing is collected."""
-        return self._collecting
+    @contextmanager
+    def quiet(self, check: Callable[[], None] = lambda: None) -> Iterator[None]:
+        """While it is held nothing is collected; a wait for a collection ends with what ``check`` raises."""
+        while not self._collecting.acquire(timeout=_WAIT_SECONDS):
+            check()
+        try:
+            yield
+        finally:
+            self._collecting.release()
 
     def collect_orphans(self, older_than_ms: int, *, pause: Callable[[], None] = lambda: None) -> Collected:
         """Destroys envelopes that have been without an owner for ``older_than_ms``; counts what it took.
 
         The time counts from the first collection that saw an envelope so, or from the end of its last put where that
         is later: with 0 everything goes that no record names now. ``pause`` is called after each page of a walk over
-        the whole store. Raises ``LedgerHaltedError`` once the ledger has halted.
+        the whole store. Raises ``LedgerHaltedError`` once the ledger has halted, ``LedgerClosedError`` on closing.
         """
-        with self._collecting:
+        with self.quiet(self._check_running):
+            self._check_running()
             kept: set[bytes] = set()
             fresh: list[bytes] = []
             count = byte_count = 0

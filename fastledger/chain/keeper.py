@@ -101,7 +101,7 @@ class Keeper:
         try:
             pace.check()
             # What is being read, copied or checked is not collected meanwhile.
-            with self._envelopes.quiet():
+            with self._envelopes.quiet(pace.check):
                 yield pace
         finally:
             self._running.release()

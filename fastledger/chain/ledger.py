@@ -37,12 +37,7 @@ from fastledger.chain.store import NOWHERE, ChainStore, Durable, Layer
 from fastledger.consensus.engine import Engine
 from fastledger.consensus.solo import SoloEngine
 from fastledger.crypto.signing import SigningKey
-from fastledger.errors import (
-    Code,
-    CorruptionError,
-    InputError,
-    NotFoundError,
-)
+from fastledger.errors import Code, CorruptionError, InputError, NotFoundError
 from fastledger.model.block import Block
 from fastledger.model.genesis import Authority, Genesis
 from fastledger.model.receipt import make_receipt, make_statement
@@ -271,7 +266,8 @@ class Ledger(Keeping):
             try:
                 self._pipeline.close()
             finally:
-                self._parts.close()
+                with self._envelopes.quiet():  # a collection ends with its page
+                    self._parts.close()
 
     def __enter__(self) -> Self:
         return self

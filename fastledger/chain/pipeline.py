@@ -14,8 +14,8 @@ ledger has to be opened again (SPEC-PIPE-1..5).
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
-from contextlib import contextmanager
+from concurrent.futures import Future, InvalidStateError
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -69,7 +69,8 @@ class Submission:
     def fail(self, failure: BaseException) -> None:
         """Tells whoever still waits."""
         for future in (self.ordered, self.durable):
-            if not future.done():
+            # The executor may answer at this very moment; whoever else waits has to hear of it all the same.
+            with suppress(InvalidStateError):
                 future.set_exception(failure)
 
 

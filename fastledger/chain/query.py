@@ -148,6 +148,16 @@ def run_query(
     return Page(entries, None, snapshot.end_seq)
 
 
+def cut_entries(entries: Sequence[Entry], bytes_max: int) -> tuple[Sequence[Entry], Entry | None]:
+    """At least one and at most so many bytes of transactions, and the first that is left out."""
+    room = bytes_max
+    for place, entry in enumerate(entries):
+        room -= len(entry.encoded)
+        if room < 0 and place:
+            return entries[:place], entry
+    return entries, None
+
+
 def load_entry(snapshot: Snapshot, read_block: Callable[[FrameRef], Block], seq: int) -> Entry:
     """The transaction number ``seq``."""
     found = snapshot.block_of_seq(seq)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias
 
 from fastledger.chain.ledger import Ledger
-from fastledger.chain.query import ALERT_TERMS, Entry, Query
+from fastledger.chain.query import ALERT_TERMS, Entry, Query, cut_entries
 from fastledger.chain.store import Layer
 from fastledger.errors import LedgerClosedError
 from fastledger.model.block import Block
@@ -20,6 +20,8 @@ from fastledger.state.terms import KIND_TERMS, SIGNER, SUBJECT
 
 Topic: TypeAlias = Literal["blocks", "transactions", "alerts"]
 PAGE_EVENTS_MAX = 256
+PAGE_BYTES_MAX = 1024 * 1024
+"""A page ends at so many bytes of transactions; one event is in it however long."""
 _TERM_BYTES = 17
 
 
@@ -207,12 +209,20 @@ class Feed:
 
 def _block_page(ledger: Ledger, cursor: int) -> FeedPage:
     end = ledger.height + 1
-    upto = min(cursor + PAGE_EVENTS_MAX, end)
-    blocks = [BlockEvent(*ledger.block_and_first_seq(height)) for height in range(cursor, upto)]
-    return FeedPage(blocks, (), max(cursor, upto), upto >= end)
+    blocks: list[BlockEvent] = []
+    height, room = cursor, PAGE_BYTES_MAX
+    while height < min(cursor + PAGE_EVENTS_MAX, end) and room > 0:
+        event = BlockEvent(*ledger.block_and_first_seq(height))
+        blocks.append(event)
+        room -= len(event.block.transactions)
+        height += 1
+    return FeedPage(blocks, (), height, height >= end)
 
 
 def _entry_page(ledger: Ledger, query: Query) -> FeedPage:
     page = ledger.query(query)
+    entries, following = cut_entries(page.entries, PAGE_BYTES_MAX)
+    if following is not None:
+        return FeedPage((), entries, following.seq, caught_up=False)
     behind = page.end_seq if page.next_cursor is None else page.next_cursor
-    return FeedPage((), page.entries, max(query.cursor or 0, behind), page.next_cursor is None)
+    return FeedPage((), entries, max(query.cursor or 0, behind), page.next_cursor is None)

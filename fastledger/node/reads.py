@@ -13,6 +13,8 @@ Together: TypeAlias = Callable[[], AbstractContextManager[None]]
 BUSY_RETRY_MS = 20
 JOB_READS_MAX = 256
 """At most so many in one job, so that the first does not wait long for the last."""
+JOB_PAGES_MAX = 8
+"""The same for pages, whose answers are held until their job is done."""
 
 
 class _Waiting(NamedTuple):
@@ -23,12 +25,13 @@ class _Waiting(NamedTuple):
 class _Lane:
     """One thread and those who wait for it."""
 
-    def __init__(self, name: str, pending_max: int, together: Together) -> None:
+    def __init__(self, name: str, pending_max: int, job_max: int, together: Together) -> None:
         self._executor = ThreadPoolExecutor(1, thread_name_prefix=f"fastledger-{name}")
         self._loop = asyncio.get_running_loop()
         self._waiting: list[_Waiting] = []
         self._pending = 0
         self._pending_max = pending_max
+        self._job_max = job_max
         self._together = together
         self._busy = False
         self.closed = False
@@ -52,7 +55,7 @@ class _Lane:
         return future
 
     def _start(self) -> None:
-        job, self._waiting = self._waiting[:JOB_READS_MAX], self._waiting[JOB_READS_MAX:]
+        job, self._waiting = self._waiting[: self._job_max], self._waiting[self._job_max :]
         self._executor.submit(self._work, job)
 
     def _work(self, job: list[_Waiting]) -> None:
@@ -99,8 +102,8 @@ class Reads:
 
         Short reads of one job run inside ``together()``. Pages do not: each is long enough to see the newest moment.
         """
-        self._short = _Lane("reader", pending_max, together)
-        self._heavy = _Lane("pager", pending_max, nullcontext)
+        self._short = _Lane("reader", pending_max, JOB_READS_MAX, together)
+        self._heavy = _Lane("pager", pending_max, JOB_PAGES_MAX, nullcontext)
 
     @property
     def pending(self) -> int:

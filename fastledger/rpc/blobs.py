@@ -265,11 +265,11 @@ class BlobService:
         reader = self._ledger.blob_reader(grant.digest, part.start)
         # Before the head goes out, whatever is wrong can still be answered.
         first = await self._run(next, reader, b"")
-        await response.prepare(call.request)
         try:
+            await response.prepare(call.request)
             await self._pump(call, response, reader, first, part.end - part.start)
-        except (FastLedgerError, TimeoutError):
-            # Half an answer cannot be taken back: the peer learns from the length that it is half.
+        except (FastLedgerError, TimeoutError, ConnectionError):
+            # Half an answer cannot be taken back: the peer, if it is there, learns from the length that it is half.
             _cut(call)
         return response
 

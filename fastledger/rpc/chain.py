@@ -5,13 +5,12 @@ from typing import Any
 import msgspec
 
 from fastledger.chain.ledger import Ledger
-from fastledger.chain.query import Entry
+from fastledger.chain.query import Entry, cut_entries
 from fastledger.clock import system_clock_ms
 from fastledger.errors import Code
 from fastledger.rpc.methods import Context, Method, method
 from fastledger.rpc.protocol import PROTOCOL_VERSION, BlockView
 from fastledger.rpc.routes import Caller
-from fastledger.rpc.transactions import cut_entries
 from fastledger.rpc.views import (
     BlockParams,
     BlockTransactionsParams,

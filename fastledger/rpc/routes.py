@@ -101,6 +101,8 @@ class Call:
                     pieces.append(piece)
         except TimeoutError:
             raise body_too_slow() from None
+        except ConnectionError:
+            raise _gone() from None
         return b"".join(pieces)
 
     async def pieces(self, bytes_max: int) -> AsyncIterator[bytes]:
@@ -114,6 +116,8 @@ class Call:
                     piece = await self.request.content.readany()
             except TimeoutError:
                 raise body_too_slow() from None
+            except ConnectionError:
+                raise _gone() from None
             if not piece:
                 return
             room -= len(piece)
@@ -139,6 +143,11 @@ class Call:
 
 def _oversized(bytes_max: int) -> InputError:
     return InputError(f"the body has more than {bytes_max} bytes", code=Code.OVERSIZED)
+
+
+def _gone() -> BadRequestError:
+    """For a client that hung up within its request: nobody hears it, and it is no fault of the node."""
+    return BadRequestError("the connection ended within the body")
 
 
 def body_too_slow() -> BadRequestError:

@@ -69,6 +69,7 @@ class Streams:
             heartbeat=self.options.ping_interval_ms / 1000,
             max_msg_size=self.options.frame_bytes_max,
             timeout=_CLOSE_S,
+            autoping=False,
             writer_limit=_NEVER_WAIT,
         )
         if not socket.can_prepare(call.request):
@@ -108,6 +109,8 @@ class Stream:
         self._transport = call.request.transport
         self._subscriptions: dict[str, Subscription] = {}
         self._pumps: dict[str, asyncio.Task[None]] = {}
+        # Behind what was sent; the subscription's own cursor is behind what was read.
+        self._sent: dict[str, int] = {}
         self._opened = 0
 
     # What the client sends.
@@ -121,7 +124,11 @@ class Stream:
                     await self._answer(message.data.encode())
                 elif message.type is WSMsgType.BINARY:
                     await self.close(WSCloseCode.UNSUPPORTED_DATA, "text-only")
-                else:
+                elif message.type is WSMsgType.PING:
+                    await self._socket.pong(message.data)
+                    # As after any other answer: who pings and never reads is let go.
+                    await self._drained()
+                elif message.type is not WSMsgType.PONG:
                     return  # closed, or closed for what it sent: the reason has gone out
         except ConnectionError:
             pass
@@ -160,19 +167,21 @@ class Stream:
         self._opened += 1
         name = f"s{self._opened}"
         self._subscriptions[name] = subscription
+        self._sent[name] = subscription.cursor
         self._streams.subscription_count += 1
         opened = OpenedView(name, subscription.cursor)
         self._pumps[name] = asyncio.get_running_loop().create_task(self._pump(name, subscription))
         return opened
 
     def _close(self, params: CloseParams) -> ClosedView:
-        subscription = self._subscriptions.get(params.subscription)
-        if subscription is None:
+        cursor = self._sent.get(params.subscription)
+        if cursor is None:
             raise BadRequestError("there is no such subscription", status=404)
         self._forget(params.subscription)
-        return ClosedView(params.subscription, subscription.cursor)
+        return ClosedView(params.subscription, cursor)
 
     def _forget(self, name: str) -> None:
+        self._sent.pop(name, None)
         subscription = self._subscriptions.pop(name, None)
         if subscription is not None:
             self._streams.subscription_count -= 1
@@ -200,22 +209,23 @@ class Stream:
         except LedgerClosedError:
             await self.close(WSCloseCode.GOING_AWAY, "stopping")
         except Exception as error:
-            await self._end(name, subscription, error)
+            await self._end(name, error)
 
     async def _send_page(self, name: str, subscription: Subscription, page: FeedPage) -> None:
         chunks = await self._service.reads.run(lambda: list(_chunks(name, page)), heavy=True)
         for place, (encoded, next_cursor) in enumerate(chunks):
             self._streams.counters["stream events"] += 1
             await self._write(encoded)
+            self._sent[name] = next_cursor
             if self._protocol._paused and place + 1 < len(chunks):
                 # The rest is dropped rather than kept: it stands in the chain.
                 subscription.cursor = next_cursor
                 subscription.ring()
                 return
 
-    async def _end(self, name: str, subscription: Subscription, error: Exception) -> None:
+    async def _end(self, name: str, error: Exception) -> None:
         """Tells that a subscription cannot go on, and why."""
-        params = {"subscription": name, "cursor": subscription.cursor, "error": rpc_error(error)}
+        params = {"subscription": name, "cursor": self._sent[name], "error": rpc_error(error)}
         notice = {"jsonrpc": "2.0", "method": ENDED, "params": params}
         self._forget(name)
         try:

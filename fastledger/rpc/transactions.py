@@ -1,12 +1,10 @@
 """JSON-RPC methods about transactions: submit, find, prove."""
 
-from collections.abc import Sequence
-
 import msgspec
 
 from fastledger.chain.ledger import Ledger
 from fastledger.chain.outcome import Outcome
-from fastledger.chain.query import Entry, Query
+from fastledger.chain.query import Query, cut_entries
 from fastledger.errors import Code, InputError, NotFoundError
 from fastledger.rpc.methods import Context, Method, method
 from fastledger.rpc.protocol import EntryView, Verdict, Wait
@@ -134,16 +132,6 @@ def _page(ledger: Ledger, conditions: Query, refused_only: bool, bytes_max: int)
     views = [entry_view(entry) for entry in entries if not (refused_only and entry.code == Code.OK)]
     cursor = page.next_cursor if following is None else following.seq
     return msgspec.Raw(msgspec.json.encode(PageView(views, cursor)))
-
-
-def cut_entries(entries: Sequence[Entry], bytes_max: int) -> tuple[Sequence[Entry], Entry | None]:
-    """At least one and at most so many bytes of transactions, and the first that is left out."""
-    room = bytes_max
-    for place, entry in enumerate(entries):
-        room -= len(entry.encoded)
-        if room < 0 and place:
-            return entries[:place], entry
-    return entries, None
 
 
 @method("transaction.prove", "reader", TxidParams, StatementView, heavy=True)
