@@ -31,13 +31,14 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/report.py
 	$(BIN)/fastledger bench --json bench-results/kernels.json --chart bench-results/kernels.svg
 
-## make soak      kill -9 two hundred times, and the demo on all of the shared histories
+## make soak      kill -9 hundreds of times, the demo on all of the shared histories, a million transactions through a node
 soak: $(STAMP)
-	FASTLEDGER_CRASH_ROUNDS=200 FASTLEDGER_FULL_DEMO=1 $(BIN)/pytest tests/test_crash.py tests/test_demo.py
+	FASTLEDGER_CRASH_ROUNDS=200 FASTLEDGER_NODE_CRASH_ROUNDS=100 FASTLEDGER_FULL_DEMO=1 $(BIN)/pytest tests/test_crash.py tests/test_node_crash.py tests/test_demo.py
+	$(BIN)/python benchmarks/soak_node.py
 
 ## make fuzz      the property tests with many more examples
 fuzz: $(STAMP)
-	HYPOTHESIS_PROFILE=fuzz $(BIN)/pytest tests/test_variants.py tests/test_scan.py tests/test_cbor_strict.py tests/test_ecdsa.py tests/test_ecdsa_paths.py tests/test_envelope.py tests/test_model.py tests/test_bad_input.py
+	HYPOTHESIS_PROFILE=fuzz $(BIN)/pytest tests/test_variants.py tests/test_scan.py tests/test_cbor_strict.py tests/test_ecdsa.py tests/test_ecdsa_paths.py tests/test_envelope.py tests/test_model.py tests/test_bad_input.py tests/test_rpc_schema.py
 	PYTHONPATH=tests $(BIN)/python tests/fuzz_ecdsa.py
 
 ## make sanitize  the native tests under AddressSanitizer and UBSan

@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import bench_ecdsa
 import bench_hashing
 import bench_ledger
+import bench_node
 
 from fastledger.bench.measure import cpu_name
 from fastledger.crypto import backend
@@ -90,10 +91,18 @@ def ledger_row(quick: bool) -> dict[str, Any]:
     return {**row, "unit": "x coincurve"}
 
 
+def node_rows(quick: bool) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """A node under load from another process, over coincurve verifications; and the latency at a tenth of that."""
+    sizes = {"batches": 2, "rounds": 1, "singles": 1, "reads": 1} if quick else {}
+    *rows, latency = bench_node.measure_node(**sizes)
+    return [{**row, "unit": "x coincurve"} for row in rows], latency
+
+
 def run(quick: bool) -> dict[str, Any]:
     """Everything, as one document."""
     ceiling = [] if quick else [ceiling_row()]
     rows = [*hashing_rows(quick), *ecdsa_rows(quick), *ceiling, ledger_row(quick)]
+    node, latency = node_rows(quick)
     return {
         "version": VERSION,
         "cpu": cpu_name(),
@@ -101,7 +110,8 @@ def run(quick: bool) -> dict[str, Any]:
         "backend": backend(),
         "quick": quick,
         "time_ms": time.time_ns() // 1_000_000,
-        "rows": rows,
+        "rows": [*rows, *node],
+        "latency": latency,
     }
 
 
@@ -121,9 +131,15 @@ def print_table(report: dict[str, Any]) -> None:
                 bar,
             )
         )
-    ledger = report["rows"][-1]
-    rates = " ".join(f"{rate:,.0f}" for rate in ledger["durable_per_s"])
-    print(f"durable transactions/s by round: {rates}; fdatasync probe {ledger['fdatasync_ms']:.2f} ms")
+    for row in report["rows"]:
+        if "durable_per_s" in row:
+            rates = " ".join(f"{rate:,.0f}" for rate in row["durable_per_s"])
+            print(f"{row['name']}: durable/s by round {rates}; fdatasync probe {row['fdatasync_ms']:.2f} ms")
+    latency = report["latency"]
+    print(
+        f"{latency['name']} ({latency['per_s']:,.0f} tx/s): p50 {latency['p50_ms']:.1f} ms, p99 "
+        f"{latency['p99_ms']:.1f} ms; fdatasync probe {latency['fdatasync_ms']:.2f} ms"
+    )
 
 
 def main() -> None:

@@ -18,3 +18,5 @@ def test_the_report_runs_and_saves_its_figures(tmp_path: Path) -> None:
     assert {row["unit"] for row in report["rows"]} == {"x hashlib", "x coincurve"}
     assert all(row["ratio"]["median"] > 0 for row in report["rows"])
     assert "Ledger.submit" in done.stdout
+    assert "binary batches" in done.stdout
+    assert report["latency"]["p99_ms"] > 0

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 from node_process import NodeProcess
-from world import World, make_world
 
 from fastledger import Client, Ledger, Outcome, Role, Transaction, Wallet
 from fastledger.client.aio import ClientOptions
@@ -96,18 +95,26 @@ def chain_of(ledger: Ledger) -> list[tuple[int, bytes]]:
         cursor = page.next_cursor
 
 
+@dataclass
+class Made:
+    """A ledger that began now: the node's clock is the real one."""
+
+    path: Path
+    chain_id: bytes
+
+
 @pytest.fixture
-def settled(tmp_path: Path) -> World:
-    world = make_world(tmp_path / "ledger")
-    world.close()
-    return world
+def made(tmp_path: Path) -> Made:
+    regulator = Wallet.create(suite=KemSuite.X25519)
+    with Ledger.create(tmp_path / "ledger", authorities=[regulator.authority]) as ledger:
+        return Made(tmp_path / "ledger", ledger.chain_id)
 
 
-def test_kill_9_under_load(tmp_path: Path, settled: World) -> None:  # SPEC-NODE-5
+def test_kill_9_under_load(tmp_path: Path, made: Made) -> None:  # SPEC-NODE-5
     rng = random.Random(20261121)
-    with NodeProcess(tmp_path, settled.path) as node:
+    with NodeProcess(tmp_path, made.path) as node:
         node.start()
-        load = Load(node.url, settled.regulator.chain_id)
+        load = Load(node.url, made.chain_id)
         load.start()
         for _ in range(ROUNDS):
             time.sleep(rng.uniform(0.1, 0.9))
@@ -119,7 +126,7 @@ def test_kill_9_under_load(tmp_path: Path, settled: World) -> None:  # SPEC-NODE
         with Client.connect(node.url) as client:
             load.wait_until_followed(client.transaction_count)
         assert node.stop() == 0
-    with Ledger.open(settled.path) as ledger:
+    with Ledger.open(made.path) as ledger:
         chain = chain_of(ledger)
         assert ledger.verify().ok
         durable = [outcome for outcome in load.outcomes.values() if outcome.ok]
@@ -135,10 +142,10 @@ def test_kill_9_under_load(tmp_path: Path, settled: World) -> None:  # SPEC-NODE
     assert load.followed == chain
 
 
-def test_sigterm_under_load(tmp_path: Path, settled: World) -> None:  # SPEC-NODE-4
-    with NodeProcess(tmp_path, settled.path) as node:
+def test_sigterm_under_load(tmp_path: Path, made: Made) -> None:  # SPEC-NODE-4
+    with NodeProcess(tmp_path, made.path) as node:
         node.start()
-        load = Load(node.url, settled.regulator.chain_id)
+        load = Load(node.url, made.chain_id)
         load.start()
         for _ in range(2):
             time.sleep(0.5)
@@ -147,7 +154,7 @@ def test_sigterm_under_load(tmp_path: Path, settled: World) -> None:  # SPEC-NOD
         load.end()
         assert not load.failures
         assert node.stop() == 0
-    with Ledger.open(settled.path) as ledger:
+    with Ledger.open(made.path) as ledger:
         assert ledger.replayed_blocks == 0  # the checkpoint was written
         for outcome in load.outcomes.values():
             assert ledger.get(outcome.txid).height == outcome.height

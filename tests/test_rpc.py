@@ -11,16 +11,14 @@ from typing import Any
 import msgspec
 import pytest
 import pytest_asyncio
-from node_world import NodeWorld, RawClient, RpcFailure, raw_client, serve_world, until
+from node_world import NodeWorld, RawClient, RpcFailure, raw_client, serve_world
 from world import VITALS, World, new_wallet
 
 from fastledger import Code, Genesis, Purpose, Role, Transaction, verify_statement
 from fastledger.crypto.signing import LOW_S_MAX, ORDER
-from fastledger.errors import InputError, LedgerBusyError, RateLimitedError
-from fastledger.rpc.access import AccessOptions, ClientRule
-from fastledger.rpc.jobs import Jobs, report_of
-from fastledger.rpc.operator import Hooks, operator_methods
-from fastledger.rpc.options import RateOptions, RpcOptions
+from fastledger.errors import InputError, LedgerBusyError
+from fastledger.rpc.access import AccessOptions
+from fastledger.rpc.options import RpcOptions
 from fastledger.rpc.protocol import (
     INTERNAL_ERROR,
     INVALID_PARAMS,
@@ -31,8 +29,6 @@ from fastledger.rpc.protocol import (
     decode_outcomes,
     encode_blobs,
 )
-from fastledger.rpc.rate import Bucket, RateLimits
-from fastledger.rpc.routes import Caller
 from fastledger.rpc.server import Extras
 from fastledger.rpc.signatures import low_s, low_s_sequence
 
@@ -473,165 +469,3 @@ async def test_a_busy_node_says_when_to_come_again(
         assert (await response.json())["error"]["data"]["retry_after_ms"] == 1_500
     error = await failure(client, "transaction.submit", transaction=text(transaction.encoded))
     assert (error.status, error.code) == (503, Code.BUSY)
-
-
-# Who may do what.
-
-
-TOKEN = "t" * 40
-RULES = AccessOptions(
-    anonymous_roles=frozenset({"reader"}),
-    clients=(
-        ClientRule(
-            name="ward",
-            roles=frozenset({"submitter"}),
-            token_sha256=hashlib.sha256(TOKEN.encode()).hexdigest(),
-        ),
-    ),
-)
-
-
-async def test_roles_open_what_they_open_and_nothing_else(tmp_path: Path) -> None:  # SPEC-RPC-6
-    async with serve_world(tmp_path / "ledger", access=RULES) as node:
-        submission = {"transaction": text(registrations(node.world, 1)[0].encoded)}
-        async with raw_client(node.url) as anyone:
-            await anyone.call("ledger.info")
-            error = await failure(anyone, "transaction.submit", **submission)
-            assert (error.status, error.code) == (401, Code.UNAUTHENTICATED)
-            assert (await anyone.post("/v1/transactions", b"", SEQUENCE))[0] == 401
-        async with raw_client(node.url, Authorization=f"Bearer {TOKEN}") as ward:
-            assert (await ward.call("transaction.submit", **submission))["status"] == "durable"
-            error = await failure(ward, "ledger.info")
-            assert (error.status, error.code) == (403, Code.FORBIDDEN)
-            assert (await ward.get("/v1/subscribe"))[0] == 403
-        for wrong in (f"Bearer {TOKEN}x", "Bearer ", "Basic eDp5", "Bearer " + "x" * 1_000):
-            async with raw_client(node.url, Authorization=wrong) as thief:
-                assert (await thief.get("/health/live"))[0] == 401
-        node.server.access.replace(AccessOptions(anonymous_roles=frozenset()))
-        async with raw_client(node.url) as anyone:
-            assert (await failure(anyone, "ledger.info")).status == 401
-
-
-async def test_rates_are_limited_by_client(tmp_path: Path) -> None:  # SPEC-RPC-7
-    rate = RateOptions(
-        requests_per_second=0.001, requests_burst=5, transactions_per_second=0.001, transactions_burst=3
-    )
-    options = RpcOptions(rate=rate)
-    async with serve_world(tmp_path / "ledger", options=options, access=RULES) as node:
-        transactions = registrations(node.world, 4)
-        async with raw_client(node.url, Authorization=f"Bearer {TOKEN}") as ward:
-            batch = b"".join(tx.encoded for tx in transactions[:2])
-            assert (await ward.post("/v1/transactions", batch, SEQUENCE))[0] == 200
-            headers = {"Content-Type": SEQUENCE, **ward.headers}
-            async with ward.session.post(
-                f"{node.url}/v1/transactions", data=batch, headers=headers
-            ) as response:
-                assert response.status == 429
-                assert int(response.headers["Retry-After"]) > 100
-                assert (await response.json())["error"]["code"] == Code.RATE_LIMITED
-        async with raw_client(node.url) as anyone:
-            statuses = [(await anyone.get("/health/live"))[0] for _ in range(6)]
-            assert statuses == [200] * 5 + [429]
-            calls = [{"jsonrpc": "2.0", "id": 1, "method": "ledger.info"}] * 3
-            assert (await anyone.post("/v1/rpc", msgspec.json.encode(calls)))[0] == 429
-
-
-def test_buckets_fill_and_the_table_is_bounded() -> None:  # SPEC-RPC-7
-    bucket = Bucket(10, 5, 0)
-    assert [bucket.take(1, 0) for _ in range(5)] == [0.0] * 5
-    assert bucket.take(1, 0) == pytest.approx(0.1)
-    assert bucket.take(1, 0.1) == 0.0
-    assert bucket.take(100, 10) == 0.0  # a full bucket lets more than a burst through, on credit
-    assert bucket.take(1, 10) == pytest.approx(9.6)
-    now = [0.0]
-    limits = RateLimits(RateOptions(requests_per_second=1, requests_burst=2, clients_max=10), lambda: now[0])
-    for number in range(100):
-        limits.take_request(Caller(f"c{number}", f"10.0.0.{number}", frozenset()))
-    assert len(limits._requests) == 10
-    caller = Caller("c99", "10.0.0.99", frozenset())
-    limits.take_request(caller)
-    with pytest.raises(RateLimitedError) as caught:
-        limits.take_request(caller)
-    assert 0 < caught.value.retry_after_ms <= 1_001
-    now[0] = 100.0
-    limits.take_request(Caller("new", "10.0.1.1", frozenset()))
-    assert len(limits._requests) <= 2, "full buckets are forgotten"
-
-
-# Operators.
-
-
-@pytest_asyncio.fixture
-async def operated(tmp_path: Path) -> AsyncIterator[tuple[NodeWorld, RawClient, Jobs, list[str]]]:
-    done: list[str] = []
-
-    def reload() -> list[str]:
-        done.append("reload")
-        return ["log"]
-
-    jobs = Jobs()
-    hooks = Hooks(figures=lambda: {"requests": 1}, reload=reload, stop=lambda: done.append("stop"))
-    extras = Extras(methods=operator_methods(jobs, hooks))
-    async with serve_world(tmp_path / "ledger", access=ALL_ROLES, extras=extras) as node:
-        async with raw_client(node.url) as client:
-            yield node, client, jobs, done
-        await jobs.close()
-
-
-async def wait_for_job(client: RawClient, name: str) -> dict[str, Any]:
-    async with asyncio.timeout(20):
-        while True:
-            job: dict[str, Any] = await client.call("node.job", job=name)
-            if job["state"] != "running":
-                return job
-            await asyncio.sleep(0.01)
-
-
-async def test_an_operator_sees_and_steers_the_node(
-    operated: tuple[NodeWorld, RawClient, Jobs, list[str]],
-) -> None:
-    node, client, _, done = operated
-    status = await client.call("node.status")
-    assert (status["ledger"]["height"], status["counters"]) == (node.world.ledger.height, {"requests": 1})
-    assert (await client.call("node.checkpoint"))["height"] == node.world.ledger.height
-    assert (await client.call("node.reload"))["reloaded"] == ["log"]
-    assert (await client.call("node.stop"))["stopping"] is True
-    await until(lambda: done == ["reload", "stop"])
-
-
-async def test_long_work_is_a_job(operated: tuple[NodeWorld, RawClient, Jobs, list[str]]) -> None:
-    node, client, _jobs, _ = operated
-    seen: dict[str, Any] = {}
-
-    def backup(**settings: Any) -> dict[str, Any]:
-        seen.update(settings)
-        settings["progress"]("copying", 3, 10)
-        if settings["include_node_key"]:
-            settings["cancel"].wait(20)
-            raise RuntimeError("called off")
-        return {"files": 3, "block_id": b"\x01"}
-
-    node.world.ledger.backup = backup  # type: ignore[attr-defined, method-assign, assignment, unused-ignore]
-    begun = await client.call("node.backup", destination="/backups/one")
-    ended = await wait_for_job(client, begun["job"])
-    assert (ended["operation"], ended["state"], ended["error"]) == ("backup", "done", None)
-    assert ended["result"] == {"files": 3, "block_id": "01"}
-    assert ended["progress"] == {"stage": "copying", "done": 3, "total": 10}
-    assert seen["destination"] == "/backups/one"
-    begun = await client.call("node.backup", destination="/backups/one", include_node_key=True)
-    error = await failure(client, "node.snapshot")
-    assert (error.code, error.status) == (Code.BUSY, 503)
-    assert (await client.call("node.cancel", job=begun["job"]))["state"] == "running"
-    assert (await wait_for_job(client, begun["job"]))["state"] == "cancelled"
-    assert (await failure(client, "node.cancel", job=begun["job"])).code == Code.MALFORMED
-    assert (await failure(client, "node.job", job="j99")).code == Code.NOT_FOUND
-    assert [job["job"] for job in (await client.call("node.jobs"))["jobs"]] == ["j2", "j1"]
-    assert (await failure(client, "node.backup", destination="relative")).code == Code.BAD_QUERY
-    assert (await failure(client, "node.prune")).code == Code.BAD_QUERY
-    assert (await failure(client, "node.prune", keep_blocks=1, before_height=1)).code == Code.BAD_QUERY
-
-
-def test_reports_become_plain_json() -> None:
-    assert report_of(None) == {}
-    assert report_of(7) == {"value": 7}
-    assert report_of({"a": (b"\x02", [1, None])}) == {"a": ["02", [1, None]]}

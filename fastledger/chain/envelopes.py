@@ -12,7 +12,6 @@ them in this order, under the blob store's lock, in which no put runs:
 """
 
 import threading
-from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -75,23 +74,20 @@ class Pins:
     def __init__(self, envelopes: "Envelopes") -> None:
         """Holds nothing yet."""
         self._envelopes = envelopes
-        self._held: Sequence[bytes] = ()
 
     def missing(self, digests: Sequence[bytes]) -> list[bytes]:
-        """Pins them; returns those that are neither stored nor on the chain."""
-        self._held = digests
-        return self._envelopes.pin(digests)
+        """Pins them; returns those that are neither stored nor on the chain, or are being collected."""
+        self._envelopes.pin(self, digests)
+        return self._envelopes.missing(digests)
 
     def hold(self, digests: Sequence[bytes]) -> list[bytes]:
         """Pins them and calls none missing, for a node that keeps envelopes elsewhere too."""
-        self.missing(digests)
+        self._envelopes.pin(self, digests)
         return []
 
     def release(self) -> None:
         """May be called twice."""
-        held, self._held = self._held, ()
-        if held:
-            self._envelopes.unpin(held)
+        self._envelopes.unpin(self)
 
 
 class Envelopes:
@@ -117,7 +113,8 @@ class Envelopes:
         # Taken under the blob store's lock, never around it.
         self._journal_lock = threading.Lock()
         self._pins_lock = threading.Lock()
-        self._pins: Counter[bytes] = Counter()
+        # Who holds what: a step a batch, not one an envelope.
+        self._pins: dict[Pins, Sequence[bytes]] = {}
         self._condemned: set[bytes] = set()
         self._collecting = threading.Lock()
 
@@ -154,9 +151,6 @@ class Envelopes:
         """Those that are neither stored nor on the chain already, where a retry finds its first verdict."""
         with self._pins_lock:
             lost = self._condemned.intersection(digests)
-        return self._missing(digests, lost)
-
-    def _missing(self, digests: Sequence[bytes], lost: set[bytes]) -> list[bytes]:
         gone = lost.union(self._blobs.missing(digests))
         return self._unowned([digest for digest in digests if digest in gone]) if gone else []
 
@@ -165,20 +159,15 @@ class Envelopes:
             owners = snapshot.get_states([BLOBS.prefix + digest for digest in digests])
         return [digest for digest in digests if owners[BLOBS.prefix + digest] is None]
 
-    def pin(self, digests: Sequence[bytes]) -> list[bytes]:
-        """Holds collections off; returns those that are missing, or being collected. See :class:`Pins`."""
+    def pin(self, holder: Pins, digests: Sequence[bytes]) -> None:
+        """Holds collections off; see :class:`Pins`. What is being collected already is :meth:`missing` from here on."""
         with self._pins_lock:
-            self._pins.update(digests)
-            lost = self._condemned.intersection(digests)
-        return self._missing(digests, lost)
+            self._pins[holder] = digests
 
-    def unpin(self, digests: Sequence[bytes]) -> None:
+    def unpin(self, holder: Pins) -> None:
         """The inverse of :meth:`pin`."""
         with self._pins_lock:
-            for digest in digests:
-                self._pins[digest] -= 1
-                if not self._pins[digest]:
-                    del self._pins[digest]
+            self._pins.pop(holder, None)
 
     # Reading.
 
@@ -260,7 +249,7 @@ class Envelopes:
     def _condemn(self, digest: bytes, since_ms: int | None) -> bool:
         """Whether to go through with it; from here on admission takes the envelope for missing."""
         with self._pins_lock:
-            if digest in self._pins:
+            if any(digest in held for held in self._pins.values()):
                 return False
             self._condemned.add(digest)
         self._check_running()

@@ -526,7 +526,13 @@ class Ledger(Keeping):
     def _load_block(self, ref: FrameRef) -> Block:
         if ref == NOWHERE:
             raise NotFoundError("the block was pruned", code=Code.PRUNED)
-        payload = self._log.read(ref)
+        try:
+            payload = self._log.read(ref)
+        except CorruptionError:
+            if ref.segment >= self._log.first_segment:
+                raise
+            # Since its place was looked up.
+            raise NotFoundError("the block was pruned", code=Code.PRUNED) from None
         try:
             return Block.decode(payload)
         except InputError as error:

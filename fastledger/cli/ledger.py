@@ -76,7 +76,7 @@ def make_ledger(ledger_path: Path, keystore_path: Path, password: str) -> dict[s
 @command_options
 def status(output: Output, target: Target) -> None:
     """Show height, sizes and queues of LEDGER."""
-    with target.open() as ledger:
+    with target.open(replica=True) as ledger:
         answer = ledger.status()
     if not target.is_node:
         from fastledger.crypto import backend

@@ -1,13 +1,13 @@
 """/openrpc.json and /openapi.json, made from the tables that the server dispatches by (SPEC-RPC-9)."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from fastledger.rpc.errors import ErrorBody
 from fastledger.rpc.methods import Method
-from fastledger.rpc.protocol import JSON_TYPE
+from fastledger.rpc.protocol import JSON_TYPE, RpcError
 from fastledger.rpc.routes import Content, Route
 from fastledger.version import VERSION
 
@@ -35,6 +35,24 @@ _ERRORS = {
     460: "the digest does not match",
     507: "no space left",
 }
+
+
+class CallBody(msgspec.Struct, frozen=True):
+    """A JSON-RPC 2.0 request; methods and their parameters are those of /openrpc.json."""
+
+    jsonrpc: Literal["2.0"]
+    method: str
+    params: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
+    id: str | int | msgspec.UnsetType | None = msgspec.UNSET
+
+
+class AnswerBody(msgspec.Struct, frozen=True):
+    """A JSON-RPC 2.0 response: ``result`` or ``error``."""
+
+    jsonrpc: Literal["2.0"]
+    id: str | int | None
+    result: Any = None
+    error: RpcError | None = None
 
 
 def openrpc(methods: Iterable[Method]) -> bytes:

@@ -1,4 +1,4 @@
-"""JSON-RPC 2.0 over one request body: decode, look up, check, run, answer (SPEC-RPC-1..3).
+"""JSON-RPC 2.0 over one request body: decode, look up, check, run, answer (SPEC-RPC-1, SPEC-RPC-2).
 
 What is not JSON, or not a request, is answered under its own code; names that stand twice in an object are refused,
 since two readers could take different ones for true.

@@ -14,9 +14,10 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from aiohttp import web
+from msgspec import Meta
 
 from fastledger.errors import BadRequestError, Code, FastLedgerError, UnauthenticatedError
 from fastledger.node.metrics import NodeMetrics
@@ -25,7 +26,7 @@ from fastledger.rpc.access import Access, AccessOptions, check_role
 from fastledger.rpc.answers import Answer, error_answer, json_answer
 from fastledger.rpc.chain import CHAIN_METHODS
 from fastledger.rpc.connection import Listener
-from fastledger.rpc.describe import openapi, openrpc
+from fastledger.rpc.describe import AnswerBody, CallBody, openapi, openrpc
 from fastledger.rpc.jsonrpc import JsonRpc, refusal
 from fastledger.rpc.methods import Context, Method, method_table
 from fastledger.rpc.options import RpcOptions
@@ -254,7 +255,11 @@ class RpcServer:
         sequence = Content(media_type=CBOR_SEQUENCE_TYPE, description="COSE_Sign1, one after another")
         envelopes = Content(media_type=CBOR_SEQUENCE_TYPE, description="byte strings, one envelope each")
         verdicts = Content(media_type=CBOR_TYPE, description="[1, wait, codes, heights, indexes, flags]")
-        json_body = Content(media_type=JSON_TYPE, description="see /openrpc.json")
+        calls = Content(
+            media_type=JSON_TYPE,
+            schema=CallBody | Annotated[list[CallBody], Meta(min_length=1, max_length=100)],
+        )
+        answers = Content(media_type=JSON_TYPE, schema=AnswerBody | list[AnswerBody])
         state = Content(media_type=JSON_TYPE, schema=dict[str, str])
         return (
             Route(
@@ -263,8 +268,8 @@ class RpcServer:
                 handler=self._json_rpc,
                 role=None,
                 summary="JSON-RPC 2.0, a request or a batch",
-                request=json_body,
-                responses={200: json_body, 204: None},
+                request=calls,
+                responses={200: answers, 204: None},
                 errors=(403, 408, 413, 415, 507),
             ),
             Route(

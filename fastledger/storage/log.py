@@ -166,7 +166,12 @@ class SegmentLog:
     @property
     def first_height(self) -> int:
         """The lowest height that the log holds, or will hold while it is empty; more than 0 once it is pruned."""
-        return self._segments.header(self._segments.first).first_height
+        return self._segments.first_header.first_height
+
+    @property
+    def first_segment(self) -> int:
+        """The oldest segment that is kept."""
+        return self._segments.first
 
     def pin(self) -> LogPin:
         """What is durable now, for who copies or verifies it while appending goes on."""

@@ -108,6 +108,12 @@ class SegmentFiles:
         """The oldest segment; more than 0 once the log is pruned."""
         return min(self._headers)
 
+    @property
+    def first_header(self) -> SegmentHeader:
+        """The oldest segment's header; one look, since pruning may go on meanwhile."""
+        headers = self._headers
+        return headers[min(headers)]
+
     def segment_of_height(self, height: int) -> int:
         """The segment that holds ``height`` if any does."""
         numbers = self.numbers()
