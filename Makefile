@@ -4,11 +4,11 @@ VENV    := .venv
 BIN     := $(VENV)/bin
 STAMP   := $(VENV)/.built
 PEERS   := .venv-peers
-SOURCES := pyproject.toml setup.py $(wildcard native/*.[ch] fastledger/_native/*.pyx fastledger/_native/*.pxd)
+SOURCES := pyproject.toml setup.py $(wildcard native/*.[ch] native/*/*.[ch] fastledger/_native/*.pyx fastledger/_native/*.pxd)
 PIP     := -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test lint types unit bench soak fuzz sanitize clean
+.PHONY: help build demo test lint types unit bench soak fuzz sanitize emulate clean
 
 ## make demo      hospital histories through the whole engine (BUNDLES=path for FHIR sources of your own)
 demo: $(STAMP)
@@ -26,9 +26,10 @@ types: $(STAMP)
 unit: $(STAMP) $(PEERS)/.built
 	$(BIN)/pytest
 
-## make bench     every benchmark beside its peers, one table
+## make bench     every benchmark beside its peers, a table, a chart and tuning advice (bench-results/)
 bench: $(STAMP)
 	$(BIN)/python benchmarks/report.py
+	$(BIN)/fastledger bench --json bench-results/kernels.json --chart bench-results/kernels.svg
 
 ## make soak      kill -9 two hundred times, and the demo on all of the shared histories
 soak: $(STAMP)
@@ -36,11 +37,21 @@ soak: $(STAMP)
 
 ## make fuzz      the property tests with many more examples
 fuzz: $(STAMP)
-	HYPOTHESIS_PROFILE=fuzz $(BIN)/pytest tests/test_scan.py tests/test_cbor_strict.py tests/test_ecdsa.py tests/test_envelope.py tests/test_model.py tests/test_bad_input.py tests/test_rpc_schema.py
+	HYPOTHESIS_PROFILE=fuzz $(BIN)/pytest tests/test_variants.py tests/test_scan.py tests/test_cbor_strict.py tests/test_ecdsa.py tests/test_ecdsa_paths.py tests/test_envelope.py tests/test_model.py tests/test_bad_input.py tests/test_rpc_schema.py
+	PYTHONPATH=tests $(BIN)/python tests/fuzz_ecdsa.py
 
 ## make sanitize  the native tests under AddressSanitizer and UBSan
 sanitize: $(VENV)/bin/python
 	./.ci/sanitize $(BIN)/python
+
+## make emulate   the AVX-512 kernels on emulated AVX-512 instructions (tests/emulator/README.md)
+SIGNATURES ?= 5000
+HASH_ITEMS ?= 10000
+emulate: $(STAMP)
+	$(BIN)/python tests/lane_vectors.py build/lanes.bin $(SIGNATURES)
+	$(BIN)/python tests/emulator/run.py lanes build/lanes.bin
+	$(BIN)/python tests/sha_vectors.py build/sha.bin $(HASH_ITEMS)
+	$(BIN)/python tests/emulator/run.py sha build/sha.bin
 
 build: $(STAMP)
 

@@ -16,6 +16,7 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 X86_64 = platform.machine().lower() in ("x86_64", "amd64")
+AARCH64 = platform.machine().lower() in ("aarch64", "arm64")
 
 # Field elements live in general registers: moved through vector registers they would wait, on the way back, for
 # narrower stores that cannot be forwarded. -O3 only adds such moves.
@@ -29,11 +30,12 @@ NATIVE_SOURCES: dict[str, list[str]] = {
     "sha256_portable.c": [],
     "merkle.c": [],
     "pow.c": [],
+    "workers.c": [],
+    "clock.c": [],
     "cbor.c": [],
     "msgpack.c": [],
     "scan.c": [],
     "ecdsa.c": [],
-    "workers.c": [],
     "secp256k1/modinv.c": [],
     "secp256k1/scalar.c": [],
     "secp256k1/keys.c": [],
@@ -46,6 +48,14 @@ NATIVE_SOURCES: dict[str, list[str]] = {
 if X86_64:
     NATIVE_SOURCES["secp256k1/kernel_adx.c"] = FIELD_FLAGS
     NATIVE_SOURCES["sha256_shani.c"] = ["-msha", "-msse4.1", "-mssse3"]
+    NATIVE_SOURCES["sha256_avx2.c"] = ["-mavx2"]
+    AVX512 = ["-mavx512f", "-mavx512vl", "-mavx512dq", "-mavx512bw"]
+    NATIVE_SOURCES["sha256_avx512.c"] = AVX512
+    NATIVE_SOURCES["secp256k1/verify8_ifma.c"] = [*AVX512, "-mavx512ifma"]
+    NATIVE_SOURCES["secp256k1/comb8_ifma.c"] = [*AVX512, "-mavx512ifma"]
+    NATIVE_SOURCES["secp256k1/kernel_ifma.c"] = []
+elif AARCH64:
+    NATIVE_SOURCES["sha256_armv8.c"] = ["-march=armv8-a+crypto"]
 
 MODULES = ("hashing", "work", "ecdsa", "scan", "view", "lmdb_batch")
 

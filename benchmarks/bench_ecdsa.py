@@ -21,6 +21,7 @@ import pytest
 from coincurve import PublicKey
 from coincurve.ecdsa import cdata_to_der, deserialize_compact
 
+from fastledger._native.ecdsa import parity_hints
 from fastledger._native.scan import scan_many
 from fastledger.crypto.signing import ORDER, SigningKey, ecdsa_backend, resize_key_cache, verify_batch
 
@@ -95,6 +96,20 @@ def measure_verify_unknown_keys(count: int = 1_000, repeats: int = 7) -> dict[st
     finally:
         resize_key_cache()
     return {"name": f"verify_batch, n={count}, threads=1, unknown keys", "unit": "us/signature", **row}
+
+
+def measure_hints(count: int = 1_024, full: bool = True, repeats: int = 7) -> dict[str, Any]:
+    """Verifying again with hints, on one thread: y(R), or its parity alone."""
+    batch = make_batch(count)
+    _, hints = verify_batch(batch.digests, batch.signatures, batch.keys, return_hints=True)
+    column = hints if full else parity_hints(hints)
+    row = spread(
+        lambda: verify_batch(batch.digests, batch.signatures, batch.keys, hints=column, threads=1),
+        count,
+        repeats,
+    )
+    kind = "y(R)" if full else "parity"
+    return {"name": f"verify_batch, n={count}, threads=1, hints {kind}", "unit": "us/signature", **row}
 
 
 def measure_coincurve_loop(count: int = 1_000, repeats: int = 7) -> dict[str, Any]:
@@ -173,6 +188,8 @@ def main() -> None:
         measure_verify(threads=1),
         measure_verify_unknown_keys(),
         measure_verify(threads=2),
+        measure_hints(full=True),
+        measure_hints(full=False),
         measure_process_ceiling(),
         measure_verify(count=1, repeats=200),
         measure_scan(),

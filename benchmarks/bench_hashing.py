@@ -18,11 +18,11 @@ from typing import TypedDict
 
 import pytest
 
+from fastledger.bench.hashing import hashlib_bitcoin_root, hashlib_root, hashlib_search
+from fastledger.bench.measure import SEED
 from fastledger.crypto.hashing import hashing_backend, sha256_many
 from fastledger.crypto.merkle import merkle_root
 from fastledger.crypto.work import search_nonce
-
-SEED = 20_260_901
 
 
 class Spread(TypedDict):
@@ -100,22 +100,6 @@ def measure(
     }
 
 
-def hashlib_root(leaves: bytes) -> bytes:
-    """RFC 9162 root of a power of two of 32-byte entries."""
-    level = [sha256(b"\x00" + leaves[i : i + 32]).digest() for i in range(0, len(leaves), 32)]
-    while len(level) > 1:
-        level = [sha256(b"\x01" + level[i] + level[i + 1]).digest() for i in range(0, len(level), 2)]
-    return level[0]
-
-
-def hashlib_bitcoin_root(txids: bytes) -> bytes:
-    """Bitcoin's root of a power of two of transaction ids."""
-    level = [txids[i : i + 32] for i in range(0, len(txids), 32)]
-    while len(level) > 1:
-        level = [sha256(sha256(level[i] + level[i + 1]).digest()).digest() for i in range(0, len(level), 2)]
-    return level[0]
-
-
 def measure_merkle_root(leaf_count: int = 2**20, rounds: int = 5) -> Measure:
     """RFC 9162 root over one contiguous buffer of 32-byte entries; the bar is ten times hashlib."""
     leaves = Random(SEED).randbytes(32 * leaf_count)
@@ -123,7 +107,7 @@ def measure_merkle_root(leaf_count: int = 2**20, rounds: int = 5) -> Measure:
         f"RFC 9162 root, {leaf_count:,} leaves",
         "M leaves/s",
         leaf_count,
-        lambda: merkle_root(leaves),
+        lambda: merkle_root(leaves, threads=1),
         lambda: hashlib_root(leaves),
         rounds=rounds,
         bar=10,
@@ -137,7 +121,7 @@ def measure_bitcoin_root(leaf_count: int = 2**20, rounds: int = 5) -> Measure:
         f"Bitcoin root, {leaf_count:,} txids",
         "M txids/s",
         leaf_count,
-        lambda: merkle_root(txids, "bitcoin"),
+        lambda: merkle_root(txids, "bitcoin", threads=1),
         lambda: hashlib_bitcoin_root(txids),
         rounds=rounds,
     )
@@ -157,16 +141,6 @@ def measure_sha256_many(message_count: int = 100_000, message_bytes: int = 300, 
         rounds=rounds,
         bar=2 if (message_count, message_bytes) == (100_000, 300) else None,
     )
-
-
-def hashlib_search(header80: bytes, target: int, start: int, count: int) -> int | None:
-    """The same search in Python; copying a midstate would cost more than it saves."""
-    prefix = header80[:76]
-    for nonce in range(start, start + count):
-        first = sha256(prefix + nonce.to_bytes(4, "little")).digest()
-        if int.from_bytes(sha256(first).digest(), "little") <= target:
-            return nonce
-    return None
 
 
 def found_bytes(nonce: int | None) -> bytes:

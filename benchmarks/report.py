@@ -19,20 +19,12 @@ import bench_ecdsa
 import bench_hashing
 import bench_ledger
 
+from fastledger.bench.measure import cpu_name
 from fastledger.crypto import backend
 from fastledger.version import VERSION
 
 ROOT = Path(__file__).resolve().parent.parent
 LINE = "{:<52} {:>10} {:>19} {:>6}"
-
-
-def cpu_name() -> str:
-    """The model that the kernel names."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
 
 
 def hashing_rows(quick: bool) -> list[dict[str, Any]]:

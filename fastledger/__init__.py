@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from fastledger.chain.ledger import Ledger, LedgerOptions
     from fastledger.chain.outcome import Outcome
     from fastledger.chain.query import Entry, Page, Query
-    from fastledger.chain.replay import VerifyReport
+    from fastledger.chain.restore import RestoreReport, import_blocks, restore_backup, restore_snapshot
+    from fastledger.chain.verify import VerifyReport
     from fastledger.client.aio import AsyncClient, ClientOptions
     from fastledger.client.api import LedgerApi
     from fastledger.client.http import ClientTls
@@ -50,14 +51,18 @@ _HOMES = {
     "Page": "chain.query",
     "Purpose": "model.bodies",
     "Query": "chain.query",
+    "RestoreReport": "chain.restore",
     "Right": "model.bodies",
     "Role": "model.bodies",
     "SealedRecord": "client.wallet",
     "SigningKey": "crypto.signing",
     "Transaction": "model.transaction",
     "Verified": "model.receipt",
-    "VerifyReport": "chain.replay",
+    "VerifyReport": "chain.verify",
     "Wallet": "client.wallet",
+    "import_blocks": "chain.restore",
+    "restore_backup": "chain.restore",
+    "restore_snapshot": "chain.restore",
     "verify_statement": "model.receipt",
 }
 
@@ -81,6 +86,7 @@ __all__ = [
     "Page",
     "Purpose",
     "Query",
+    "RestoreReport",
     "Right",
     "Role",
     "SealedRecord",
@@ -90,6 +96,9 @@ __all__ = [
     "VerifyReport",
     "Wallet",
     "__version__",
+    "import_blocks",
+    "restore_backup",
+    "restore_snapshot",
     "verify_statement",
 ]
 

@@ -26,7 +26,8 @@
         ├── StorageFullError    no space left; the ledger opens again once there is some
         ├── CorruptionError     bytes on disk are not what was written; has file and offset
         ├── FormatVersionError  written by another format version
-        └── UnreachableError    a node gave no answer that can be used; has ``transient``
+        ├── UnreachableError    a node gave no answer that can be used; has ``transient``
+        └── OperationCancelledError  whoever asked for a backup, an export … called it off
 
 Messages carry codes, ids, lengths and offsets, never payload bytes (SPEC-PRIV-2).
 """
@@ -105,6 +106,7 @@ class Code(IntEnum):
     BAD_BLOCK = 307
     BAD_QUERY = 308
     UNKNOWN_FOLDER_KEY = 309
+    PRUNED = 310
     BAD_CONFIG = 311
     BAD_CERTIFICATE = 312
 
@@ -126,6 +128,7 @@ class Code(IntEnum):
     CORRUPT = 905
     FORMAT_VERSION = 906
     STORAGE = 907
+    CANCELLED = 908
 
     @property
     def slug(self) -> str:
@@ -336,3 +339,9 @@ class UnreachableError(LedgerError):
     def __init__(self, message: str, *, transient: bool = True) -> None:
         super().__init__(message)
         self.transient = transient
+
+
+class OperationCancelledError(LedgerError):
+    """A long operation was called off by its caller, or by the ledger's closing; it left nothing half done."""
+
+    default_code = Code.CANCELLED

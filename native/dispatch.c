@@ -4,12 +4,18 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#elif defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
 #endif
 
 /* Fastest first. */
 static const fl_sha256_kernel *const KERNELS[] = {
 #if defined(__x86_64__)
+    &fl_sha256_kernel_avx512,
     &fl_sha256_kernel_shani,
+    &fl_sha256_kernel_avx2,
+#elif defined(__aarch64__)
+    &fl_sha256_kernel_armv8,
 #endif
     &fl_sha256_kernel_portable,
 };
@@ -46,11 +52,21 @@ uint32_t fl_cpu_features(void) {
         found |= ebx & bit_AVX2 ? FL_CPU_AVX2 : 0;
     }
     if ((enabled & zmm) == zmm) {
-        found |= ebx & bit_AVX512F ? FL_CPU_AVX512F : 0;
-        found |= ebx & bit_AVX512IFMA ? FL_CPU_AVX512IFMA : 0;
+        const uint32_t common = bit_AVX512F | bit_AVX512VL | bit_AVX512DQ | bit_AVX512BW;
+        if ((ebx & common) == common) {
+            found |= FL_CPU_AVX512F;
+            found |= ebx & bit_AVX512IFMA ? FL_CPU_AVX512IFMA : 0;
+        }
     }
     return found;
 }
+#elif defined(__aarch64__) && defined(__linux__)
+uint32_t fl_cpu_features(void) {
+    const unsigned long hwcap_sha2 = 1ul << 6; /* HWCAP_SHA2 of Linux's asm/hwcap.h */
+    return getauxval(AT_HWCAP) & hwcap_sha2 ? FL_CPU_ARM_SHA2 : 0;
+}
+#elif defined(__aarch64__) && defined(__APPLE__)
+uint32_t fl_cpu_features(void) { return FL_CPU_ARM_SHA2; } /* every Apple CPU of this architecture has it */
 #else
 uint32_t fl_cpu_features(void) { return 0; }
 #endif
@@ -111,6 +127,38 @@ static uint32_t smoke_nonce(const fl_sha256_kernel *kernel) {
     return kernel->pow_scan(&nonce, &job, 2083236890u, 7) ? nonce : 0;
 }
 
+/* Each lane, absorbing another message of two blocks, must agree with the kernel's own single stream. */
+static int smoke_lanes(const fl_sha256_kernel *kernel, const uint8_t *input) {
+    if (kernel->compress_lanes == NULL) {
+        return 1;
+    }
+    FL_VERIFY(kernel->lanes <= FL_LANES_MAX && kernel->lanes_busy_min >= 1);
+    _Alignas(64) uint32_t states[8 * FL_LANES_MAX];
+    const uint8_t *blocks[FL_LANES_MAX];
+    for (size_t lane = 0; lane < kernel->lanes; lane++) {
+        blocks[lane] = input + lane;
+        for (size_t word = 0; word < 8; word++) {
+            states[word * kernel->lanes + lane] = FL_SHA256_IV[word] + (uint32_t)lane;
+        }
+    }
+    kernel->compress_lanes(states, blocks, 2);
+    for (size_t lane = 0; lane < kernel->lanes; lane++) {
+        uint32_t state[8];
+        uint32_t differs = 0;
+        for (size_t word = 0; word < 8; word++) {
+            state[word] = FL_SHA256_IV[word] + (uint32_t)lane;
+        }
+        kernel->compress(state, blocks[lane], 2);
+        for (size_t word = 0; word < 8; word++) {
+            differs |= state[word] ^ states[word * kernel->lanes + lane];
+        }
+        if (differs != 0) {
+            return 0;
+        }
+    }
+    return 1;
+}
+
 static int smoke_test(const fl_sha256_kernel *kernel) {
     uint8_t input[SMOKE_INPUT_BYTES];
     for (int i = 0; i < SMOKE_INPUT_BYTES; i++) {
@@ -130,7 +178,7 @@ static int smoke_test(const fl_sha256_kernel *kernel) {
     memcpy(state, FL_SHA256_IV, sizeof state);
     kernel->compress(state, transcript, smoke_pad(transcript, SMOKE_TRANSCRIPT_BYTES));
     fl_store_digest(digest, state);
-    return memcmp(digest, KNOWN_ANSWER, sizeof digest) == 0;
+    return memcmp(digest, KNOWN_ANSWER, sizeof digest) == 0 && smoke_lanes(kernel, input);
 }
 
 /* ---- Selection ---- */
@@ -152,6 +200,15 @@ int fl_init(const char *forced) {
 }
 
 const char *fl_backend_name(void) { return fl_sha256_active->name; }
+
+size_t fl_backend_lanes(void) {
+    return fl_sha256_active->compress_lanes != NULL ? fl_sha256_active->lanes : 2;
+}
+
+const char *fl_backend_streams_name(void) {
+    const char *lender = fl_sha256_active->streams_borrowed_from;
+    return lender != NULL ? lender : fl_sha256_active->name;
+}
 
 size_t fl_backend_count(void) { return KERNEL_COUNT; }
 

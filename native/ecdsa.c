@@ -7,7 +7,7 @@
 #define _POSIX_C_SOURCE 200809L
 
 #include "fl_tx.h"
-#include "workers.h"
+#include "fl_impl.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -206,7 +206,7 @@ int fl_ecdsa_verify_many(fl_ecdsa *verifier, uint8_t *ok, const uint8_t *digest3
     memcpy(batch.key33s, key33s, KEY_LEN * count);
     atomic_init(&batch.next, 0);
     cache_lookup_many(verifier, &batch);
-    fl_run_workers(verify_worker, &batch, threads);
+    fl_workers_run(verify_worker, &batch, threads);
     cache_insert_many(verifier, &batch);
     free(batch.keys);
     return 1;

@@ -73,11 +73,34 @@ typedef struct {
     /* Finds the first nonce of start .. start + count - 1 whose hash has its most significant 32 bits at most
      * job->target_high; the caller compares the rest. start + count <= 2^32. Returns 1/0. */
     int (*pow_scan)(uint32_t *nonce, const fl_pow_job *job, uint32_t start, uint64_t count);
+
+    /* ---- Optional: 0 or NULL where a kernel lacks them ---- */
+
+    /* How many independent streams compress_lanes takes at once, at most FL_LANES_MAX. */
+    size_t lanes;
+    /* With fewer busy lanes than this, streams one and two at a time are faster. */
+    size_t lanes_busy_min;
+    /* Absorbs `count` consecutive blocks into each stream, stream i's from blocks[i]. Word w of stream i's
+     * state is states[w * lanes + i]; `states` is aligned to 64 bytes. */
+    void (*compress_lanes)(uint32_t *states, const uint8_t *const blocks[], size_t count);
+    /* Name of the kernel that lends compress and compress_two, for the backend report. */
+    const char *streams_borrowed_from;
 } fl_sha256_kernel;
+
+#define FL_LANES_MAX 16
+
+/* Runs `work(shared)` in the calling thread and in up to threads - 1 more, and returns when all are done. A
+ * thread that cannot be started is not missed: the workers share out the work among themselves (workers.c). */
+typedef void *fl_worker(void *shared);
+void fl_workers_run(fl_worker *work, void *shared, unsigned threads);
 
 extern const fl_sha256_kernel fl_sha256_kernel_portable;
 #if defined(__x86_64__)
 extern const fl_sha256_kernel fl_sha256_kernel_shani;
+extern const fl_sha256_kernel fl_sha256_kernel_avx2;
+extern const fl_sha256_kernel fl_sha256_kernel_avx512;
+#elif defined(__aarch64__)
+extern const fl_sha256_kernel fl_sha256_kernel_armv8;
 #endif
 
 /* The kernel in use; never NULL. */

@@ -38,7 +38,7 @@ FL_INLINE void round_at(uint32_t v[8], int t, uint32_t word_plus_k) {
 
 /* FIPS 180-4 section 6.2.2 on a block given as 16 words, which it overwrites: w is the sliding window of the
  * message schedule, W[t] in w[t mod 16]. */
-static void compress_words(uint32_t state[8], uint32_t w[16]) {
+FL_INLINE void compress_words(uint32_t state[8], uint32_t w[16]) {
     uint32_t v[8];
     memcpy(v, state, sizeof v);
 #pragma GCC unroll 16

@@ -89,7 +89,7 @@ def for_nonce_point(nonce_point: PublicKey, u1: int, u2: int) -> Case:
 def points_beyond_the_order(count: int) -> list[PublicKey]:
     """Points with n <= x < p: their r is x - n."""
     found = []
-    for x in range(ORDER, FIELD_PRIME):
+    for x in range(ORDER + 1, FIELD_PRIME):
         if pow(x**3 + 7, (FIELD_PRIME - 1) // 2, FIELD_PRIME) == 1:
             found.append(PublicKey(bytes([2 + len(found) % 2]) + to32(x)))
         if len(found) == count:

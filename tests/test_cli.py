@@ -44,7 +44,16 @@ def test_init_makes_a_ledger_that_the_api_opens(made: Cli) -> None:
 
 def test_status_tells_where_the_ledger_stands(made: Cli) -> None:
     answer = made.json("status", made.ledger)
-    keys = {"chain_id", "engine", "height", "head", "transactions", "queue_depth", "replayed_blocks"}
+    keys = {
+        "chain_id",
+        "engine",
+        "height",
+        "first_height",
+        "head",
+        "transactions",
+        "queue_depth",
+        "replayed_blocks",
+    }
     assert keys | {"index", "blobs", "backend"} == set(answer)
     assert (answer["engine"], answer["queue_depth"], answer["replayed_blocks"]) == ("solo", 0, 0)
     assert answer["transactions"] == answer["index"]["txids"]

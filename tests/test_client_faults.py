@@ -1,4 +1,4 @@
-"""Clients of a node that is killed, cut off, slow or full: everything once, nothing lost, one typed error at the end."""
+"""Clients of a node that is killed, cut off, slow or full: all of it once, nothing lost, one typed error at the end."""
 
 import hashlib
 import json

@@ -302,9 +302,9 @@ def test_compare_names_what_differs(tmp_path: Path) -> None:
     ours.write_checkpoint(CheckpointBatch(state={b"\0a": b"1", b"\0b": b"1"}, meta={b"x": b"y"}))
     theirs.write_checkpoint(CheckpointBatch(state={b"\0b": b"2", b"\0c": b"3"}, txids={txid: 9}))
     differences = [
-        Difference("state", b"\0a", b"1", None),
-        Difference("state", b"\0b", b"1", b"2"),
-        Difference("state", b"\0c", None, b"3"),
+        Difference("state", b"\0a", keys.seal_value(b"\0a", b"1"), None),
+        Difference("state", b"\0b", keys.seal_value(b"\0b", b"1"), keys.seal_value(b"\0b", b"2")),
+        Difference("state", b"\0c", None, keys.seal_value(b"\0c", b"3")),
         Difference("txids", txid, None, keys.encode_seq(9)),
     ]
     assert ours.compare(theirs) == differences

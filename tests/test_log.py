@@ -28,6 +28,7 @@ from fastledger.errors import (
     InputError,
     LedgerClosedError,
     LedgerHaltedError,
+    NotFoundError,
     StorageFullError,
 )
 from fastledger.storage.files import FileCache, OsFiles
@@ -146,12 +147,13 @@ def test_pruning_unlinks_whole_segments_only(tmp_path: Path) -> None:
     log = new_log(tmp_path)
     refs = fill(log, 40)
     keep = next(ref for ref in refs if ref.segment == 2)
-    assert log.prune(keep) == 2
+    assert log.prune(keep) == 2 * SEGMENT
     assert log.prune(keep) == 0
     kept = [n for n, ref in enumerate(refs) if ref.segment >= 2]
-    assert heights(log) == kept
-    with pytest.raises(CorruptionError):
+    assert (heights(log), log.first_height) == (kept, kept[0])
+    with pytest.raises(NotFoundError) as caught:
         log.read(refs[0])
+    assert caught.value.code == Code.PRUNED
     log.close()
     again = reopen(tmp_path)
     assert heights(again) == kept

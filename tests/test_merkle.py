@@ -254,6 +254,57 @@ def test_consistency_proofs(size: int) -> None:
     assert consistency_proof(ENTRIES[:size], 1) == tree.consistency_proof(1)
 
 
+@pytest.mark.parametrize("size", [*range(1, 34), 64, 65, 255, 256, 257, 300, 511, 513, 1025])
+def test_all_inclusion_proofs_in_one_pass(size: int) -> None:
+    # SPEC-MERKLE-6
+    tree = MerkleTree(ENTRIES[:size])
+    proofs = tree.inclusion_proofs()
+    assert (len(proofs), proofs.depth) == (size, (size - 1).bit_length())
+    assert len(proofs.buffer) == size * proofs.depth * 32
+    for index in range(size):
+        assert proofs[index] == tree.inclusion_proof(index)
+        unused = proofs.buffer[
+            32 * (proofs.depth * index + proofs.lengths[index]) : 32 * proofs.depth * (index + 1)
+        ]
+        assert not any(unused)
+    some = tree.inclusion_proofs(size // 3, size // 2)
+    assert [some[i] for i in range(len(some))] == [proofs[size // 3 + i] for i in range(size // 2)]
+    assert some.first == size // 3
+
+
+def test_proof_ranges_outside_the_tree_are_refused() -> None:
+    tree = MerkleTree(ENTRIES[:5])
+    for first, count in ((-1, 1), (0, 6), (5, 1), (6, 0), (0, -1), (6, None), (2**70, None)):
+        with pytest.raises(ValueError, match=r"expected leaves within 0 \.\. 5"):
+            tree.inclusion_proofs(first, count)
+    assert len(tree.inclusion_proofs(5)) == len(MerkleTree([]).inclusion_proofs()) == 0
+    with pytest.raises(IndexError):
+        tree.inclusion_proofs()[5]
+    with pytest.raises(ValueError, match="nodes: expected all nodes"):
+        native_hashing.merkle_proofs(bytes(32), 2, 0, 1)
+    with pytest.raises(ValueError, match="expected leaves within"):
+        native_hashing.merkle_proofs(bytes(96), 2, 1, 2)
+
+
+@pytest.mark.parametrize("size", [32_768, 32_769, 70_001])
+def test_threads_change_nothing(size: int, backend: str) -> None:
+    # SPEC-MERKLE-1, SPEC-MERKLE-2
+    leaves = Random(6).randbytes(32 * size)
+    for scheme in ("rfc9162", "bitcoin"):
+        roots = {merkle_root(leaves, scheme, threads=threads) for threads in (1, 2, 3, None)}
+        assert len(roots) == 1
+    one, several = MerkleTree(leaves, threads=1), MerkleTree(leaves, threads=4)
+    assert one.root == several.root == merkle_root(leaves)
+    assert one.inclusion_proofs(size - 600) == several.inclusion_proofs(size - 600)
+
+
+@pytest.mark.parametrize("threads", [0, -1, 257, 1.5, "2"])
+def test_wrong_numbers_of_threads_are_refused(threads: object) -> None:
+    for function in (merkle_root, MerkleTree):
+        with pytest.raises(ValueError, match="threads: expected 1 to 256"):
+            function(ENTRIES[:2], threads=threads)  # type: ignore[operator]
+
+
 def test_proofs_outside_the_tree_are_refused() -> None:
     tree = MerkleTree(ENTRIES[:5])
     for index in (-1, 5):

@@ -1,8 +1,10 @@
 """The native scan of transactions: what it reads, what it refuses and where, and that rows stand alone."""
 
 import hashlib
+import sys
 from array import array
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import cbor2
@@ -323,6 +325,21 @@ def test_no_transactions() -> None:
 def test_offsets_are_checked(offsets: list[int]) -> None:
     with pytest.raises(ValueError, match="offsets"):
         scan_many(bytes(10), array("Q", offsets))
+
+
+def test_no_python_object_is_made_per_transaction() -> None:
+    few, many = [transaction()] * 10, [transaction()] * 2_000
+
+    def blocks_added(batch: Sequence[bytes]) -> int:
+        data, offsets = b"".join(batch), array("Q", accumulate(map(len, batch), initial=0))
+        before = sys.getallocatedblocks()
+        held = scan_many(data, offsets)
+        added = sys.getallocatedblocks() - before
+        assert held.all_ok
+        return added
+
+    blocks_added(few)
+    assert abs(blocks_added(many) - blocks_added(few)) < 20
 
 
 def test_other_types_are_refused() -> None:

@@ -28,9 +28,10 @@ LAYERS: dict[str, set[str]] = {
     "node": {"_native", "crypto", "model", "storage", "state", "consensus", "chain", "clock"},
     "rpc": {"crypto", "model", "storage", "state", "chain", "node", "clock"},
     "client": {"_native", "crypto", "model", "state", "chain", "gateway", "rpc", "clock"},
+    "bench": {"_native", "crypto"},
     "cli": {
         *("crypto", "model", "storage", "state", "chain", "node", "rpc"),
-        *("gateway", "client", "workload", "clock"),
+        *("gateway", "client", "workload", "bench", "clock"),
     },
 }
 # Layer -> the only modules that it may import of another: a client shares the node's wire forms, not its server.

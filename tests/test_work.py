@@ -1,5 +1,7 @@
 """Proof of work against Bitcoin's own chain, on every backend that this CPU has."""
 
+import threading
+import time
 from collections.abc import Iterator
 from hashlib import sha256
 from itertools import pairwise
@@ -13,6 +15,8 @@ from hypothesis import strategies as st
 from fastledger._native import work as native_work
 from fastledger._native.hashing import backends
 from fastledger.crypto.work import (
+    NonceSearch,
+    SearchControl,
     bits_to_target,
     block_work,
     check_work,
@@ -242,3 +246,110 @@ def test_search_ends_at_the_last_nonce() -> None:
 def test_search_outside_its_bounds_is_refused(target: int, start: int, count: int) -> None:
     with pytest.raises(ValueError, match="expected"):
         search_nonce(GENESIS_HEADER, target, start, count)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5, None])
+def test_threads_find_the_first_nonce(threads: int | None) -> None:
+    # SPEC-WORK-6
+    header, count = Random(8).randbytes(80), 200_000
+    for bits in (236, 240, 243):
+        target = 2**bits - 1
+        control = SearchControl()
+        expected = search_nonce(header, target, 5, count)
+        assert search_nonce(header, target, 5, count, threads=threads, control=control) == expected
+        assert not control.cancelled
+        tried = count if expected is None else expected - 4
+        assert tried <= control.hashes_done <= count
+
+
+def test_progress_counts_every_nonce() -> None:
+    control = SearchControl()
+    for done in (100_001, 200_002):
+        assert search_nonce(GENESIS_HEADER, 0, 0, 100_001, threads=3, control=control) is None
+        assert control.hashes_done == done
+
+
+def test_another_thread_cancels_a_search() -> None:
+    control, finished = SearchControl(), threading.Event()
+
+    def search() -> None:
+        assert search_nonce(GENESIS_HEADER, 0, 0, 2**32, threads=2, control=control) is None
+        finished.set()
+
+    worker = threading.Thread(target=search)
+    worker.start()
+    while control.hashes_done < 50_000:
+        time.sleep(0.001)
+    assert not finished.is_set()
+    control.cancel()
+    worker.join(timeout=60)
+    assert finished.is_set()
+    assert control.cancelled
+    # The whole range takes minutes: had cancelling no effect, this would be 2**32.
+    assert control.hashes_done < 2**31
+
+
+def test_a_cancelled_control_starts_nothing() -> None:
+    # SPEC-WORK-6
+    control = SearchControl()
+    control.cancel()
+    assert search_nonce(GENESIS_HEADER, 2**256 - 1, 0, 10, control=control) is None
+    assert control.hashes_done == 0
+
+
+@pytest.mark.parametrize("threads", [0, 257, 2.5])
+def test_search_with_wrong_threads_is_refused(threads: int) -> None:
+    with pytest.raises(ValueError, match="threads: expected 1 to 256"):
+        search_nonce(GENESIS_HEADER, 0, 0, 1, threads=threads)
+
+
+def extra_nonce_header(extra_nonce: int) -> bytes:
+    """A header whose root commits to an extra nonce."""
+    root = sha256(extra_nonce.to_bytes(8, "little")).digest()
+    return GENESIS_HEADER[:36] + root + GENESIS_HEADER[68:]
+
+
+def test_extra_nonces_roll_over() -> None:
+    # SPEC-WORK-7
+    asked = []
+
+    def make_header(extra_nonce: int) -> bytes:
+        asked.append(extra_nonce)
+        return extra_nonce_header(extra_nonce)
+
+    target, nonces = 2**247 - 1, 40
+    search = NonceSearch(make_header, target, threads=2, nonces_per_header=nonces)
+    found = search.run()
+    expected = next(
+        (extra, nonce)
+        for extra in range(10_000)
+        if (nonce := oracle_search(extra_nonce_header(extra), target, 0, nonces)) is not None
+    )
+    assert found is not None
+    assert (found.extra_nonce, found.nonce) == expected
+    assert asked == list(range(found.extra_nonce + 1))
+    assert len(asked) > 1
+    assert found.header == with_nonce(extra_nonce_header(found.extra_nonce), found.nonce)
+    assert hash_number(found.header) <= target
+    assert search.hashes_done == found.extra_nonce * nonces + found.nonce + 1
+
+
+def test_search_ends_with_its_extra_nonces_or_when_cancelled() -> None:
+    search = NonceSearch(extra_nonce_header, 0, extra_nonces=range(3), nonces_per_header=1000)
+    assert search.run() is None
+    assert search.hashes_done == 3000
+
+    endless = NonceSearch(extra_nonce_header, 0, threads=2)
+    results: list[object] = []
+    worker = threading.Thread(target=lambda: results.append(endless.run()))
+    worker.start()
+    while endless.hashes_done < 50_000:
+        time.sleep(0.001)
+    endless.cancel()
+    worker.join(timeout=60)
+    assert results == [None]
+    assert endless.cancelled
+    assert endless.run() is None
+    for nonces in (0, 2**32 + 1):
+        with pytest.raises(ValueError, match="nonces_per_header"):
+            NonceSearch(extra_nonce_header, 0, nonces_per_header=nonces)

@@ -6,8 +6,11 @@ from libc.stdlib cimport getenv
 
 
 cdef extern from "fl.h" nogil:
+    unsigned FL_THREADS_MAX
     int fl_init(const char *forced) noexcept
     const char *fl_backend_name() noexcept
+    size_t fl_backend_lanes() noexcept
+    const char *fl_backend_streams_name() noexcept
     size_t fl_backend_count() noexcept
     const char *fl_backend_name_at(size_t index) noexcept
     int fl_backend_usable(size_t index) noexcept
@@ -20,7 +23,9 @@ cdef extern from "fl.h" nogil:
     uint32_t FL_CPU_AVX2
     uint32_t FL_CPU_AVX512F
     uint32_t FL_CPU_AVX512IFMA
+    uint32_t FL_CPU_ARM_SHA2
     uint32_t fl_cpu_features() noexcept
+    uint64_t fl_multiply_chain(uint64_t count) noexcept
 
     void fl_sha256(uint8_t *out32, const uint8_t *data, size_t data_size) noexcept
     void fl_sha256_many(uint8_t *out32s, const uint8_t *data, const uint64_t *offsets, size_t count) noexcept
@@ -35,22 +40,44 @@ cdef extern from "fl.h" nogil:
         FL_MERKLE_BITCOIN
     size_t fl_merkle_scratch_size(size_t count) noexcept
     int fl_merkle_root(
-        uint8_t *out32, fl_merkle_scheme scheme, const uint8_t *leaf32s, size_t count,
+        uint8_t *out32, fl_merkle_scheme scheme, const uint8_t *leaf32s, size_t count, unsigned threads,
         uint8_t *scratch) noexcept
     size_t fl_merkle_node_count(size_t count) noexcept
     void fl_merkle_levels(
-        uint8_t *node32s, fl_merkle_scheme scheme, const uint8_t *leaf32s, size_t count) noexcept
+        uint8_t *node32s, fl_merkle_scheme scheme, const uint8_t *leaf32s, size_t count,
+        unsigned threads) noexcept
+    size_t fl_merkle_depth(size_t count) noexcept
+    void fl_merkle_proofs(
+        uint8_t *out32s, uint8_t *lengths, const uint8_t *node32s, size_t count, size_t first,
+        size_t proof_count) noexcept
 
     void fl_header_hash_many(uint8_t *out32s, const uint8_t *header80s, size_t count) noexcept
+    ctypedef struct fl_pow_control:
+        pass
+    void fl_pow_control_init(fl_pow_control *control) noexcept
+    void fl_pow_control_cancel(fl_pow_control *control) noexcept
+    int fl_pow_control_is_cancelled(fl_pow_control *control) noexcept
+    uint64_t fl_pow_control_hashes_done(fl_pow_control *control) noexcept
     int fl_pow_search(
         uint32_t *nonce, const uint8_t *header80, const uint8_t *target32, uint32_t start,
-        uint64_t count) noexcept
+        uint64_t count, unsigned threads, fl_pow_control *control) noexcept
 
 
 # A batch below this many bytes (some 25 us of hashing) keeps the GIL: when another thread is busy, a thread
 # that gave the GIL up waits a whole switch interval, 5 ms by default, to have it back.
 cdef enum:
     GIL_RELEASE_BYTES_MIN = 64 * 1024
+
+
+cdef inline unsigned choose_threads(object threads, size_t useful) except 0:
+    """``threads``, or by default one for each CPU that this process may run on, but no more than are useful."""
+    if threads is None:
+        import os
+        affinity = getattr(os, "sched_getaffinity", None)
+        threads = min(FL_THREADS_MAX, len(affinity(0)) if affinity is not None else os.cpu_count() or 1)
+    elif not isinstance(threads, int) or not 1 <= threads <= FL_THREADS_MAX:
+        raise ValueError(f"threads: expected 1 to {FL_THREADS_MAX}, got {threads!r}")
+    return max(1, min(threads, useful))
 
 
 cdef inline list usable_backends():

@@ -243,9 +243,14 @@ cdef fl_ecdsa_path default_path() except *:
 
 
 cdef int choose(object kernel, fl_ecdsa_path path) except -1:
-    cdef bytes encoded = b"" if kernel is None else kernel.encode()
-    cdef const char *name = NULL if kernel is None else <const char *>encoded
-    if not fl_batch_force(VERIFIER, name, path):
+    cdef bytes name
+    cdef int done
+    if kernel is None:
+        done = fl_batch_force(VERIFIER, NULL, path)
+    else:
+        name = kernel.encode()
+        done = fl_batch_force(VERIFIER, PyBytes_AS_STRING(name), path)
+    if not done:
         raise ValueError(f"no ECDSA kernel {kernel or ''} here that passes its start-up test")
     return 0
 

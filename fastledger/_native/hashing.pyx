@@ -19,6 +19,8 @@ from fastledger._native.c_fl cimport *
 cdef enum:
     HASH_BYTES = 32
     BLOCK_BYTES = 64
+    # Fewest leaves, some 1 ms of work, that are worth a thread.
+    THREAD_LEAVES_MIN = 16384
 
 RFC9162 = <int>FL_MERKLE_RFC9162
 RFC9162_HASHED = <int>FL_MERKLE_RFC9162_HASHED
@@ -141,22 +143,24 @@ cdef size_t acquire_leaves(object leaves, Py_buffer *view) except? 0:
     return view.len // HASH_BYTES
 
 
-def merkle_root(leaves, int scheme):
+def merkle_root(leaves, int scheme, threads=None):
     cdef Py_buffer view
     cdef size_t count = acquire_leaves(leaves, &view)
     cdef const uint8_t *leaf32s = <const uint8_t *>view.buf
     cdef uint8_t[HASH_BYTES] root
     cdef uint8_t *scratch = NULL
+    cdef unsigned workers
     cdef int done = 0
     try:
+        workers = choose_threads(threads, count // THREAD_LEAVES_MIN)
         scratch = <uint8_t *>PyMem_Malloc(fl_merkle_scratch_size(count))
         if scratch == NULL:
             raise MemoryError
         if view.len < GIL_RELEASE_BYTES_MIN:
-            done = fl_merkle_root(root, <fl_merkle_scheme>scheme, leaf32s, count, scratch)
+            done = fl_merkle_root(root, <fl_merkle_scheme>scheme, leaf32s, count, workers, scratch)
         else:
             with nogil:
-                done = fl_merkle_root(root, <fl_merkle_scheme>scheme, leaf32s, count, scratch)
+                done = fl_merkle_root(root, <fl_merkle_scheme>scheme, leaf32s, count, workers, scratch)
     finally:
         PyMem_Free(scratch)
         PyBuffer_Release(&view)
@@ -165,25 +169,46 @@ def merkle_root(leaves, int scheme):
     return PyBytes_FromStringAndSize(<char *>root, HASH_BYTES)
 
 
-def merkle_levels(leaves, bint hashed):
+def merkle_levels(leaves, bint hashed, threads=None):
     cdef Py_buffer view
     cdef size_t count = acquire_leaves(leaves, &view)
     cdef fl_merkle_scheme scheme = FL_MERKLE_RFC9162_HASHED if hashed else FL_MERKLE_RFC9162
+    cdef unsigned workers
     cdef bytes result
     cdef uint8_t *out
     try:
+        workers = choose_threads(threads, count // THREAD_LEAVES_MIN)
         result = PyBytes_FromStringAndSize(NULL, HASH_BYTES * fl_merkle_node_count(count))
         out = <uint8_t *>PyBytes_AS_STRING(result)
         if count == 0:
             return 0, result
         if view.len < GIL_RELEASE_BYTES_MIN:
-            fl_merkle_levels(out, scheme, <const uint8_t *>view.buf, count)
+            fl_merkle_levels(out, scheme, <const uint8_t *>view.buf, count, workers)
         else:
             with nogil:
-                fl_merkle_levels(out, scheme, <const uint8_t *>view.buf, count)
+                fl_merkle_levels(out, scheme, <const uint8_t *>view.buf, count, workers)
         return count, result
     finally:
         PyBuffer_Release(&view)
+
+
+def merkle_proofs(bytes nodes, size_t count, size_t first, size_t proof_count):
+    if count == 0 or <size_t>PyBytes_GET_SIZE(nodes) != HASH_BYTES * fl_merkle_node_count(count):
+        raise ValueError(f"nodes: expected all nodes of a tree of {count} leaves, got {len(nodes)} bytes")
+    if first > count or proof_count > count - first:
+        raise ValueError(f"first, count: expected leaves within 0 .. {count}, got {first} and {proof_count}")
+    cdef size_t depth = fl_merkle_depth(count)
+    cdef bytes proofs = PyBytes_FromStringAndSize(NULL, HASH_BYTES * depth * proof_count)
+    cdef bytes lengths = PyBytes_FromStringAndSize(NULL, proof_count)
+    cdef uint8_t *out = <uint8_t *>PyBytes_AS_STRING(proofs)
+    cdef uint8_t *lengths_out = <uint8_t *>PyBytes_AS_STRING(lengths)
+    cdef const uint8_t *node32s = <const uint8_t *>PyBytes_AS_STRING(nodes)
+    if HASH_BYTES * depth * proof_count < GIL_RELEASE_BYTES_MIN:
+        fl_merkle_proofs(out, lengths_out, node32s, count, first, proof_count)
+    else:
+        with nogil:
+            fl_merkle_proofs(out, lengths_out, node32s, count, first, proof_count)
+    return depth, proofs, lengths
 
 
 cdef tuple CPU_FEATURE_NAMES = (
@@ -195,6 +220,7 @@ cdef tuple CPU_FEATURE_NAMES = (
     (FL_CPU_AVX2, "avx2"),
     (FL_CPU_AVX512F, "avx512f"),
     (FL_CPU_AVX512IFMA, "avx512ifma"),
+    (FL_CPU_ARM_SHA2, "sha2"),
 )
 
 
@@ -203,12 +229,24 @@ def cpu_features():
     return [name for bit, name in CPU_FEATURE_NAMES if found & bit]
 
 
+def multiply_chain(uint64_t count):
+    return fl_multiply_chain(count)
+
+
 def backends():
     return usable_backends()
 
 
 def backend():
     return fl_backend_name().decode()
+
+
+def backend_lanes():
+    return fl_backend_lanes()
+
+
+def backend_streams():
+    return fl_backend_streams_name().decode()
 
 
 def force_backend(name):

@@ -9,6 +9,8 @@ from fastledger._native.c_fl cimport *
 cdef enum:
     HASH_BYTES = 32
     HEADER_BYTES = 80
+    # Fewest nonces, two slices of the search, that are worth a thread.
+    THREAD_NONCES_MIN = 32768
 
 cdef uint64_t NONCE_END = <uint64_t>1 << 32
 
@@ -54,12 +56,37 @@ cdef int encode_target(uint8_t *target32, object target) except -1:
     return 0
 
 
-def search_nonce(header80, target, start, count):
+cdef class SearchControl:
+    """Cancels a search, and tells how far it is, from any thread."""
+
+    cdef fl_pow_control state
+
+    def __cinit__(self):
+        fl_pow_control_init(&self.state)
+
+    def cancel(self):
+        """Ask the search to end; it does within milliseconds. A control that was cancelled stays so."""
+        fl_pow_control_cancel(&self.state)
+
+    @property
+    def cancelled(self):
+        """Whether `cancel` was called."""
+        return bool(fl_pow_control_is_cancelled(&self.state))
+
+    @property
+    def hashes_done(self):
+        """Nonces tried so far, in all searches that used this control."""
+        return fl_pow_control_hashes_done(&self.state)
+
+
+def search_nonce(header80, target, start, count, threads, SearchControl control):
     cdef uint8_t[HEADER_BYTES] header
     cdef uint8_t[32] bound
     cdef uint32_t nonce = 0
     cdef uint32_t first
     cdef uint64_t nonces
+    cdef unsigned workers
+    cdef fl_pow_control *shared = NULL if control is None else &control.state
     cdef int found
     copy_header(header, header80)
     encode_target(bound, target)
@@ -67,12 +94,13 @@ def search_nonce(header80, target, start, count):
         raise ValueError("start, count: expected integers")
     if start < 0 or count < 0 or start + count > NONCE_END:
         raise ValueError(f"start, count: expected nonces within 0 .. 2**32, got {start} and {count}")
+    workers = choose_threads(threads, count // THREAD_NONCES_MIN)
     if count == 0:
         return None
     first = start
     nonces = count
     with nogil:
-        found = fl_pow_search(&nonce, header, bound, first, nonces)
+        found = fl_pow_search(&nonce, header, bound, first, nonces, workers, shared)
     return nonce if found else None
 
 

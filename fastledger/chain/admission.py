@@ -51,16 +51,18 @@ class CpuShare:
     A batch alone takes them all; beside others it takes its part, and leaves the executor room to run.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, threads: int | None = None) -> None:
+        """``threads``: how many there are to divide; None: one for each CPU."""
         self._lock = threading.Lock()
         self._batches = 0
+        self._threads = threads or default_threads()
 
     @contextmanager
     def threads(self) -> Iterator[int]:
         """How many threads a batch that begins now should verify on."""
         with self._lock:
             self._batches += 1
-            share = max(1, default_threads() // self._batches)
+            share = max(1, self._threads // self._batches)
         try:
             yield share
         finally:

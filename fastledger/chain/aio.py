@@ -8,8 +8,9 @@ from typing import Any, Self, TypeVar
 
 from fastledger.chain.ledger import Ledger, LedgerOptions
 from fastledger.chain.outcome import Outcome
+from fastledger.chain.pace import Progress
 from fastledger.chain.query import Entry, Page, Query
-from fastledger.chain.replay import Progress, VerifyReport
+from fastledger.chain.verify import VerifyReport
 from fastledger.crypto.signing import SigningKey
 from fastledger.model.genesis import Authority
 from fastledger.model.transaction import Transaction

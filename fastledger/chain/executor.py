@@ -269,9 +269,12 @@ class Executor:
     def _known_outcome(self, txid: bytes, seq: int) -> Outcome:
         """The verdict that a transaction got when it entered the chain."""
         height, entry = self.store.entry_of_seq(seq)
-        block = Block.decode(self._log.read(entry.ref))
         index = seq - entry.first_seq
-        return Outcome(txid, Code(block.result(index)), height, index, duplicate=True)
+        if height < self._log.first_height:
+            code = self.store.code_of_seq(seq)
+        else:
+            code = Code(Block.decode(self._log.read(entry.ref)).result(index))
+        return Outcome(txid, code, height, index, duplicate=True)
 
     def _roots(self, txids: bytes, execution: Execution) -> Roots:
         entries, offsets = result_entries(txids, execution.results)

@@ -23,20 +23,16 @@ from typing_extensions import Buffer
 from fastledger.chain.admission import CpuShare, admit, cut_sequence, lay_out, scan_batch
 from fastledger.chain.envelopes import Collected, Envelopes, Pins, ReadGrant, access_body, check_granted
 from fastledger.chain.executor import Executor, Position
+from fastledger.chain.keeper import Keeper
+from fastledger.chain.keeping import Keeping
 from fastledger.chain.metrics import StageTimes
 from fastledger.chain.node_key import load_node_key, save_node_key
 from fastledger.chain.outcome import Outcome
 from fastledger.chain.pipeline import Pipeline, Submission
 from fastledger.chain.query import Entry, Page, Query, load_entry, run_query
-from fastledger.chain.replay import (
-    Progress,
-    VerifyReport,
-    checkpoint_position,
-    damaged_block,
-    replay_log,
-    verify_all,
-)
-from fastledger.chain.store import ChainStore, Durable, Layer
+from fastledger.chain.replay import checkpoint_position, damaged_block, replay_log
+from fastledger.chain.snapshots import erased_envelopes, open_index_and_log
+from fastledger.chain.store import NOWHERE, ChainStore, Durable, Layer
 from fastledger.clock import system_clock_ms
 from fastledger.consensus.engine import Engine
 from fastledger.consensus.solo import SoloEngine
@@ -85,38 +81,41 @@ class LedgerOptions:
 
     ``require_blobs``: a record enters only when its envelope is in this node's blob store; a node that keeps
     envelopes elsewhere turns it off. Checkpoints are begun at so many transactions or bytes of memory.
+    ``verify_threads`` (None: one for each CPU) verify signatures.
     """
 
     require_blobs: bool = True
     checkpoint_transactions: int = CHECKPOINT_TRANSACTIONS
     checkpoint_bytes: int = CHECKPOINT_BYTES
+    verify_threads: int | None = None
     clock_ms: Callable[[], int] = system_clock_ms
 
 
-class Ledger:
+class Ledger(Keeping):
     """An open ledger; make one with :meth:`create` or :meth:`open`."""
 
     def __init__(
-        self, directory: LedgerDirectory, genesis: Genesis, key: SigningKey, options: LedgerOptions
+        self, directory: LedgerDirectory, genesis: Genesis, key: SigningKey | None, options: LedgerOptions
     ) -> None:
         """Takes over an open directory; use :meth:`create` or :meth:`open`."""
         self.genesis = genesis
         self.options = options
+        self.is_replica = key is None
+        self._now_ms = options.clock_ms
         self.times = StageTimes()
         self._directory = directory
         self._closed = False
-        self._cpu_share = CpuShare()
+        self._cpu_share = CpuShare(options.verify_threads)
         self._listeners: tuple[Listener, ...] = ()
         self._closing = threading.Lock()
         self._engine: Engine = SoloEngine(genesis.proposers)
         self._read_block = lru_cache(maxsize=_BLOCK_CACHE)(self._load_block)
+        self._forget_blocks = self._read_block.cache_clear
         with ExitStack() as undo:
             undo.callback(directory.close)
-            self._index = Index.open(directory.index_path, genesis.chain_id)
+            directory.clear_tmp()
+            self._index, self._log, restored = open_index_and_log(directory, genesis.chain_id)
             undo.callback(self._index.close)
-            checkpoint = checkpoint_position(self._index, directory.index_path)
-            scan_from = None if checkpoint is None else checkpoint.ref
-            self._log = SegmentLog.open(directory.root, genesis.chain_id, scan_from=scan_from)
             undo.callback(self._log.close)
             self._blobs = BlobStore.open(directory.blobs_path)
             undo.callback(self._blobs.close)
@@ -125,7 +124,7 @@ class Ledger:
             self._executor = Executor(
                 genesis=genesis, store=self._store, log=self._log, engine=self._engine, key=key
             )
-            self._catch_up(checkpoint)
+            self._catch_up(checkpoint_position(self._index, directory.index_path), restored=restored)
             self._pipeline = Pipeline(
                 executor=self._executor,
                 store=self._store,
@@ -145,24 +144,39 @@ class Ledger:
                 clock_ms=options.clock_ms,
                 check_running=self._pipeline.check_running,
             )
+            self._keeper = Keeper(
+                directory=directory,
+                genesis=genesis,
+                engine=self._engine,
+                log=self._log,
+                index=self._index,
+                blobs=self._blobs,
+                store=self._store,
+                pipeline=self._pipeline,
+                envelopes=self._envelopes,
+            )
             # What closes the parts, in reverse order, whether opening fails or the user closes.
             self._parts = undo.pop_all()
 
-    def _catch_up(self, checkpoint: Position | None) -> None:
+    def _catch_up(self, checkpoint: Position | None, *, restored: bool) -> None:
         """From the checkpoint to the end of the log."""
         if checkpoint is not None:
-            if self._log.end.height < checkpoint.tip.height:
+            # Restored from a snapshot alone, the log may hold nothing yet.
+            if max(self._log.end.height, self._log.first_height - 1) < checkpoint.tip.height:
                 raise CorruptionError(
                     f"ends at height {self._log.end.height}, the index at {checkpoint.tip.height}",
                     path=str(self._directory.log_path),
                 )
-            if self._load_block(checkpoint.ref).block_id != checkpoint.tip.block_id:
+            placed = checkpoint.ref != NOWHERE
+            if placed and self._load_block(checkpoint.ref).block_id != checkpoint.tip.block_id:
                 raise CorruptionError(
                     "holds another chain's checkpoint: reindex", path=str(self._directory.index_path)
                 )
             self._executor.resume(checkpoint)
             tip = checkpoint.tip
             self._store.durable = Durable(tip.height, tip.block_id, checkpoint.next_seq)
+            if restored:
+                self.erase_again()
         elif self._log.end.height < 0:
             self._executor.start()
             self._log.sync()
@@ -170,6 +184,11 @@ class Ledger:
         self.replayed_blocks = replay_log(
             self._executor, self._store, self._log, settled=lambda appended: self._erase(appended.erased)
         )
+
+    def erase_again(self) -> None:
+        """Erases what every erased record names, as a replay would: for who restores envelopes from elsewhere."""
+        with self._index.snapshot() as view:
+            self._erase(list(erased_envelopes(view)))
 
     def _erase(self, digests: Sequence[bytes]) -> None:
         for digest in digests:
@@ -214,18 +233,20 @@ class Ledger:
         *,
         node_key: SigningKey | None = None,
         password: str | None = None,
+        replica: bool = False,
         options: LedgerOptions | None = None,
     ) -> Self:
         """Opens the ledger in ``path``: takes its lock, replays the log from the last checkpoint.
 
+        A ``replica`` needs no node key: it answers everything and takes nothing in.
         Raises ``LedgerLockedError`` where it is open already, ``CorruptionError`` where bytes are not what was
         written, ``KeystoreError`` for a wrong ``password``, ``NotFoundError`` where there is no ledger.
         """
         directory = LedgerDirectory.open(Path(path))
         try:
             genesis = Genesis.decode(directory.read_genesis())
-            key = node_key or load_node_key(directory.node_key_path, password)
-            if key.public_key not in genesis.proposers:
+            key = None if replica else node_key or load_node_key(directory.node_key_path, password)
+            if key is not None and key.public_key not in genesis.proposers:
                 raise InputError("the node's key is not a proposer of this chain", code=Code.NOT_AUTHORISED)
         except BaseException:
             directory.close()
@@ -239,9 +260,13 @@ class Ledger:
         *,
         node_key: SigningKey | None = None,
         password: str | None = None,
+        replica: bool = False,
         options: LedgerOptions | None = None,
     ) -> Self:
-        """Throws the indexes away, rebuilds them from log and packs, and returns the open ledger."""
+        """Throws the indexes away, rebuilds them from log and packs, and returns the open ledger.
+
+        A pruned log rebuilds them from the snapshot that pruning kept.
+        """
         directory = LedgerDirectory.open(Path(path))
         try:
             # In this order: whatever erasure the second forgets, the whole log, executed again, does again.
@@ -249,7 +274,7 @@ class Ledger:
             BlobStore.destroy_index(directory.blobs_path)
         finally:
             directory.close()
-        ledger = cls.open(path, node_key=node_key, password=password, options=options)
+        ledger = cls.open(path, node_key=node_key, password=password, replica=replica, options=options)
         ledger.checkpoint()
         return ledger
 
@@ -259,6 +284,7 @@ class Ledger:
             if self._closed:
                 return
             self._closed = True
+            self._keeper.close()
             try:
                 self._pipeline.close()
             finally:
@@ -302,7 +328,7 @@ class Ledger:
 
         ``wait``: a full queue blocks instead of raising ``LedgerBusyError``.
         """
-        self._pipeline.check_running()
+        self._check_takes()
         if blobs:
             with self.times.stage("blobs"):
                 self._envelopes.put(blobs)
@@ -316,8 +342,13 @@ class Ledger:
 
         Raises ``InputError`` naming the byte where the sequence breaks; nothing of it is taken then.
         """
-        self._pipeline.check_running()
+        self._check_takes()
         return self._begin(data, cut_sequence(data), wait=wait)
+
+    def _check_takes(self) -> None:
+        self._pipeline.check_running()
+        if self.is_replica:
+            raise InputError("a replica takes nothing in", code=Code.NOT_AUTHORISED)
 
     def _begin(self, data: bytes, offsets: Buffer, *, wait: bool) -> Submission:
         pins = Pins(self._envelopes)
@@ -438,12 +469,22 @@ class Ledger:
         return self._store.durable.block_id
 
     @property
+    def state_root(self) -> bytes:
+        """The 32-byte state root after the newest durable block."""
+        return self._keeper.state_root()
+
+    @property
     def transaction_count(self) -> int:
         """How many transactions are durable."""
         return self._store.durable.next_seq
 
+    @property
+    def first_height(self) -> int:
+        """The lowest height whose block is kept: more than 0 on a pruned ledger."""
+        return self._log.first_height
+
     def block(self, height: int) -> Block:
-        """The durable block at ``height``; raises ``NotFoundError``."""
+        """The durable block at ``height``; raises ``NotFoundError``, with the code PRUNED for one that was pruned."""
         return self.block_and_first_seq(height)[0]
 
     def block_and_first_seq(self, height: int) -> tuple[Block, int]:
@@ -454,10 +495,12 @@ class Ledger:
                 entry = snapshot.block_entry(height)
         if entry is None:
             raise NotFoundError(f"there is no block at height {height}")
+        if height < self.first_height:
+            raise NotFoundError(f"the block at height {height} was pruned", code=Code.PRUNED)
         return self._read_block(entry.ref), entry.first_seq
 
     def get(self, txid: bytes) -> Entry:
-        """The transaction ``txid``; raises ``NotFoundError``."""
+        """The transaction ``txid``; raises ``NotFoundError``, with the code PRUNED where its block was pruned."""
         with self._store.snapshot() as snapshot:
             seq = snapshot.seq_of_txid(txid)
             if seq is None or seq >= snapshot.end_seq:
@@ -468,7 +511,7 @@ class Ledger:
         """A page of the transactions that meet ``query`` (or the conditions of one, as keywords)."""
         query = query or Query(**conditions)
         with self._store.snapshot() as snapshot:
-            return run_query(query, snapshot, self._read_block)
+            return run_query(query, snapshot, self._read_block, first_height=self.first_height)
 
     def prove(self, txid: bytes) -> bytes:
         """The transparent statement of ``txid``: transaction and receipt in one, verifiable offline.
@@ -481,6 +524,8 @@ class Ledger:
         return make_statement(entry.encoded, make_receipt(block, txids, entry.index))
 
     def _load_block(self, ref: FrameRef) -> Block:
+        if ref == NOWHERE:
+            raise NotFoundError("the block was pruned", code=Code.PRUNED)
         payload = self._log.read(ref)
         try:
             return Block.decode(payload)
@@ -539,28 +584,13 @@ class Ledger:
         """Writes everything durable to the index, so that the next opening replays nothing."""
         self._pipeline.checkpoint()
 
-    def verify(self, progress: Progress | None = None) -> VerifyReport:
-        """Re-checks every byte, signature and root from disk while submissions wait.
-
-        ``progress`` is called with (stage, done, total).
-        """
-        with self._envelopes.quiet(), self._pipeline.paused():
-            self._pipeline.checkpoint_paused()
-            return verify_all(
-                genesis=self.genesis,
-                engine=self._engine,
-                log=self._log,
-                index=self._index,
-                blobs=self._blobs,
-                progress=progress,
-            )
-
     def status(self) -> dict[str, Any]:
         """Figures for people and metrics."""
         return {
             "chain_id": self.chain_id.hex(),
             "engine": self.genesis.engine,
             "height": self.height,
+            "first_height": self.first_height,
             "head": self.head.hex(),
             "transactions": self.transaction_count,
             "queue_depth": self._pipeline.queue_depth,

@@ -25,6 +25,12 @@ def save_node_key(path: Path, key: SigningKey, password: str | None) -> None:
         os.fsync(file.fileno())
 
 
+def is_sealed(path: Path) -> bool:
+    """Whether a password is needed to read the key."""
+    with path.open("rb") as file:
+        return file.read(len(_PLAIN_HEAD)) != _PLAIN_HEAD
+
+
 def load_node_key(path: Path, password: str | None) -> SigningKey:
     """Reads the key; raises ``KeystoreError`` where it is absent, damaged, or the password is wrong or missing."""
     try:

@@ -315,6 +315,16 @@ class Pipeline:
         with self.paused():
             self.checkpoint_paused()
 
+    def checkpoint_behind(self) -> None:
+        """Writes what is durable now to the index while submissions go on, which wait only until it has begun."""
+        with self.paused():
+            self._store.renew()
+            self._begin_checkpoint(0, 0)
+        with self._changed:
+            while self._frozen is not None and self._failure is None:
+                self._changed.wait()
+            self._raise_if_ended()
+
     def checkpoint_paused(self) -> None:
         """The same, for a caller that holds :meth:`paused`."""
         self._store.renew()

@@ -125,11 +125,18 @@ class Page:
         return len(self.entries)
 
 
-def run_query(query: Query, snapshot: Snapshot, read_block: Callable[[FrameRef], Block]) -> Page:
-    """Evaluates ``query``; raises ``InputError`` with ``BAD_QUERY`` where it makes no sense."""
+def run_query(
+    query: Query, snapshot: Snapshot, read_block: Callable[[FrameRef], Block], *, first_height: int = 0
+) -> Page:
+    """Evaluates ``query`` over the blocks from ``first_height`` on, those before having been pruned.
+
+    Raises ``InputError`` with ``BAD_QUERY`` where it makes no sense.
+    """
     if not 1 <= query.limit <= QUERY_PAGE_MAX:
         raise InputError(f"limit is 1 to {QUERY_PAGE_MAX}", code=Code.BAD_QUERY)
     start_seq, end_seq = _range(query, snapshot)
+    if first_height:
+        start_seq = max(start_seq, _first_seq(snapshot, first_height))
     entries: list[Entry] = []
     for seq in _matching(query, snapshot, start_seq, end_seq):
         entry = load_entry(snapshot, read_block, seq)

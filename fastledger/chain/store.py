@@ -20,14 +20,17 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from fastledger._native.lmdb_batch import find_postings
-from fastledger.errors import CorruptionError
+from fastledger.errors import Code, CorruptionError
 from fastledger.limits import STATE_CACHE_ENTRIES_MAX
+from fastledger.state.terms import code_term
 from fastledger.state.view import Writes
 from fastledger.storage.index import CheckpointBatch, Index, IndexView
 from fastledger.storage.keys import TermLog
 from fastledger.storage.log import FrameRef
 
 _ENTRY_BYTES = 64
+# The place of a block that this node's log does not hold: no frame begins where a segment's header stands.
+NOWHERE = FrameRef(0, 0, 0)
 _WRITE_BYTES = 220
 
 
@@ -151,6 +154,13 @@ class Snapshot:
                 return overlay.state[key]
         return self._index.get_state(key)
 
+    def meta(self, name: bytes) -> bytes | None:
+        """What the newest durable block, or the checkpoint before, left under ``name``."""
+        for overlay in self._overlays:
+            if name in overlay.meta:
+                return overlay.meta[name]
+        return self._index.get_meta(name)
+
     def get_states(self, keys: Sequence[bytes]) -> dict[bytes, bytes | None]:
         """The state values of many keys."""
         # One by one: a batch read drops the GIL, and the ledger may be closed by another thread meanwhile.
@@ -270,6 +280,12 @@ class ChainStore:
         if found is None:
             raise LookupError(f"no block holds transaction number {seq}")
         return found
+
+    def code_of_seq(self, seq: int) -> Code:
+        """The verdict on a transaction whose block was pruned: refusals stand in the postings (SPEC-PRUNE-3)."""
+        found = Snapshot(self._overlays, self._reader, seq + 1)
+        refusals = (code for code in Code if 200 <= code < 300)
+        return next((code for code in refusals if found.has_posting(code_term(code), seq)), Code.OK)
 
     def push(self, layer: Layer) -> None:
         """Adds an appended block on top; for the executor's thread."""

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 from fastledger.chain.ledger import Ledger
-from fastledger.chain.replay import Progress, VerifyReport
+from fastledger.chain.pace import Progress
+from fastledger.chain.verify import VerifyReport
 from fastledger.client.api import LedgerApi
 from fastledger.client.wallet import Wallet
 from fastledger.errors import LedgerError, UnreachableError

@@ -30,8 +30,9 @@ RECEIPT_BYTES_MAX = 1024 * 1024
 @command_options
 def init(output: Output, target: Target, keystore_path: Path, password_file: Path | None) -> None:
     """Make a solo ledger in LEDGER, with a regulator and an endorsed organisation in a new keystore."""
+    path = target.path
     password = read_password(password_file, confirm=True)
-    output.answer(make_ledger(target.path, keystore_path, password), "A new ledger")
+    output.answer(make_ledger(path, keystore_path, password), "A new ledger")
 
 
 def make_ledger(ledger_path: Path, keystore_path: Path, password: str) -> dict[str, str]:
@@ -106,7 +107,7 @@ def query(output: Output, target: Target, code: str | None, **conditions: Any) -
     """Find transactions in LEDGER that meet all the conditions."""
     from fastledger.chain.query import Query
 
-    with target.open() as ledger:
+    with target.open(replica=True) as ledger:
         page = ledger.query(Query(code=None if code is None else parse_code(code), **conditions))
         entries = [
             {
@@ -145,7 +146,7 @@ def parse_code(text: str) -> Code:
 @command_options
 def prove(output: Output, target: Target, txid: bytes, out: Path) -> None:
     """Write the receipt of transaction TXID: a transparent statement that verifies offline."""
-    with target.open() as ledger:
+    with target.open(replica=True) as ledger:
         statement = ledger.prove(txid)
     try:
         out.write_bytes(statement)
@@ -202,7 +203,7 @@ def _read(path: Path) -> bytes:
 @command_options
 def verify(output: Output, target: Target) -> None:
     """Re-check every byte, signature, root and seal of LEDGER, and rebuild its index to compare."""
-    with target.open() as ledger, output.progress("verify") as bar:
+    with target.open(replica=True) as ledger, output.progress("verify") as bar:
         report = ledger.verify(lambda stage, done, total: bar.update(done, total, stage))
     output.answer(
         {
@@ -225,7 +226,7 @@ def reindex(output: Output, target: Target) -> None:
     """Throw the index of LEDGER away and rebuild it from the log."""
     from fastledger.chain.ledger import Ledger
 
-    with Ledger.reindex(target.path) as ledger:
+    with Ledger.reindex(target.path, replica=True) as ledger:
         output.answer(
             {
                 "height": ledger.height,

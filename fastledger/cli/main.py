@@ -2,8 +2,10 @@
 
 import click
 
+from fastledger.cli.bench import bench
 from fastledger.cli.certs import certs
 from fastledger.cli.demo import demo
+from fastledger.cli.keeping import backup, collect_orphans, export, import_, prune, restore, snapshot
 from fastledger.cli.keys import keys
 from fastledger.cli.ledger import init, prove, query, reindex, status, verify, verify_receipt
 from fastledger.cli.node import config, node
@@ -21,7 +23,8 @@ def main() -> None:
 
 COMMANDS = (
     *(init, demo, ingest, read, submit, query, follow, prove, verify_receipt, verify, reindex, status),
-    *(keys, node, config, certs, top),
+    *(keys, node, config, certs, top, bench),
+    *(backup, restore, prune, export, import_, snapshot, collect_orphans),
 )
 for command in COMMANDS:
     main.add_command(command)

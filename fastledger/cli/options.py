@@ -63,13 +63,16 @@ class Target:
             raise click.UsageError("this command works on a ledger directory, not on a node")
         return Path(self.place)
 
-    def open(self) -> "Ledger | Client":
-        """The open ledger, or a client that the node has answered; both are a context and a ``LedgerApi``."""
+    def open(self, *, replica: bool = False) -> "Ledger | Client":
+        """The open ledger, or a client that the node has answered; both are a context and a ``LedgerApi``.
+
+        ``replica``: a ledger is opened without its key, to be read.
+        """
         if self.is_node:
             return self.connect()
         from fastledger.chain.ledger import Ledger
 
-        return Ledger.open(self.path)
+        return Ledger.open(self.path, replica=replica)
 
     def connect(self) -> "Client":
         """A client of the node."""

@@ -6,8 +6,9 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from fastledger.chain.pace import Progress
 from fastledger.chain.query import Entry, Page, Query
-from fastledger.chain.replay import Progress, VerifyReport
+from fastledger.chain.verify import VerifyReport
 from fastledger.client import views
 from fastledger.client.calls import Calls
 from fastledger.client.faults import error_of

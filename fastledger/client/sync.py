@@ -12,8 +12,9 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from fastledger.chain.outcome import Outcome
+from fastledger.chain.pace import Progress
 from fastledger.chain.query import Entry, Page, Query
-from fastledger.chain.replay import Progress, VerifyReport
+from fastledger.chain.verify import VerifyReport
 from fastledger.client.aio import IN_FLIGHT, AsyncClient, ClientOptions
 from fastledger.client.follow import FollowEvent, FollowPage
 from fastledger.client.http import ClientTls

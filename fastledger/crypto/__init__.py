@@ -3,6 +3,7 @@
 from typing import Any
 
 from fastledger._native.ecdsa import ecdsa_backend, verify_batch
+from fastledger._native.work import SearchControl
 from fastledger.crypto.hashing import hashing_backend, sha256_many
 from fastledger.crypto.merkle import (
     HistoryTree,
@@ -13,10 +14,12 @@ from fastledger.crypto.merkle import (
     verify_consistency,
     verify_inclusion,
 )
-from fastledger.crypto.work import search_nonce
+from fastledger.crypto.work import NonceSearch, search_nonce
 
 __all__ = [
     "HistoryTree",
+    "NonceSearch",
+    "SearchControl",
     "backend",
     "consistency_proof",
     "inclusion_proof",

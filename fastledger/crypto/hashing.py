@@ -15,6 +15,8 @@ class HashingBackend(TypedDict):
     """What `hashing_backend` reports."""
 
     sha256: str
+    sha256_lanes: int
+    sha256_streams: str
     usable: list[str]
     cpu: list[str]
 
@@ -39,6 +41,14 @@ def sha256_many(buffer: "Buffer", offsets: "Iterable[int] | Buffer") -> bytes:
 def hashing_backend() -> HashingBackend:
     """The native backend in use, those usable on this CPU (fastest first), and the CPU's features.
 
-    The environment variable ``FASTLEDGER_NATIVE`` forces one by name at import.
+    ``sha256_lanes`` is how many messages it hashes side by side at most, ``sha256_streams`` which backend's code
+    hashes those that are too few for its lanes. The environment variable ``FASTLEDGER_NATIVE`` forces a backend
+    by name at import: ``portable``, ``avx2``, ``shani``, ``avx512`` or ``armv8``, as far as compiled in and usable.
     """
-    return {"sha256": _hashing.backend(), "usable": _hashing.backends(), "cpu": _hashing.cpu_features()}
+    return {
+        "sha256": _hashing.backend(),
+        "sha256_lanes": _hashing.backend_lanes(),
+        "sha256_streams": _hashing.backend_streams(),
+        "usable": _hashing.backends(),
+        "cpu": _hashing.cpu_features(),
+    }

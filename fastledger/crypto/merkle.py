@@ -10,6 +10,7 @@ have exactly the length that its sizes call for. Nothing is included in an empty
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Literal, Self
 
@@ -49,7 +50,11 @@ def leaf_hashes(buffer: "Buffer", offsets: "Iterable[int] | Buffer") -> bytes:
 
 
 def merkle_root(
-    leaves: "Buffer | Iterable[bytes]", scheme: Scheme = "rfc9162", *, hashed: bool = False
+    leaves: "Buffer | Iterable[bytes]",
+    scheme: Scheme = "rfc9162",
+    *,
+    hashed: bool = False,
+    threads: int | None = None,
 ) -> bytes:
     """Root over n leaves of 32 bytes, given as one contiguous buffer or as a sequence of ``bytes``.
 
@@ -59,30 +64,64 @@ def merkle_root(
             Bitcoin's rule gives some lists with repeated ids the root of a shorter list (CVE-2012-2459), so
             whoever checks a foreign block must refuse repeated ids.
         hashed: the leaves are leaf hashes already (RFC 9162 only).
+        threads: how many may work on a large tree, at most 256; by default one for each CPU that this process
+            may run on. Each gets at least 16,384 leaves.
 
     Raises:
-        ValueError: another shape or scheme, or no leaves under ``"bitcoin"``; the RFC 9162 root of no leaves
-            is `EMPTY_ROOT`.
+        ValueError: another shape, scheme or number of threads, or no leaves under ``"bitcoin"``; the RFC 9162
+            root of no leaves is `EMPTY_ROOT`.
     """
     if scheme == "bitcoin":
         if hashed:
             raise ValueError("hashed: expected False under the bitcoin scheme, which has no leaf hashes")
-        return _hashing.merkle_root(leaves, _hashing.BITCOIN)
+        return _hashing.merkle_root(leaves, _hashing.BITCOIN, threads)
     if scheme != "rfc9162":
         raise ValueError(f"scheme: expected 'rfc9162' or 'bitcoin', got {scheme!r}")
-    return _hashing.merkle_root(leaves, _hashing.RFC9162_HASHED if hashed else _hashing.RFC9162)
+    return _hashing.merkle_root(leaves, _hashing.RFC9162_HASHED if hashed else _hashing.RFC9162, threads)
+
+
+@dataclass(frozen=True, slots=True)
+class InclusionProofs:
+    """Proofs of consecutive leaves in one buffer, as `MerkleTree.inclusion_proofs` gives them.
+
+    Proof i belongs to leaf ``first + i`` and takes ``depth * 32`` bytes of ``buffer``, n x depth x 32 in all:
+    ``lengths[i]`` hashes, lowest first, and zeros after them where the leaf's path is shorter than the tree is
+    deep.
+    """
+
+    first: int
+    depth: int
+    buffer: bytes
+    lengths: bytes
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, index: int) -> list[bytes]:
+        """Proof ``index`` as `verify_inclusion` wants it.
+
+        Raises:
+            IndexError: there is no such proof.
+        """
+        if not 0 <= index < len(self.lengths):
+            raise IndexError(f"proof {index} of {len(self.lengths)}")
+        start = index * self.depth * HASH_BYTES
+        ends = range(start + HASH_BYTES, start + HASH_BYTES * (self.lengths[index] + 1), HASH_BYTES)
+        return [self.buffer[end - HASH_BYTES : end] for end in ends]
 
 
 class MerkleTree:
     """An RFC 9162 tree with all its nodes in memory (some 64 bytes a leaf), for many proofs of one list."""
 
-    def __init__(self, leaves: "Buffer | Iterable[bytes]", *, hashed: bool = False) -> None:
-        """Builds the tree over leaves shaped as for `merkle_root`.
+    def __init__(
+        self, leaves: "Buffer | Iterable[bytes]", *, hashed: bool = False, threads: int | None = None
+    ) -> None:
+        """Builds the tree over leaves shaped, and with threads, as for `merkle_root`.
 
         Raises:
-            ValueError: another shape.
+            ValueError: another shape or number of threads.
         """
-        size, self._nodes = _hashing.merkle_levels(leaves, hashed)
+        size, self._nodes = _hashing.merkle_levels(leaves, hashed, threads)
         self._level_sizes: list[int] = []
         self._level_starts: list[int] = []  # in nodes
         start = 0
@@ -111,6 +150,26 @@ class MerkleTree:
         if not 0 <= leaf_index < self.size:
             raise ValueError(f"leaf_index: expected 0 <= leaf_index < {self.size}, got {leaf_index}")
         return self._siblings(0, leaf_index)
+
+    def inclusion_proofs(self, first: int = 0, count: int | None = None) -> InclusionProofs:
+        """The proofs of leaves first .. first + count - 1, or to the last one, in one native pass.
+
+        They take count x depth x 32 bytes: some 670 MB for all of 2^20 leaves, which is what the range is for.
+
+        Raises:
+            ValueError: the tree has no such leaves.
+        """
+        left = self.size - first
+        if first < 0 or left < 0 or not 0 <= (left if count is None else count) <= left:
+            raise ValueError(
+                f"first, count: expected leaves within 0 .. {self.size}, got {first} and {count}"
+            )
+        if self.size == 0:
+            return InclusionProofs(0, 0, b"", b"")
+        depth, buffer, lengths = _hashing.merkle_proofs(
+            self._nodes, self.size, first, left if count is None else count
+        )
+        return InclusionProofs(first, depth, buffer, lengths)
 
     def consistency_proof(self, first_size: int) -> list[bytes]:
         """PROOF(first_size, D_size) of RFC 9162 section 2.1.4.1: that the tree of then grew into this one.

@@ -9,7 +9,7 @@ from typing import Self
 
 from coincurve import PrivateKey
 
-from fastledger._native.ecdsa import ecdsa_backend, resize_key_cache, verify_batch
+from fastledger._native.ecdsa import ecdsa_backend, resize_key_cache, set_table_memory, verify_batch
 from fastledger.errors import Code, InputError, TransactionError
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "ecdsa_backend",
     "normalize_low_s",
     "resize_key_cache",
+    "set_table_memory",
     "verify_batch",
     "verify_one",
 ]

@@ -5,16 +5,23 @@ bytes little-endian. Its hash is SHA256d of it; *internal order* is the order in
 bytes, and as a number the hash is read little-endian.
 """
 
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from fastledger._native import work as _work
+from fastledger._native.work import SearchControl
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 HEADER_BYTES = 80
+NONCES = 2**32
+EXTRA_NONCES = 2**64
 
+_RANGE_NONCES = 2**22
+_NONCE_OFFSET = 76
 _BITS_OFFSET = 72
 _MANTISSA_MASK = 0x007FFFFF
 _SIGN_BIT = 0x00800000
@@ -101,15 +108,119 @@ def check_work(header80: bytes) -> bool:
     return int.from_bytes(digest, "little") <= target
 
 
-def search_nonce(header80: "Buffer", target: int, start: int, count: int) -> int | None:
+def search_nonce(
+    header80: "Buffer",
+    target: int,
+    start: int,
+    count: int,
+    *,
+    threads: int | None = 1,
+    control: SearchControl | None = None,
+) -> int | None:
     """The first nonce of start .. start + count - 1 whose header hash is at most ``target``, or None.
 
-    The nonce stands little-endian in bytes 76 .. 80; the one that the header already has is ignored. The GIL
-    is free during the search, which cannot be interrupted: choose ``count`` by how long you can wait (a
-    million nonces are some 40 to 500 ms). Nonces do not wrap: change the header to go on past 2^32.
+    The nonce stands little-endian in bytes 76 .. 80; the one that the header already has is ignored. Nonces do
+    not wrap: `NonceSearch` goes on past 2^32 with another header. The GIL is free during the search, which only
+    ``control`` can end early: signals wait for it (a million nonces are some 40 to 700 ms a thread).
+
+    Args:
+        threads: how many search, at most 256; None for one for each CPU that this process may run on.
+        control: its ``cancel()``, called in another thread, ends the search within milliseconds; None is
+            returned then, unless a nonce was found before. Its ``hashes_done`` grows as the search goes on.
 
     Raises:
-        ValueError: the header is not 80 contiguous bytes, the target is outside 0 .. 2**256 - 1, or the
-            nonces are not all within 0 .. 2**32 - 1.
+        ValueError: the header is not 80 contiguous bytes, the target is outside 0 .. 2**256 - 1, the nonces
+            are not all within 0 .. 2**32 - 1, or the number of threads is out of bounds.
     """
-    return _work.search_nonce(header80, target, start, count)
+    return _work.search_nonce(header80, target, start, count, threads, control)
+
+
+@dataclass(frozen=True, slots=True)
+class FoundWork:
+    """What a `NonceSearch` found: the header with its nonce in place, and the extra nonce that it commits to."""
+
+    header: bytes
+    nonce: int
+    extra_nonce: int
+
+
+class NonceSearch:
+    """A search that goes on with another header when all nonces of one are used up.
+
+    ``make_header(extra_nonce)`` gives the 80 bytes for extra nonces 0, 1, 2, ...: the caller writes the extra
+    nonce into what the header's Merkle root commits to, and may bring time and transactions up to date. It is
+    called in the thread of `run`, between two ranges of nonces, never while one is searched.
+    """
+
+    def __init__(
+        self,
+        make_header: "Callable[[int], Buffer]",
+        target: int,
+        *,
+        threads: int | None = None,
+        extra_nonces: Iterable[int] | None = None,
+        nonces_per_header: int = NONCES,
+    ) -> None:
+        """Readies the search.
+
+        Args:
+            make_header: see above.
+            target: as for `search_nonce`.
+            threads: as for `search_nonce`; by default one for each CPU.
+            extra_nonces: those to try, in this order; by default 0 .. 2**64 - 1.
+            nonces_per_header: how many nonces of each header to try, for headers that should be renewed sooner.
+
+        Raises:
+            ValueError: ``nonces_per_header`` is not 1 .. 2**32.
+        """
+        if not 1 <= nonces_per_header <= NONCES:
+            raise ValueError(f"nonces_per_header: expected 1 to 2**32, got {nonces_per_header}")
+        self._make_header = make_header
+        self._target = target
+        self._threads = threads
+        self._extra_nonces = range(EXTRA_NONCES) if extra_nonces is None else extra_nonces
+        self._nonces_per_header = nonces_per_header
+        self._control = SearchControl()
+
+    @property
+    def hashes_done(self) -> int:
+        """Nonces tried so far, readable from any thread."""
+        return self._control.hashes_done
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether `cancel` was called."""
+        return self._control.cancelled
+
+    def cancel(self) -> None:
+        """Ends the search within milliseconds, for good; any thread may call it."""
+        self._control.cancel()
+
+    def run(self) -> FoundWork | None:
+        """Searches until work is found; None when cancelled before, or when all extra nonces are used up.
+
+        Signals such as Ctrl-C are heard several times a second.
+
+        Raises:
+            ValueError: a header, the target or the number of threads is out of bounds, as for `search_nonce`.
+        """
+        for extra_nonce in self._extra_nonces:
+            if self.cancelled:
+                return None
+            header = bytes(self._make_header(extra_nonce))
+            nonce = self._search_header(header)
+            if nonce is not None:
+                found = header[:_NONCE_OFFSET] + nonce.to_bytes(4, "little")
+                return FoundWork(found, nonce, extra_nonce)
+        return None
+
+    def _search_header(self, header: bytes) -> int | None:
+        """The first good nonce, in ranges short enough for signals to be heard between them."""
+        for start in range(0, self._nonces_per_header, _RANGE_NONCES):
+            count = min(_RANGE_NONCES, self._nonces_per_header - start)
+            nonce = search_nonce(
+                header, self._target, start, count, threads=self._threads, control=self._control
+            )
+            if nonce is not None or self.cancelled:
+                return nonce
+        return None

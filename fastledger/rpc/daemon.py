@@ -22,7 +22,7 @@ import msgspec
 import uvloop
 
 from fastledger.chain.ledger import Ledger, LedgerOptions
-from fastledger.crypto.signing import ecdsa_backend
+from fastledger.crypto.signing import ecdsa_backend, set_table_memory
 from fastledger.errors import CertificateError, ConfigError, FastLedgerError
 from fastledger.node.config import NodeConfig
 from fastledger.node.ingest import IngestOptions
@@ -179,7 +179,9 @@ class Daemon:
             require_blobs=settings.require_blobs,
             checkpoint_transactions=settings.checkpoint_transactions,
             checkpoint_bytes=settings.checkpoint_bytes,
+            verify_threads=self.config.tuning.verify_threads or None,
         )
+        set_table_memory(self.config.tuning.table_memory_bytes)
         self.log.info("ledger.opening")
         self._notifier.status("opening the ledger")
         began = time.monotonic()
@@ -211,6 +213,8 @@ class Daemon:
             figures=lambda: server.figures(),
             reload=self.reload,
             stop=self._stop.set,
+            backups=self.config.backup.directory or None,
+            verify_bytes_per_second=self.config.verify.rate_bytes_per_second or None,
         )
         server = RpcServer(
             service,

@@ -23,11 +23,17 @@ Rate = Annotated[int, Meta(ge=1)]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hooks:
-    """What only the process around the server can do. ``reload`` returns what was read again."""
+    """What only the process around the server can do. ``reload`` returns what was read again.
+
+    ``backups``: the only directory that backups and snapshots are written into; None: wherever the operator says.
+    ``verify_bytes_per_second``: the rate of a verification that names none.
+    """
 
     figures: Callable[[], dict[str, int]]
     reload: Callable[[], list[str]]
     stop: Callable[[], None]
+    backups: str | None = None
+    verify_bytes_per_second: int | None = None
 
 
 class NodeStatusView(msgspec.Struct, frozen=True):
@@ -53,7 +59,10 @@ class VerifyParams(Params, frozen=True):
 
 
 class BackupParams(Params, frozen=True):
-    """``destination`` is an absolute path on the node's machine: new, empty, or an older backup of this chain."""
+    """``destination`` is a path on the node's machine: new, empty, or an older backup of this chain.
+
+    It is absolute, or a name in the backup directory where one is configured.
+    """
 
     destination: FilePath
     include_node_key: bool = False
@@ -71,7 +80,7 @@ class PruneParams(Params, frozen=True):
 
 
 class SnapshotParams(Params, frozen=True):
-    """``target`` is an absolute path on the node's machine; without one the node keeps the snapshot itself."""
+    """``target`` is a path as of a backup's destination; without one the node keeps the snapshot itself."""
 
     target: FilePath | None = None
     rate_bytes_per_second: Rate | None = None
@@ -97,16 +106,24 @@ class StopView(msgspec.Struct, frozen=True):
 
 def operator_methods(jobs: Jobs, hooks: Hooks) -> tuple[Method, ...]:
     """The operator's methods over these jobs and hooks."""
-    return (*_work_methods(jobs), *_job_methods(jobs), *_process_methods(jobs, hooks))
+    return (*_work_methods(jobs, hooks), *_job_methods(jobs), *_process_methods(jobs, hooks))
 
 
-def _absolute(path: str) -> str:
-    if not PurePath(path).is_absolute() or "\0" in path:
-        raise InputError("the path has to be absolute", code=Code.BAD_QUERY)
-    return path
+def _place(path: str, backups: str | None) -> str:
+    """Where the operator may write: in the backup directory alone, where one is configured."""
+    if "\0" in path:
+        raise InputError("the path has a zero byte", code=Code.BAD_QUERY)
+    if backups is None:
+        if not PurePath(path).is_absolute():
+            raise InputError("the path has to be absolute", code=Code.BAD_QUERY)
+        return path
+    place = PurePath(backups, path)
+    if ".." in place.parts or not place.is_relative_to(backups) or place == PurePath(backups):
+        raise InputError("the path has to lie in the backup directory", code=Code.BAD_QUERY)
+    return str(place)
 
 
-def _work_methods(jobs: Jobs) -> tuple[Method, ...]:
+def _work_methods(jobs: Jobs, hooks: Hooks) -> tuple[Method, ...]:
     def start(context: Context, operation: str, **settings: Any) -> JobView:
         """A job that calls the ledger's method of that name."""
         ledger: Any = context.service.ledger
@@ -119,9 +136,8 @@ def _work_methods(jobs: Jobs) -> tuple[Method, ...]:
     @method("node.verify", "operator", VerifyParams, JobView)
     async def verify(context: Context, caller: Caller, params: VerifyParams) -> JobView:
         """Begins a job that re-checks every byte, signature and root from disk."""
-        return start(
-            context, "verify", online=params.online, rate_bytes_per_second=params.rate_bytes_per_second
-        )
+        rate = params.rate_bytes_per_second or hooks.verify_bytes_per_second
+        return start(context, "verify", online=params.online, rate_bytes_per_second=rate)
 
     @method("node.backup", "operator", BackupParams, JobView)
     async def backup(context: Context, caller: Caller, params: BackupParams) -> JobView:
@@ -129,7 +145,7 @@ def _work_methods(jobs: Jobs) -> tuple[Method, ...]:
         return start(
             context,
             "backup",
-            destination=_absolute(params.destination),
+            destination=_place(params.destination, hooks.backups),
             include_node_key=params.include_node_key,
             include_snapshot=params.include_snapshot,
             recheck=params.recheck,
@@ -152,7 +168,7 @@ def _work_methods(jobs: Jobs) -> tuple[Method, ...]:
     @method("node.snapshot", "operator", SnapshotParams, JobView)
     async def snapshot(context: Context, caller: Caller, params: SnapshotParams) -> JobView:
         """Begins a job that writes the whole state at a height."""
-        target = None if params.target is None else _absolute(params.target)
+        target = None if params.target is None else _place(params.target, hooks.backups)
         return start(context, "snapshot", target=target, rate_bytes_per_second=params.rate_bytes_per_second)
 
     return (verify, backup, prune, snapshot)

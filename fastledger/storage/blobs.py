@@ -14,6 +14,7 @@ what is stored here is meant to be encrypted, and its key to be destroyed as wel
 
 import threading
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
@@ -99,6 +100,7 @@ class BlobStore:
         self._readonly = readonly
         self._lock = threading.Lock()
         self._pending: dict[bytes, Location] = {}  # durable, not yet indexed
+        self._erasures = 0
         self._halted = False
         self._closed = False
 
@@ -323,6 +325,7 @@ class BlobStore:
             if not if_still():
                 return False
             location = self._locate(digest)
+            self._erasures += 1
             if location is None:
                 return self._large.erase(digest)
             try:
@@ -357,16 +360,49 @@ class BlobStore:
         self._index.add(self._pending, position)
         self._pending = {}
 
-    def verify(self, progress: Progress | None = None) -> list[CorruptionError]:
+    @property
+    def erasures(self) -> int:
+        """How many erasures this store has begun: what was copied between two equal readings is whole."""
+        return self._erasures
+
+    @contextmanager
+    def held(self) -> Iterator[tuple[int, int]]:
+        """Holds puts and erasures; gives (pack, offset) up to which the packs are durable."""
+        self._check_open()
+        with self._lock:
+            yield self._packs.position
+
+    def pack_files(self) -> list[tuple[int, Path]]:
+        """Number and file of every pack, ascending."""
+        self._check_open()
+        return [(number, self._packs.path_of(number)) for number in self._packs.numbers()]
+
+    def large_files(self) -> list[tuple[bytes, Path]]:
+        """Digest and file of every blob that has a file of its own."""
+        self._check_open()
+        paths = self._large.paths()
+        return [(bytes.fromhex(path.parent.name + path.name), path) for path in paths]
+
+    def packed_digests(self, packs: Collection[int]) -> Iterator[bytes]:
+        """The blobs that lie in some of the packs, by pages of the index; those just put may be missed."""
+        page = self._index.after(b"", PENDING_BLOBS_MAX)
+        while page:
+            yield from (digest for digest, location in page if location.pack in packs)
+            page = self._index.after(page[-1][0], PENDING_BLOBS_MAX)
+
+    def verify(
+        self, progress: Progress | None = None, step: Callable[[int], None] = lambda _byte_count: None
+    ) -> list[CorruptionError]:
         """Every byte of every pack and file, and every entry of the index; at most ERRORS_MAX entries.
 
-        ``progress`` gets (files done, files in all). Puts wait while the last pack is read.
+        ``progress`` gets (files done, files in all), ``step`` the bytes of each before it is read. Puts wait only
+        while a pack that seems damaged is read again: it may just have been written to.
         """
         self._check_open()
         packs, files = self._packs.numbers(), self._large.paths()
         checks: list[Callable[[], list[CorruptionError]]] = [
-            *(partial(self._verify_pack, number, number == packs[-1]) for number in packs),
-            *(partial(self._large.verify, path) for path in files),
+            *(partial(self._verify_pack, number, step) for number in packs),
+            *(partial(self._verify_file, path, step) for path in files),
             self._verify_index,
         ]
         errors: list[CorruptionError] = []
@@ -378,11 +414,20 @@ class BlobStore:
                 break
         return errors[:ERRORS_MAX]
 
-    def _verify_pack(self, number: int, last: bool) -> list[CorruptionError]:
-        if not last:
-            return self._packs.verify(number)
+    def _verify_pack(self, number: int, step: Callable[[int], None]) -> list[CorruptionError]:
+        step(self._packs.path_of(number).stat().st_size)
+        if not self._packs.verify(number):
+            return []
         with self._lock:
             return self._packs.verify(number)
+
+    def _verify_file(self, path: Path, step: Callable[[int], None]) -> list[CorruptionError]:
+        try:
+            step(path.stat().st_size)
+        except FileNotFoundError:  # erased meanwhile
+            return []
+        errors = self._large.verify(path)
+        return errors if path.exists() else []
 
     def _verify_index(self) -> list[CorruptionError]:
         errors: list[CorruptionError] = []
@@ -395,6 +440,8 @@ class BlobStore:
                     errors.append(error)
                     continue
                 if header is None or (header.digest, header.kind) != (digest, KIND_LIVE):
+                    if self._index.find(digest) != location:  # erased meanwhile
+                        continue
                     name = str(self._packs.path_of(location.pack))
                     message = f"blob {digest.hex()} is not where the index has it"
                     errors.append(CorruptionError(message, path=name, offset=location.offset))

@@ -8,14 +8,18 @@
     index/         LMDB, derived
     blobs/         the blob store; in it ``orphans``, those that no record names
     uploads/       blobs on their way in
+    snapshots/     whole states of the index to start from where the log is pruned
+    tmp/           what a running operation needs; emptied on opening
     node.key       the node's own key, if it has one
 """
 
 import contextlib
 import fcntl
 import os
+import shutil
+import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -44,6 +48,8 @@ class LedgerDirectory:
         self.blobs_path = root / "blobs"
         self.orphans_path = self.blobs_path / "orphans"
         self.uploads_path = root / "uploads"
+        self.snapshots_path = root / "snapshots"
+        self.tmp_path = root / "tmp"
         self._files = files
         self._lock_fd: int | None = lock_fd
         self._identity = identity
@@ -99,6 +105,20 @@ class LedgerDirectory:
         if self._lock_fd is None:
             raise LedgerClosedError(f"{self.root} is closed")
         return self.genesis_path.read_bytes()
+
+    def clear_tmp(self) -> None:
+        """Drops what an interrupted operation left in ``tmp/``."""
+        shutil.rmtree(self.tmp_path, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def workspace(self) -> Iterator[Path]:
+        """A new empty directory in ``tmp/`` for the length of the block, on the same file system as the rest."""
+        self._files.make_dir(self.tmp_path)
+        path = Path(tempfile.mkdtemp(dir=self.tmp_path))
+        try:
+            yield path
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
 
     def close(self) -> None:
         """Drops the lock. LOCK stays: to unlink it would let two openers lock two files."""

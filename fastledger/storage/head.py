@@ -123,6 +123,14 @@ class HeadFile:
         self._files.write(self._file, [_encode(state, self._chain_id)], self._sequence % SLOTS * SLOT_BYTES)
         self.state = state
 
+    def encoded(self, position: LogPosition, frame_checksum: int) -> bytes:
+        """A whole HEAD file, both slots, that says ``position``."""
+        return b"".join(_encode(HeadState(n, position, frame_checksum), self._chain_id) for n in range(SLOTS))
+
+    def sync(self) -> None:
+        """Makes the file durable: before what an older HEAD may point to goes away."""
+        self._files.fdatasync(self._file)
+
     def restore(self, position: LogPosition, frame_checksum: int) -> None:
         """Brings the file up to what recovery found and makes damaged slots whole; else writes nothing."""
         for _ in self.damage[:SLOTS] or range(self.state is None or self.state.position != position):

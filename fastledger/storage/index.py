@@ -1,15 +1,15 @@
-"""The LMDB index: everything that can be rebuilt from the log, in checkpoints (SPEC-IDX-1 to SPEC-IDX-5).
+"""The LMDB index: everything that can be rebuilt from the log, in checkpoints (SPEC-IDX-1 to SPEC-IDX-6).
 
 One thread writes checkpoints; any thread reads, through a snapshot of its own. ``keys.py`` has the layout.
 """
 
 import shutil
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeAlias
 
 from fastledger.errors import CorruptionError, FormatVersionError, InputError
 from fastledger.limits import LMDB_MAP_BYTES, LMDB_READERS_MAX
@@ -19,6 +19,8 @@ from fastledger.version import INDEX_FORMAT_VERSION
 
 DATABASES = ("meta", "state", "txids", "blocks", "seqs", "postings")
 _EMPTY = b""
+# (database, key, value) -> what of the value two indexes must agree on
+Meaning: TypeAlias = Callable[[str, bytes, bytes], bytes]
 WALK_KEYS = 1_024
 
 
@@ -43,6 +45,10 @@ class Difference:
     theirs: bytes | None
 
 
+class IndexOutdatedError(FormatVersionError):
+    """An index of an earlier format, which the log can rebuild in the present one."""
+
+
 class IndexView:
     """The index as one checkpoint left it; used by one thread at a time."""
 
@@ -56,12 +62,18 @@ class IndexView:
         return self._transaction.get(self._databases["meta"], name)
 
     def get_state(self, key: bytes) -> bytes | None:
-        return self._transaction.get(self._state, key)
+        """The value; CorruptionError where it does not match its checksum (SPEC-IDX-6)."""
+        data = self._transaction.get(self._state, key)
+        return None if data is None else keys.open_value(key, data)
 
     def get_states(self, wanted: Iterable[bytes]) -> dict[bytes, bytes | None]:
         """The values of many keys at once; None for those that are not there."""
         keys_wanted = list(wanted)
-        return dict(zip(keys_wanted, self._transaction.get_many(self._state, keys_wanted), strict=True))
+        found = self._transaction.get_many(self._state, keys_wanted)
+        return {
+            key: None if data is None else keys.open_value(key, data)
+            for key, data in zip(keys_wanted, found, strict=True)
+        }
 
     def seq_of_txid(self, txid: bytes) -> int | None:
         data = self._transaction.get(self._txids, txid)
@@ -128,7 +140,7 @@ class IndexView:
             for key, value in cursor.scan(prefix if start is None else max(prefix, start)):
                 if not key.startswith(prefix):
                     return
-                yield key, value
+                yield key, keys.open_value(key, value)
 
     def iter_all(self, database: str) -> Generator[tuple[bytes, bytes], None, None]:
         """Every (key, value) of one of ``DATABASES``, ascending."""
@@ -140,6 +152,11 @@ class IndexView:
             for key, value in cursor.scan(_EMPTY):
                 prefix = key[: -keys.SEQ_BYTES]
                 yield from ((prefix + keys.encode_seq(seq), _EMPTY) for seq in keys.run_seqs(key, value))
+
+    def iter_raw(self, database: str) -> Generator[tuple[bytes, bytes], None, None]:
+        """Every (key, value) of one of ``DATABASES`` as it is stored, ascending."""
+        with self._transaction.cursor(self._databases[database]) as cursor:
+            yield from cursor.scan(_EMPTY)
 
     def unreachable(self, database: str, limit: int) -> list[tuple[str, bytes]]:
         """See :meth:`Index.unreachable`."""
@@ -224,13 +241,23 @@ class Index:
         databases = self._environment.databases
         with self._environment.write() as txn:
             txn.delete_many(databases["state"], deleted)
-            txn.put_many(databases["state"], list(state), list(state.values()))
+            sealed = [keys.seal_value(key, value) for key, value in state.items()]
+            txn.put_many(databases["state"], list(state), sealed)
             txn.put_many(databases["txids"], list(txids), [keys.encode_seq(seq) for seq in txids.values()])
             txn.put_many(databases["blocks"], list(blocks), list(blocks.values()))
             seqs = [keys.seq_key(seq, height) for height, seq, _ in batch.blocks]
             txn.put_many(databases["seqs"], seqs, [_EMPTY] * len(seqs))
             txn.put_postings(databases["postings"], batch.postings)
             txn.put_many(databases["meta"], list(batch.meta), list(batch.meta.values()))
+
+    def put_raw(self, database: str, names: list[bytes], values: list[bytes]) -> None:
+        """Puts entries of one of ``DATABASES`` as they are stored: for who builds a whole index from a copy."""
+        with self._environment.write() as txn:
+            txn.put_many(self._environment.databases[database], names, values)
+
+    def sync(self) -> None:
+        """No power cut takes the last checkpoint back after this."""
+        self._environment.sync()
 
     @contextmanager
     def snapshot(self) -> Iterator[IndexView]:
@@ -246,26 +273,13 @@ class Index:
         self, other: "Index", *, limit: int = 20, databases: Sequence[str] = DATABASES[1:]
     ) -> list[Difference]:
         """The first differences, in key order; ``meta`` is compared only if asked for."""
-        found: list[Difference] = []
         with self.snapshot() as ours, other.snapshot() as theirs:
-            for database in databases:
-                with closing(ours.iter_all(database)) as left, closing(theirs.iter_all(database)) as right:
-                    for difference in _differences(database, left, right):
-                        if len(found) >= limit:
-                            return found
-                        found.append(difference)
-        return found
+            return compare_views(ours, theirs, limit=limit, databases=databases)
 
     def unreachable(self, *, limit: int = 20) -> list[tuple[str, bytes]]:
-        """(database, key) of entries that a walk meets and a search does not find.
-
-        Damage to LMDB's inner pages has this effect, and no comparison in key order shows it.
-        """
-        found: list[tuple[str, bytes]] = []
+        """See :func:`unreachable_entries`."""
         with self.snapshot() as view:
-            for database in DATABASES:
-                found += view.unreachable(database, limit - len(found))
-        return found
+            return unreachable_entries(view, limit=limit)
 
     def stats(self) -> dict[str, int]:
         """Entries of each database."""
@@ -274,6 +288,48 @@ class Index:
 
     def close(self) -> None:
         self._environment.close()
+
+
+def compare_views(
+    ours: IndexView,
+    theirs: IndexView,
+    *,
+    limit: int = 20,
+    databases: Sequence[str] = DATABASES[1:],
+    meaning: Meaning = lambda _database, _key, value: value,
+    step: Callable[[], None] = lambda: None,
+) -> list[Difference]:
+    """The first differences of two views, in key order.
+
+    Values are compared as ``meaning`` (database, key, value) gives them; ``step`` is called every WALK_KEYS entries
+    and may raise, to end the walk.
+    """
+    found: list[Difference] = []
+    for database in databases:
+        with closing(ours.iter_all(database)) as left, closing(theirs.iter_all(database)) as right:
+            for difference in _differences(database, _paced(left, step), right, meaning):
+                if len(found) >= limit:
+                    return found
+                found.append(difference)
+    return found
+
+
+def _paced(items: Iterator[tuple[bytes, bytes]], step: Callable[[], None]) -> Iterator[tuple[bytes, bytes]]:
+    for number, item in enumerate(items):
+        if number % WALK_KEYS == 0:
+            step()
+        yield item
+
+
+def unreachable_entries(view: IndexView, *, limit: int = 20) -> list[tuple[str, bytes]]:
+    """(database, key) of entries that a walk meets and a search does not find.
+
+    Damage to LMDB's inner pages has this effect, and no comparison in key order shows it.
+    """
+    found: list[tuple[str, bytes]] = []
+    for database in DATABASES:
+        found += view.unreachable(database, limit - len(found))
+    return found
 
 
 def _check_lengths(what: str, names: Iterable[bytes], shortest: int, longest: int) -> None:
@@ -306,13 +362,17 @@ def _check_identity(environment: Environment, chain_id: bytes) -> None:
             txn.put_many(meta, [keys.META_CHAIN, keys.META_FORMAT], [chain_id, version])
     if version != INDEX_FORMAT_VERSION.to_bytes(2, "big"):
         number = int.from_bytes(version or b"")
-        raise FormatVersionError(f"{environment.path} has index format {number}, not {INDEX_FORMAT_VERSION}")
+        kind = IndexOutdatedError if 0 < number < INDEX_FORMAT_VERSION else FormatVersionError
+        raise kind(f"{environment.path} has index format {number}, not {INDEX_FORMAT_VERSION}")
     if chain != chain_id:
         raise CorruptionError("index belongs to another chain", path=str(environment.path))
 
 
 def _differences(
-    database: str, ours: Iterator[tuple[bytes, bytes]], theirs: Iterator[tuple[bytes, bytes]]
+    database: str,
+    ours: Iterator[tuple[bytes, bytes]],
+    theirs: Iterator[tuple[bytes, bytes]],
+    meaning: Meaning,
 ) -> Iterator[Difference]:
     left, right = next(ours, None), next(theirs, None)
     while left is not None or right is not None:
@@ -323,6 +383,6 @@ def _differences(
             yield Difference(database, right[0], None, right[1])
             right = next(theirs, None)
         else:
-            if left[1] != right[1]:
+            if left[1] != right[1] and meaning(database, *left) != meaning(database, *right):
                 yield Difference(database, left[0], left[1], right[1])
             left, right = next(ours, None), next(theirs, None)

@@ -4,7 +4,7 @@
 database key                                value                    holds
 ======== ================================== ======================== =====================================
 meta     name, ASCII                        opaque                   format, chain; upstream's checkpoint
-state    state key, 1 to 500 bytes          opaque                   the state at the checkpoint
+state    state key, 1 to 500 bytes          CRC-32 4, opaque         the state at the checkpoint
 txids    txid 32                            seq 6                    which transactions the chain has
 blocks   height 8                           first seq 6, entry       opaque entry: where the block is, its id
 seqs     first seq 6, height 8              empty                    the block that holds a seq
@@ -13,12 +13,14 @@ postings term 17, first seq 6               n × u32 LE               query inde
 
 ``seq`` numbers the transactions of a chain from 0, in order. Terms belong to upstream. A run of
 postings holds ascending seqs as offsets from its first one; the runs of a term follow one another.
+The checksum of a state value covers its key too: LMDB has none, and what the rules read goes into blocks.
 The blob store keeps ``blobs`` (digest 32 -> place 12, see ``blob_index.py``) in an environment of its own.
 """
 
 import struct
 from array import array
 from typing import NamedTuple
+from zlib import crc32
 
 from fastledger.errors import CorruptionError, InputError
 
@@ -26,6 +28,7 @@ SEQ_BYTES = 6
 SEQ_MAX = (1 << (8 * SEQ_BYTES)) - 1
 HEIGHT_BYTES = 8
 TXID_BYTES = 32
+CHECKSUM_BYTES = 4
 STATE_KEY_BYTES_MAX = 500  # LMDB's own limit is 511
 
 META_FORMAT = b"format"
@@ -45,6 +48,19 @@ class TermLog(NamedTuple):
     terms: bytes
     counts: "array[int]"
     first_seq: int
+
+
+def seal_value(key: bytes, value: bytes) -> bytes:
+    """A state value as it is stored: behind the CRC-32 of key and value."""
+    return crc32(value, crc32(key)).to_bytes(CHECKSUM_BYTES, "big") + value
+
+
+def open_value(key: bytes, data: bytes) -> bytes:
+    """The inverse of :func:`seal_value`. CorruptionError where the bytes are not what it made."""
+    value = data[CHECKSUM_BYTES:]
+    if crc32(value, crc32(key)) != int.from_bytes(data[:CHECKSUM_BYTES], "big"):
+        raise CorruptionError(f"the state under {key.hex()} is damaged: reindex", path="index")
+    return value
 
 
 def encode_seq(seq: int) -> bytes:

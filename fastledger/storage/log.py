@@ -17,6 +17,7 @@ from fastledger.errors import (
     LedgerClosedError,
     LedgerError,
     LedgerHaltedError,
+    NotFoundError,
 )
 from fastledger.limits import LOG_FRAME_BYTES_MAX, LOG_SEGMENT_BYTES
 from fastledger.storage.files import Buffer, OsFiles
@@ -39,13 +40,22 @@ from fastledger.storage.recovery import Recovered, recover, repair
 from fastledger.storage.segments import SegmentFiles
 from fastledger.storage.verify import LogCheck, Progress
 
-__all__ = ["FrameRef", "LogPosition", "SegmentLog"]
+__all__ = ["FrameRef", "LogPin", "LogPosition", "SegmentLog"]
 
 LOG_DIRECTORY = "log"
 HEAD_NAME = "HEAD"
 _SEAL_BYTES = frame_bytes(0)
 _PADDING = bytes(8)
 _OVERHEAD_BYTES = SEGMENT_HEADER_BYTES + frame_bytes(1) + _SEAL_BYTES
+
+
+class LogPin(NamedTuple):
+    """The durable log at one moment: nothing before ``end`` will ever change."""
+
+    last: LogPosition
+    end: Place
+    segments: tuple[int, ...]
+    head: bytes  # a HEAD file that says the same
 
 
 class _Tip(NamedTuple):
@@ -92,10 +102,12 @@ class SegmentLog:
         files: OsFiles | None = None,
         *,
         segment_bytes: int = LOG_SEGMENT_BYTES,
+        first_height: int = 0,
     ) -> Self:
         """A new empty log ``root/log`` with ``root/HEAD``, durable on return.
 
-        ``chain_id`` is 8 bytes. InputError if a log is there already; one without a single frame is replaced.
+        ``chain_id`` is 8 bytes; ``first_height`` is that of the frame to come. InputError if a log is there already;
+        one without a single frame is replaced.
         """
         files = files or OsFiles()
         _check_sizes(chain_id, segment_bytes)
@@ -104,7 +116,7 @@ class SegmentLog:
         # A creation that was interrupted left nothing that counts.
         if not segments.unused():
             raise InputError(f"{root} holds a log already")
-        segments.create(0, segment_bytes, 0, 0)
+        segments.create(0, segment_bytes, first_height, 0)
         HeadFile.create(root / HEAD_NAME, chain_id, files)
         segments.close()
         return cls.open(root, chain_id, files, segment_bytes=segment_bytes)
@@ -150,6 +162,27 @@ class SegmentLog:
     def durable(self) -> LogPosition:
         """The last frame that is known to be durable."""
         return self._durable.last
+
+    @property
+    def first_height(self) -> int:
+        """The lowest height that the log holds, or will hold while it is empty; more than 0 once it is pruned."""
+        return self._segments.header(self._segments.first).first_height
+
+    def pin(self) -> LogPin:
+        """What is durable now, for who copies or verifies it while appending goes on."""
+        self._check_open()
+        durable = self._durable
+        numbers = (number for number in self._segments.numbers() if number <= durable.end.segment)
+        head = self._head.encoded(durable.last, durable.last_checksum)
+        return LogPin(durable.last, durable.end, tuple(numbers), head)
+
+    def path_of(self, segment: int) -> Path:
+        """The file of a segment."""
+        return self._segments.path_of(segment)
+
+    def segment_bytes_of(self, segment: int) -> int:
+        """The length of a segment's file."""
+        return self._segments.header(segment).segment_bytes
 
     @property
     def halted(self) -> bool:
@@ -252,13 +285,21 @@ class SegmentLog:
         return durable.last
 
     def read(self, ref: FrameRef) -> bytes:
-        """The payload, checksums verified. CorruptionError names the segment file and the frame's offset."""
+        """The payload, checksums verified. CorruptionError names the segment file and the frame's offset.
+
+        NotFoundError with PRUNED where its segment was pruned, meanwhile or before.
+        """
         self._check_open()
         place = Place(ref.segment, ref.offset)
-        frame = self._segments.frame_at(place, None)
-        if frame is None or frame.ref != ref or frame.kind != KIND_DATA:
-            raise self._damage(place)
-        return self._segments.payload(frame)
+        try:
+            frame = self._segments.frame_at(place, None)
+            if frame is None or frame.ref != ref or frame.kind != KIND_DATA:
+                raise self._damage(place)
+            return self._segments.payload(frame)
+        except CorruptionError:
+            if ref.segment < self._segments.first:
+                raise NotFoundError(f"segment {ref.segment} was pruned", code=Code.PRUNED) from None
+            raise
 
     def frames(self, start: FrameRef | int | None = None) -> Iterator[tuple[FrameRef, int, bytes]]:
         """(ref, height, payload) in order: from a frame, from a height, or from the oldest segment.
@@ -271,11 +312,16 @@ class SegmentLog:
             if not isinstance(start, int) or frame.height >= start:
                 yield frame.ref, frame.height, self._segments.payload(frame)
 
+    def positions(self) -> Iterator[LogPosition]:
+        """Where every frame lies, its height and block id, in order; payloads are not read."""
+        self._check_open()
+        for frame in self._headers_from(None, self._tip.end):
+            yield LogPosition(frame.ref, frame.height, frame.block_id)
+
     def _headers_from(self, start: FrameRef | int | None, end: Place) -> Iterator[Frame]:
         if isinstance(start, FrameRef):
             return self._segments.walk(Place(start.segment, start.offset), None, end)
-        numbers = self._segments.numbers()
-        first = numbers[0] if start is None else self._segments.segment_of_height(start)
+        first = self._segments.first if start is None else self._segments.segment_of_height(start)
         header = self._segments.header(first)
         return self._segments.walk(Place(first, SEGMENT_HEADER_BYTES), header.checksum, end)
 
@@ -291,16 +337,35 @@ class SegmentLog:
             check.last_segments(self._tip.end)
             return [*check.errors, *self._head.check()]
 
+    def verify_sealed(self, pin: LogPin, progress: Progress | None = None) -> list[CorruptionError]:
+        """Every byte of the segments before the pin's last one, which never change; appends do not wait."""
+        self._check_open()
+        check = LogCheck(self._segments, progress)
+        check.closed_segments(pin.end.segment)
+        return check.errors
+
     def prune(self, before: FrameRef) -> int:
-        """Unlinks the whole segments that end before ``before``, oldest first; returns how many."""
+        """Unlinks the whole segments that end before ``before``, oldest first; returns the bytes given back.
+
+        The segment of the last durable frame stays, and HEAD is synced first: whatever a crash leaves, what HEAD
+        says is there or is known to be pruned.
+        """
         self._check_writable()
-        last = min(before.segment, self._durable.end.segment)
+        newest = self._durable.last.ref
+        last = before.segment if newest is None else min(before.segment, newest.segment)
         doomed = [number for number in self._segments.numbers() if number < last]
+        if not doomed:
+            return 0
+        with self._sync_lock:
+            durable = self._durable
+            self._head.write(durable.last, durable.last_checksum)
+            self._head.sync()
+        freed = 0
         for number in doomed:
+            freed += self._segments.header(number).segment_bytes
             self._segments.remove(number)
-        if doomed:
-            self._segments.files.fsync_dir(self._segments.path)
-        return len(doomed)
+        self._segments.files.fsync_dir(self._segments.path)
+        return freed
 
     def close(self) -> None:
         """Closes the files. Syncs nothing: what was not synced was not promised."""

@@ -55,11 +55,12 @@ def recover(segments: SegmentFiles, head: HeadState | None, scan_from: FrameRef 
 
 
 def _starting_point(segments: SegmentFiles, head: HeadState | None, scan_from: FrameRef | None) -> Recovered:
-    if head is not None and head.position.ref is not None:
+    first = segments.first
+    # What lies before the oldest segment was pruned, and so durable long before what is still here.
+    if head is not None and head.position.ref is not None and head.position.ref.segment >= first:
         return _from_frame(segments, head.position.ref, head.frame_checksum)
-    if head is None and scan_from is not None:
+    if head is None and scan_from is not None and scan_from.segment >= first:
         return _from_frame(segments, scan_from, None)
-    first = segments.numbers()[0]
     place = Place(first, SEGMENT_HEADER_BYTES)
     return Recovered(EMPTY, 0, segments.header(first).checksum, place, False, place, place.offset)
 

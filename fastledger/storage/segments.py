@@ -90,7 +90,7 @@ class SegmentFiles:
         self.files.create_whole(name, segment_bytes, data)
         header = decode_segment_header(data, str(name))
         with self._lock:
-            self._headers[segment] = header
+            self._headers = {**self._headers, segment: header}
         return header
 
     def header(self, segment: int) -> SegmentHeader:
@@ -102,6 +102,11 @@ class SegmentFiles:
     def numbers(self) -> list[int]:
         with self._lock:
             return sorted(self._headers)
+
+    @property
+    def first(self) -> int:
+        """The oldest segment; more than 0 once the log is pruned."""
+        return min(self._headers)
 
     def segment_of_height(self, height: int) -> int:
         """The segment that holds ``height`` if any does."""
@@ -160,7 +165,8 @@ class SegmentFiles:
     def remove(self, segment: int) -> None:
         """Unlinks the oldest segment; its space comes back when the last reader has left it."""
         with self._lock:
-            self._headers.pop(segment, None)
+            # Replaced, not changed: readers look at it without the lock.
+            self._headers = {number: header for number, header in self._headers.items() if number != segment}
         self._cache.forget(segment)
         self.files.unlink(self.path_of(segment))
 

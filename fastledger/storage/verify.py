@@ -32,9 +32,9 @@ class LogCheck:
         self._bytes_done = 0
         self._previous_seal: int | None = None
 
-    def closed_segments(self) -> None:
-        """All but the last one, which never change."""
-        while len(self._todo) > 1:
+    def closed_segments(self, before: int | None = None) -> None:
+        """All but the last one (those before segment ``before``), which never change."""
+        while len(self._todo) > 1 and (before is None or self._todo[0] < before):
             self._segment(self._todo.pop(0), None)
 
     def last_segments(self, end: Place) -> None:

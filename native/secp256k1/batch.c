@@ -7,7 +7,7 @@
  */
 #include "batch_impl.h"
 #include "select.h"
-#include "workers.h"
+#include "fl_impl.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -225,13 +225,13 @@ static void run(fl_batch *batch, uint32_t *slots, size_t slot_count, unsigned th
     fl_keys_lookup(keys, batch->keys, batch->key_count);
     unsigned key_threads = batch->key_count >= 8 * KEY_UNIT ? threads : 1;
     atomic_store(&batch->next, 0);
-    fl_run_workers(key_worker, batch, key_threads);
+    fl_workers_run(key_worker, batch, key_threads);
     plan(batch, threads);
     atomic_store(&batch->next, 0);
     memset(batch->ok, 0, batch->input.count);
     if (batch->hint33s != NULL)
         memset(batch->hint33s, 0, FL_HINT_LEN * batch->input.count);
-    fl_run_workers(signature_worker, batch, threads);
+    fl_workers_run(signature_worker, batch, threads);
     fl_keys_learn(keys, batch->keys, batch->key_count);
 }
 

@@ -4,6 +4,7 @@
 #define FL_SECP256K1_COMB_IMPL_H
 
 #include "affine.h"
+#include "fl_impl.h"
 #include "jacobian.h"
 #include "scalar.h"
 
@@ -25,6 +26,7 @@ static void comb_fill_powers(fl_affine *points, unsigned window, const fl_affine
     fl_field products[POWERS_MAX];
     fl_affine powers[POWERS_MAX];
 
+    FL_VERIFY(count <= POWERS_MAX);
     fl_jacobian_set(&chain[0], fl_term_of(point, 0));
     for (unsigned i = 1; i < count; i++) {
         chain[i] = chain[i - 1];
@@ -133,6 +135,7 @@ static uint32_t comb_append(fl_term *terms, const fl_comb_table *table, const fl
         if (digit == 0)
             continue;
         size_t multiple = (size_t)(digit < 0 ? -digit : digit);
+        FL_VERIFY(multiple <= fl_comb_entries(table->window, j));
         const fl_affine *point = &table->points[comb_index(table->window, j, multiple)];
         __builtin_prefetch(point);
         terms[count++] = fl_term_of(point, digit < 0);
@@ -159,6 +162,7 @@ static uint32_t comb_append_job(fl_groups *groups, uint32_t used, const fl_verif
         groups->failed[g] = 0;
         used += count;
     }
+    FL_VERIFY(used <= BLOCK_TERMS_MAX);
     return used;
 }
 

@@ -43,9 +43,9 @@ static inline void fl_field_add(fl_field *out, const fl_field *a, const fl_field
             "adc $0, %[r1]\n\t"
             "adc $0, %[r2]\n\t"
             "adc $0, %[r3]\n\t"
-            "sbb %[mask], %[mask]\n\t"
-            "and %[c], %[mask]\n\t"
-            "add %[mask], %[r0]"
+            "jnc 1f\n\t"
+            "add %[c], %[r0]\n"
+            "1:"
             : [r0] "+&r"(r0), [r1] "+&r"(r1), [r2] "+&r"(r2), [r3] "+&r"(r3), [mask] "=&r"(mask)
             : [b0] "m"(b->limb[0]), [b1] "m"(b->limb[1]), [b2] "m"(b->limb[2]), [b3] "m"(b->limb[3]),
               [c] "r"(FL_FIELD_C)
@@ -90,9 +90,9 @@ static inline void fl_field_sub(fl_field *out, const fl_field *a, const fl_field
             "sbb $0, %[r1]\n\t"
             "sbb $0, %[r2]\n\t"
             "sbb $0, %[r3]\n\t"
-            "sbb %[mask], %[mask]\n\t"
-            "and %[c], %[mask]\n\t"
-            "sub %[mask], %[r0]"
+            "jnc 1f\n\t"
+            "sub %[c], %[r0]\n"
+            "1:"
             : [r0] "+&r"(r0), [r1] "+&r"(r1), [r2] "+&r"(r2), [r3] "+&r"(r3), [mask] "=&r"(mask)
             : [b0] "m"(b->limb[0]), [b1] "m"(b->limb[1]), [b2] "m"(b->limb[2]), [b3] "m"(b->limb[3]),
               [c] "r"(FL_FIELD_C)
@@ -194,10 +194,10 @@ static inline void fl_field_half(fl_field *out, const fl_field *a)
     "adc %[u], %[z1]\n\t"                                                                                   \
     "adc $0, %[z2]\n\t"                                                                                     \
     "adc $0, %[z3]\n\t"                                                                                     \
-    "sbb %[t], %[t]\n\t"                                                                                    \
-    "and %%rdx, %[t]\n\t"                                                                                   \
-    "add %[t], %[z0]\n\t"                                                                                   \
-    "adc $0, %[z1]\n\t"
+    "jnc 1f\n\t"                                                                                            \
+    "add %%rdx, %[z0]\n\t"                                                                                  \
+    "adc $0, %[z1]\n"                                                                                       \
+    "1:"
 
 static inline void fl_field_mul(fl_field *out, const fl_field *a, const fl_field *b)
 {

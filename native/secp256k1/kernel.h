@@ -38,6 +38,7 @@ typedef struct {
 extern const fl_secp_kernel fl_secp_kernel_portable;
 #if defined(__x86_64__)
 extern const fl_secp_kernel fl_secp_kernel_adx;
+extern const fl_secp_kernel fl_secp_kernel_ifma;
 #endif
 
 #endif

@@ -70,6 +70,7 @@ static void msm_write_digits(int16_t *digits, const fl_half *scalar, unsigned wi
         digits[j] = (int16_t)(scalar->negative ? -digit : digit);
         rest >>= window;
     }
+    FL_VERIFY(rest == 0 && carry == 0);
 }
 
 static size_t msm_terms_with_digit(const msm_state *state, unsigned j)

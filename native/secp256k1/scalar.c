@@ -1,5 +1,6 @@
 #include "scalar.h"
 
+#include "fl_impl.h"
 #include "group.h"
 #include "modinv.h"
 
@@ -82,8 +83,10 @@ static void reduce512(fl_scalar *out, const uint64_t z[8])
     fold(second, first, first + 4, 3);
     fold(third, second, second + 4, 1);
     fold(last, third, third + 4, 1);
+    FL_VERIFY(third[4] <= 1 && last[4] == 0);
     memcpy(out->limb, last, sizeof out->limb);
     fl_scalar_reduce(out);
+    FL_VERIFY(fl_compare256(out->limb, FL_ORDER.limb) < 0);
 }
 
 void fl_scalar_reduce(fl_scalar *a)
@@ -169,28 +172,37 @@ static void quotient(uint64_t out[2], const fl_scalar *k, const uint64_t g[4])
     out[1] = (uint64_t)(rounded >> 64);
 }
 
-/* acc -= c b modulo 2^192 */
-static void subtract_product(uint64_t acc[3], const uint64_t c[2], const uint64_t *b, int nb)
+/* acc -= a modulo 2^192 */
+static void subtract(uint64_t acc[3], const uint64_t a[3])
 {
-    uint64_t product[5], borrow = 0;
-    multiply(product, c, 2, b, nb);
+    uint64_t borrow = 0;
     for (int i = 0; i < 3; i++) {
-        wide difference = (wide)acc[i] - product[i] - borrow;
+        wide difference = (wide)acc[i] - a[i] - borrow;
         acc[i] = (uint64_t)difference;
         borrow = (uint64_t)(difference >> 64) & 1;
     }
 }
 
-/* out = +-a, a two's complement number of 192 bits whose magnitude is below 2^128 */
-static void to_half(fl_half *out, const uint64_t a[3], int negate)
+/* acc -= c b modulo 2^192 */
+static void subtract_product(uint64_t acc[3], const uint64_t c[2], const uint64_t *b, int nb)
+{
+    uint64_t product[5];
+    multiply(product, c, 2, b, nb);
+    subtract(acc, product);
+}
+
+/* out = a, a two's complement number of 192 bits whose magnitude is below 2^128 */
+static void to_half(fl_half *out, const uint64_t a[3])
 {
     int minus = (int)(a[2] >> 63);
     wide low = (wide)a[1] << 64 | a[0];
     if (minus)
         low = -low;
+    FL_VERIFY(low >> 112 < FL_GLV_TOP16); /* and a[2] says no more than the sign */
+    FL_VERIFY(a[2] == (minus && low ? UINT64_MAX : 0));
     out->magnitude[0] = (uint64_t)low;
     out->magnitude[1] = (uint64_t)(low >> 64);
-    out->negative = minus ^ negate;
+    out->negative = minus;
 }
 
 /* (k1, k2) = (k, 0) - c1 (a1, b1) - c2 (a2, a1), with c1 and c2 the rounded coordinates of (k, 0) in the basis:
@@ -198,22 +210,16 @@ static void to_half(fl_half *out, const uint64_t a[3], int negate)
 void fl_scalar_split(fl_half *k1, fl_half *k2, const fl_scalar *k)
 {
     uint64_t c1[2], c2[2];
-    uint64_t first[3] = {k->limb[0], k->limb[1], k->limb[2]}, minus_second[3] = {0};
+    uint64_t first[3] = {k->limb[0], k->limb[1], k->limb[2]}, second[3] = {0}, part[3] = {0};
     quotient(c1, k, G1);
     quotient(c2, k, G2);
     subtract_product(first, c1, A1, 2);
     subtract_product(first, c2, A2, 3);
-    subtract_product(minus_second, c1, MINUS_B1, 2);
-    uint64_t second[3] = {0};
     subtract_product(second, c2, A1, 2);
-    uint64_t borrow = 0;
-    for (int i = 0; i < 3; i++) {
-        wide difference = (wide)second[i] - minus_second[i] - borrow;
-        second[i] = (uint64_t)difference;
-        borrow = (uint64_t)(difference >> 64) & 1;
-    }
-    to_half(k1, first, 0);
-    to_half(k2, second, 0);
+    subtract_product(part, c1, MINUS_B1, 2); /* c1 b1 */
+    subtract(second, part);
+    to_half(k1, first);
+    to_half(k2, second);
 }
 
 void fl_half_digits(int32_t *digits, const fl_half *half, unsigned window)

@@ -8,6 +8,7 @@
 /* Fastest first. */
 static const fl_secp_kernel *const KERNELS[] = {
 #if defined(__x86_64__)
+    &fl_secp_kernel_ifma,
     &fl_secp_kernel_adx,
 #endif
     &fl_secp_kernel_portable,
