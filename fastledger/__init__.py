@@ -12,7 +12,8 @@ from fastledger.version import VERSION as __version__
 
 if TYPE_CHECKING:
     from fastledger.chain.aio import AsyncLedger
-    from fastledger.chain.ledger import Ledger, LedgerOptions
+    from fastledger.chain.ledger import Ledger
+    from fastledger.chain.options import LedgerOptions
     from fastledger.chain.outcome import Outcome
     from fastledger.chain.query import Entry, Page, Query
     from fastledger.chain.restore import RestoreReport, import_blocks, restore_backup, restore_snapshot
@@ -46,7 +47,7 @@ _HOMES = {
     "Keystore": "crypto.keystore",
     "Ledger": "chain.ledger",
     "LedgerApi": "client.api",
-    "LedgerOptions": "chain.ledger",
+    "LedgerOptions": "chain.options",
     "Outcome": "chain.outcome",
     "Page": "chain.query",
     "Purpose": "model.bodies",

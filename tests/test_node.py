@@ -2,7 +2,8 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ import pytest
 import pytest_asyncio
 from world import TERM, World, make_world, new_wallet
 
-from fastledger import Code, Role, Transaction
+from fastledger import Code, Ledger, Role, Transaction
 from fastledger.chain.outcome import Outcome
+from fastledger.chain.store import BlockEntry, BlockPlaces
 from fastledger.errors import InputError, LedgerBusyError, LedgerClosedError, NotFoundError
 from fastledger.node.feed import Filter, Subscription
 from fastledger.node.ingest import IngestOptions
@@ -25,6 +27,13 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     made = await asyncio.to_thread(make_world, tmp_path / "ledger")
     yield made
     await asyncio.to_thread(made.close)
+
+
+@pytest.fixture
+def world_(tmp_path: Path) -> Iterator[World]:
+    made = make_world(tmp_path / "ledger")
+    yield made
+    made.close()
 
 
 @pytest_asyncio.fixture
@@ -353,3 +362,45 @@ def test_an_answer_that_does_not_fit_is_refused(change: Callable[[bytes], bytes]
     data = encode_outcomes([Outcome(bytes(32), Code.OK, 7, 0)], wait="durable")
     with pytest.raises(InputError):
         decode_outcomes(change(data), [bytes(32), bytes(32)])
+
+
+# Reads that share a snapshot.
+
+
+async def test_reads_of_one_job_see_what_was_durable_before(world: World, node: NodeService) -> None:
+    async with asyncio.timeout(30):
+        for transaction in patients(world, 20):
+            outcome = await node.ingest.submit(transaction.encoded)
+            height = outcome.height or 0
+            entries = await asyncio.gather(
+                *(node.read(partial(Ledger.get, txid=transaction.txid)) for _ in range(5))
+            )
+            assert {entry.height for entry in entries} == {height}
+            assert (await node.read(partial(Ledger.block, height=height))).height == height
+
+
+def test_a_shared_snapshot_stands_still(world_: World) -> None:
+    before = world_.ledger.query().end_seq
+    with world_.ledger.shared_snapshot():
+        world_.submit(*patients(world_, 3))
+        assert world_.ledger.query().end_seq == before
+    assert world_.ledger.query().end_seq == before + 3
+
+
+def test_places_of_blocks_are_found_again_and_bounded(world_: World) -> None:
+    for transaction in patients(world_, 12):
+        world_.submit(transaction)
+    world_.ledger.checkpoint()
+    with world_.ledger._store.snapshot() as snapshot:
+        expected = {seq: snapshot._index.block_of_seq(seq) for seq in range(snapshot.end_seq)}
+        places = BlockPlaces(places_max=4)
+        for seq in [*expected, *reversed(expected), 0, 5, 19, 3]:
+            found = places.find(seq)
+            truth = expected[seq]
+            assert truth is not None
+            if found is None:
+                places.add(truth[0], BlockEntry.unpack(truth[2]))
+                found = places.find(seq)
+            assert found is not None and found[0] == truth[0]
+            assert len(places._found[0]) <= 4
+        assert places.find(snapshot.end_seq) is None

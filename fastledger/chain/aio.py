@@ -6,7 +6,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from fastledger.chain.ledger import Ledger, LedgerOptions
+from fastledger.chain.ledger import Ledger
+from fastledger.chain.options import LedgerOptions
 from fastledger.chain.outcome import Outcome
 from fastledger.chain.pace import Progress
 from fastledger.chain.query import Entry, Page, Query

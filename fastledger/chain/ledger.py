@@ -10,8 +10,8 @@ call it from several threads or use ``submit_nowait``. :class:`fastledger.AsyncL
 import threading
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
@@ -27,13 +27,13 @@ from fastledger.chain.keeper import Keeper
 from fastledger.chain.keeping import Keeping
 from fastledger.chain.metrics import StageTimes
 from fastledger.chain.node_key import load_node_key, save_node_key
+from fastledger.chain.options import LedgerOptions
 from fastledger.chain.outcome import Outcome
 from fastledger.chain.pipeline import Pipeline, Submission
 from fastledger.chain.query import Entry, Page, Query, load_entry, run_query
 from fastledger.chain.replay import checkpoint_position, damaged_block, replay_log
 from fastledger.chain.snapshots import erased_envelopes, open_index_and_log
 from fastledger.chain.store import NOWHERE, ChainStore, Durable, Layer
-from fastledger.clock import system_clock_ms
 from fastledger.consensus.engine import Engine
 from fastledger.consensus.solo import SoloEngine
 from fastledger.crypto.signing import SigningKey
@@ -43,7 +43,6 @@ from fastledger.errors import (
     InputError,
     NotFoundError,
 )
-from fastledger.limits import CHECKPOINT_BYTES, CHECKPOINT_TRANSACTIONS
 from fastledger.model.block import Block
 from fastledger.model.genesis import Authority, Genesis
 from fastledger.model.receipt import make_receipt, make_statement
@@ -73,22 +72,6 @@ from fastledger.storage.uploads import UploadLimits, Uploads
 EntityT = TypeVar("EntityT", bound=Entity)
 Listener: TypeAlias = Callable[[Sequence[Layer]], None]
 _BLOCK_CACHE = 32
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LedgerOptions:
-    """Settings of an open ledger; none of them changes what the chain accepts.
-
-    ``require_blobs``: a record enters only when its envelope is in this node's blob store; a node that keeps
-    envelopes elsewhere turns it off. Checkpoints are begun at so many transactions or bytes of memory.
-    ``verify_threads`` (None: one for each CPU) verify signatures.
-    """
-
-    require_blobs: bool = True
-    checkpoint_transactions: int = CHECKPOINT_TRANSACTIONS
-    checkpoint_bytes: int = CHECKPOINT_BYTES
-    verify_threads: int | None = None
-    clock_ms: Callable[[], int] = system_clock_ms
 
 
 class Ledger(Keeping):
@@ -482,6 +465,10 @@ class Ledger(Keeping):
     def first_height(self) -> int:
         """The lowest height whose block is kept: more than 0 on a pruned ledger."""
         return self._log.first_height
+
+    def shared_snapshot(self) -> AbstractContextManager[None]:
+        """All reads of this thread inside it see one moment, and cost less together; for a short time."""
+        return self._store.shared_snapshot()
 
     def block(self, height: int) -> Block:
         """The durable block at ``height``; raises ``NotFoundError``, with the code PRUNED for one that was pruned."""

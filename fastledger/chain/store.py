@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from fastledger._native.lmdb_batch import find_postings
 from fastledger.errors import Code, CorruptionError
-from fastledger.limits import STATE_CACHE_ENTRIES_MAX
+from fastledger.limits import BLOCK_PLACES_MAX, STATE_CACHE_ENTRIES_MAX
 from fastledger.state.terms import code_term
 from fastledger.state.view import Writes
 from fastledger.storage.index import CheckpointBatch, Index, IndexView
@@ -139,12 +139,44 @@ class Overlay:
         )
 
 
+class BlockPlaces:
+    """Blocks that were looked up lately, by their first transaction: a block never moves, and most reads are near."""
+
+    def __init__(self, places_max: int = BLOCK_PLACES_MAX) -> None:
+        self._places_max = places_max
+        # Replaced as one, never changed: readers look without a lock, and a lost addition costs a look-up.
+        self._found: tuple[list[int], list[tuple[int, BlockEntry]]] = ([], [])
+
+    def find(self, seq: int) -> tuple[int, BlockEntry] | None:
+        """Height and entry of the block that holds ``seq``, if it is among them."""
+        first_seqs, places = self._found
+        position = bisect_right(first_seqs, seq) - 1
+        if position < 0:
+            return None
+        place = places[position]
+        return place if seq < place[1].first_seq + place[1].tx_count else None
+
+    def add(self, height: int, entry: BlockEntry) -> None:
+        """Remembers a block; when there are too many, all others are forgotten."""
+        first_seqs, places = self._found
+        if len(first_seqs) >= self._places_max:
+            first_seqs, places = [], []
+        at = bisect_right(first_seqs, entry.first_seq)
+        self._found = (
+            [*first_seqs[:at], entry.first_seq, *first_seqs[at:]],
+            [*places[:at], (height, entry), *places[at:]],
+        )
+
+
 class Snapshot:
     """A consistent read view of everything durable, for one thread and a short time."""
 
-    def __init__(self, overlays: Sequence[Overlay], index: IndexView, end_seq: int) -> None:
+    def __init__(
+        self, overlays: Sequence[Overlay], index: IndexView, end_seq: int, places: BlockPlaces | None = None
+    ) -> None:
         self._overlays = overlays
         self._index = index
+        self._places = places or BlockPlaces()
         self.end_seq = end_seq
 
     def get_state(self, key: bytes) -> bytes | None:
@@ -190,8 +222,14 @@ class Snapshot:
             if overlay.first_seqs and seq >= overlay.first_seqs[0]:
                 position = bisect_right(overlay.first_seqs, seq) - 1
                 return overlay.heights[position], overlay.entries[position]
-        found = self._index.block_of_seq(seq)
-        return None if found is None else (found[0], BlockEntry.unpack(found[2]))
+        place = self._places.find(seq)
+        if place is None:
+            found = self._index.block_of_seq(seq)
+            if found is None:
+                return None
+            place = found[0], BlockEntry.unpack(found[2])
+            self._places.add(*place)
+        return place
 
     def postings(self, term: bytes, start_seq: int, end_seq: int, *, reverse: bool = False) -> Iterator[int]:
         """Numbers of the transactions under a term in [start_seq, end_seq), ascending or descending."""
@@ -231,6 +269,8 @@ class ChainStore:
     def __init__(self, index: Index) -> None:
         self.index = index
         self._lock = threading.Lock()
+        self._shared = threading.local()
+        self._places = BlockPlaces()
         self._layers: tuple[Layer, ...] = ()
         # active first, then frozen where a checkpoint is in progress
         self._overlays: tuple[Overlay, ...] = (Overlay(),)
@@ -347,12 +387,26 @@ class ChainStore:
 
     @contextmanager
     def snapshot(self) -> Iterator[Snapshot]:
-        """Everything durable now."""
+        """Everything durable now, or when the thread's :meth:`shared_snapshot` began."""
+        shared: Snapshot | None = getattr(self._shared, "snapshot", None)
+        if shared is not None:
+            yield shared
+            return
         # Overlays first: what leaves them later is in the index that is opened after.
         end_seq = self.durable.next_seq
         overlays = self._overlays
         with self.index.snapshot() as view:
-            yield Snapshot(overlays, view, end_seq)
+            yield Snapshot(overlays, view, end_seq, self._places)
+
+    @contextmanager
+    def shared_snapshot(self) -> Iterator[None]:
+        """All reads of this thread see one moment, and open the index once; for a short time."""
+        with self.snapshot() as snapshot:
+            self._shared.snapshot = snapshot
+            try:
+                yield
+            finally:
+                self._shared.snapshot = None
 
     def close(self) -> None:
         """Frees the executor's reader; the index is closed by its owner."""

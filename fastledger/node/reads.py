@@ -3,11 +3,13 @@
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple, TypeVar
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from fastledger.errors import LedgerBusyError, LedgerClosedError
 
 T = TypeVar("T")
+Together: TypeAlias = Callable[[], AbstractContextManager[None]]
 BUSY_RETRY_MS = 20
 JOB_READS_MAX = 256
 """At most so many in one job, so that the first does not wait long for the last."""
@@ -21,12 +23,13 @@ class _Waiting(NamedTuple):
 class _Lane:
     """One thread and those who wait for it."""
 
-    def __init__(self, name: str, pending_max: int) -> None:
+    def __init__(self, name: str, pending_max: int, together: Together) -> None:
         self._executor = ThreadPoolExecutor(1, thread_name_prefix=f"fastledger-{name}")
         self._loop = asyncio.get_running_loop()
         self._waiting: list[_Waiting] = []
         self._pending = 0
         self._pending_max = pending_max
+        self._together = together
         self._busy = False
         self.closed = False
 
@@ -55,11 +58,15 @@ class _Lane:
     def _work(self, job: list[_Waiting]) -> None:
         """On the lane's thread."""
         results: list[tuple[bool, Any]] = []
-        for waiting in job:
-            try:
-                results.append((True, waiting.work()))
-            except BaseException as error:
-                results.append((False, error))
+        try:
+            with self._together():
+                for waiting in job:
+                    try:
+                        results.append((True, waiting.work()))
+                    except BaseException as error:
+                        results.append((False, error))
+        except BaseException as error:  # the ledger is closed, or its index cannot be read
+            results += [(False, error)] * (len(job) - len(results))
         self._loop.call_soon_threadsafe(self._deliver, job, results)
 
     def _deliver(self, job: list[_Waiting], results: list[tuple[bool, Any]]) -> None:
@@ -87,10 +94,13 @@ class _Lane:
 class Reads:
     """The node's readers: one thread for short reads and one for pages, so that neither waits for the other."""
 
-    def __init__(self, *, pending_max: int) -> None:
-        """To be made on the loop that will read; ``pending_max`` bounds each lane's queue."""
-        self._short = _Lane("reader", pending_max)
-        self._heavy = _Lane("pager", pending_max)
+    def __init__(self, *, pending_max: int, together: Together = nullcontext) -> None:
+        """To be made on the loop that will read; ``pending_max`` bounds each lane's queue.
+
+        Short reads of one job run inside ``together()``. Pages do not: each is long enough to see the newest moment.
+        """
+        self._short = _Lane("reader", pending_max, together)
+        self._heavy = _Lane("pager", pending_max, nullcontext)
 
     @property
     def pending(self) -> int:

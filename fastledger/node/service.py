@@ -37,7 +37,7 @@ class NodeService:
         """Use :meth:`start`."""
         loop = asyncio.get_running_loop()
         self.ledger = ledger
-        self.reads = Reads(pending_max=options.reads_pending_max)
+        self.reads = Reads(pending_max=options.reads_pending_max, together=ledger.shared_snapshot)
         self.ingest = Ingest(ledger, options.ingest)
         self.feed = Feed(ledger, self.reads, loop)
         self._stopping = False

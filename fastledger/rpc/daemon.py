@@ -21,7 +21,8 @@ from typing import Any
 import msgspec
 import uvloop
 
-from fastledger.chain.ledger import Ledger, LedgerOptions
+from fastledger.chain.ledger import Ledger
+from fastledger.chain.options import LedgerOptions
 from fastledger.crypto.signing import ecdsa_backend, set_table_memory
 from fastledger.errors import CertificateError, ConfigError, FastLedgerError
 from fastledger.node.config import NodeConfig
