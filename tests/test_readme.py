@@ -39,6 +39,7 @@ def test_documents_name_only_what_exists() -> None:
         "README.md",
         "docs/embedding.md",
         "docs/operating.md",
+        "docs/native.md",
         "docs/security.md",
         "docs/decisions.md",
     ):
