@@ -34,6 +34,7 @@ class StageTimes:
         self._seconds: dict[str, float] = {}
         self._calls: dict[str, int] = {}
         self._buckets: dict[str, list[int]] = {}
+        self._ended: dict[str, float] = {}
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -49,6 +50,7 @@ class StageTimes:
         with self._lock:
             self._seconds[name] = self._seconds.get(name, 0.0) + seconds
             self._calls[name] = self._calls.get(name, 0) + 1
+            self._ended[name] = time.time()
             buckets = self._buckets.get(name)
             if buckets is None:
                 buckets = self._buckets[name] = [0] * (len(STAGE_BUCKETS_S) + 1)
@@ -58,6 +60,10 @@ class StageTimes:
         """Stage -> (seconds, calls)."""
         with self._lock:
             return {name: (self._seconds[name], self._calls[name]) for name in self._seconds}
+
+    def ended(self, name: str) -> float:
+        """When the last call of a stage ended, seconds of the Unix epoch; 0 where there was none."""
+        return self._ended.get(name, 0.0)
 
     def histograms(self) -> dict[str, tuple[tuple[int, ...], float]]:
         """Stage -> (calls in each bucket of ``STAGE_BUCKETS_S`` and beyond, seconds)."""

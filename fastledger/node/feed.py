@@ -130,6 +130,22 @@ class Feed:
         """How many follow."""
         return len(self._all())
 
+    def blocks_behind(self) -> int:
+        """How far the slowest subscription is from the newest durable block. Reads the chain: call it off the loop."""
+        ledger = self._ledger
+        end, end_seq = ledger.height + 1, ledger.transaction_count
+        slowest = end
+        slowest_seq = end_seq
+        for subscription in self._all():
+            if subscription.topic == "blocks":
+                slowest = min(slowest, subscription.cursor)
+            else:
+                slowest_seq = min(slowest_seq, subscription.cursor)
+        if slowest_seq < end_seq:
+            entries = ledger.query(cursor=slowest_seq, limit=1).entries
+            slowest = min([slowest, *(entry.height for entry in entries)])
+        return end - slowest
+
     def follow(
         self, topic: Topic, *, cursor: int | None = None, conditions: Filter | None = None
     ) -> Subscription:

@@ -67,6 +67,7 @@ class Ingest:
         self._idle.set()
         self.pending_transactions = 0
         self.pending_bytes = 0
+        self.busy_answers = 0
 
     # What callers use.
 
@@ -108,6 +109,7 @@ class Ingest:
             self.pending_transactions + count > options.pending_transactions_max
             or self.pending_bytes + byte_count > options.pending_bytes_max
         ):
+            self.busy_answers += 1
             raise LedgerBusyError(
                 f"{self.pending_transactions} transactions are waiting",
                 retry_after_ms=options.retry_after_ms,

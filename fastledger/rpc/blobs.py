@@ -89,6 +89,11 @@ class BlobService:
             clock_ms=ledger.options.clock_ms,
         )
 
+    @property
+    def unfinished(self) -> int:
+        """Uploads that are under way."""
+        return self._uploads.pending[0]
+
     def _run(self, work: Callable[..., T], *arguments: object) -> "asyncio.Future[T]":
         return asyncio.get_running_loop().run_in_executor(self._workers, work, *arguments)
 

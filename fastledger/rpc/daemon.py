@@ -224,27 +224,34 @@ class Daemon:
             extras=Extras(
                 methods=operator_methods(jobs, hooks),
                 routes=blob_routes(blobs),
-                render_metrics=lambda: self._render_metrics(server),
+                render_metrics=lambda: self._render_metrics(server, blobs),
                 metrics=self.metrics,
             ),
             tls=None if self._tls is None else self._tls.context,
         )
         return server
 
-    def _render_metrics(self, server: RpcServer) -> bytes:
+    def _render_metrics(self, server: RpcServer, blobs: BlobService) -> bytes:
         """What is counted elsewhere is read at the scrape; on a thread."""
         service, metrics = server.service, self.metrics
         metrics.connections.set(server.listener.open_connections)
         metrics.subscribers.set(server.streams.subscription_count)
         metrics.ingest_pending.set(service.ingest.pending_transactions)
+        metrics.ingest_batches.set(service.ledger.queue_depth)
+        metrics.subscriber_lag.set(service.feed.blocks_behind())
+        metrics.uploads.set(blobs.unfinished)
+        metrics.checkpoint_end.set(service.ledger.times.ended("checkpoint"))
         metrics.ready.set(service.state == "ready")
         metrics.halted.set(service.ledger.halted)
         metrics.log_lines_dropped.set(self.log.file.dropped)
-        for name, counter in (
-            ("connections_refused", metrics.connections_rejected.labels("limit")),
-            ("stream slow", metrics.subscribers_dropped),
-        ):
-            counted = server.counters[name]
+        counts = [
+            ("connections_refused", server.counters["connections_refused"], metrics.connections_rejected.labels("limit")),
+            ("stream slow", server.counters["stream slow"], metrics.subscribers_dropped),
+            ("busy", service.ingest.busy_answers, metrics.ingest_busy),
+        ]
+        for client, refused in list(server.rates.refused.items()):
+            counts.append((f"limited {client}", refused, metrics.rate_limited.labels(client)))
+        for name, counted, counter in counts:
             counter.inc(counted - self._scraped.get(name, 0))
             self._scraped[name] = counted
         return metrics.render()

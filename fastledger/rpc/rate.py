@@ -1,6 +1,6 @@
 """How much one client may send: token buckets in a bounded table (SPEC-RPC-7)."""
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 
 from fastledger.errors import RateLimitedError
@@ -47,7 +47,7 @@ class RateLimits:
         self._clock = clock
         self._requests: OrderedDict[str, Bucket] = OrderedDict()
         self._transactions: OrderedDict[str, Bucket] = OrderedDict()
-        self.refused = 0
+        self.refused: Counter[str] = Counter()
 
     def take_request(self, caller: Caller, count: int = 1) -> None:
         """Raises ``RateLimitedError`` where the caller sent too many requests."""
@@ -82,7 +82,8 @@ class RateLimits:
             table.move_to_end(key)
         wait_s = bucket.take(count, now)
         if wait_s > 0:
-            self.refused += 1
+            # Names are configured and few; addresses are not, and count as one.
+            self.refused[caller.name if caller.authenticated else "anonymous"] += 1
             raise RateLimitedError(f"too many {what}", retry_after_ms=max(1, int(wait_s * 1000) + 1))
 
     def _forget_some(self, table: OrderedDict[str, Bucket], now: float) -> None:

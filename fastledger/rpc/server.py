@@ -146,7 +146,7 @@ class RpcServer:
         return {
             **self.counters,
             "requests": self.listener.requests_count,
-            "rate_limited": self.rates.refused,
+            "rate_limited": sum(self.rates.refused.values()),
             "connections": self.listener.open_connections,
             "stream_connections": self.streams.connection_count,
             "subscriptions": self.streams.subscription_count,
