@@ -6,6 +6,7 @@ import gc
 import hashlib
 import random
 import resource
+import threading
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -198,6 +199,14 @@ async def test_abandoned_and_expired(tmp_path: Path) -> None:  # SPEC-UPL-4
         assert (await site.head(place))[0] == 404
         await site.blobs.tidy(1_000)
         assert list((tmp_path / "ledger" / "uploads").iterdir()) == []
+
+
+async def test_tidying_touches_no_file_on_the_loop(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[int] = []
+    monkeypatch.setattr(site.blobs._uploads, "expire", lambda: threads.append(threading.get_ident()))
+    await site.blobs.tidy(1_000)
+    assert threads
+    assert threading.get_ident() not in threads
 
 
 async def _cut_off(site: Site, place: str, offset: int, sent: bytes) -> None:
