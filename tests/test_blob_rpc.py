@@ -17,6 +17,7 @@ from typing import Self
 import aiohttp
 import msgspec
 import pytest
+from node_world import until
 from world import World, make_world
 
 from fastledger import Purpose, SealedRecord
@@ -446,9 +447,7 @@ async def test_a_client_that_hangs_up_is_no_incident(
     writer.transport.abort()
     place = await site.begin(ENVELOPE)
     await _cut_off(site, place, 0, ENVELOPE[:10])
-    async with asyncio.timeout(20):
-        while site.server.listener.open_connections > 1:
-            await asyncio.sleep(0.01)
+    await until(lambda: site.server.listener.open_connections <= 1)
     await asyncio.sleep(0.1)
     assert not caplog.records
 
