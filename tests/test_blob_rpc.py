@@ -6,6 +6,7 @@ import gc
 import hashlib
 import random
 import resource
+import threading
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import Self
 import aiohttp
 import msgspec
 import pytest
+from node_world import until
 from world import World, make_world
 
 from fastledger import Purpose, SealedRecord
@@ -198,6 +200,14 @@ async def test_abandoned_and_expired(tmp_path: Path) -> None:  # SPEC-UPL-4
         assert (await site.head(place))[0] == 404
         await site.blobs.tidy(1_000)
         assert list((tmp_path / "ledger" / "uploads").iterdir()) == []
+
+
+async def test_tidying_touches_no_file_on_the_loop(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[int] = []
+    monkeypatch.setattr(site.blobs._uploads, "expire", lambda: threads.append(threading.get_ident()))
+    await site.blobs.tidy(1_000)
+    assert threads
+    assert threading.get_ident() not in threads
 
 
 async def _cut_off(site: Site, place: str, offset: int, sent: bytes) -> None:
@@ -437,9 +447,7 @@ async def test_a_client_that_hangs_up_is_no_incident(
     writer.transport.abort()
     place = await site.begin(ENVELOPE)
     await _cut_off(site, place, 0, ENVELOPE[:10])
-    async with asyncio.timeout(20):
-        while site.server.listener.open_connections > 1:  # noqa: ASYNC110 - connections ring no bell
-            await asyncio.sleep(0.01)
+    await until(lambda: site.server.listener.open_connections <= 1)
     await asyncio.sleep(0.1)
     assert not caplog.records
 

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from world import TERM, VITALS, World, make_world
 
 from fastledger import Code, Ledger, Purpose, Query, Right, Role, SealedRecord, Transaction
-from fastledger.chain.store import Overlay
+from fastledger.chain import query
+from fastledger.chain.store import Overlay, Snapshot
 from fastledger.errors import InputError
 from fastledger.limits import QUERY_PAGE_MAX
 
@@ -299,6 +300,37 @@ def test_a_cursor_stands_while_the_chain_grows(world: World) -> None:  # SPEC-QR
     older = world.ledger.query(cursor=newest.next_cursor, newest_first=True, **conditions)
     backwards = [entry.txid for entry in (*newest, *older)]
     assert backwards[:5] == [transaction.txid for transaction in first[::-1]]
+
+
+@pytest.mark.parametrize("newest_first", [False, True])
+def test_a_page_looks_at_so_many_and_no_more(
+    history: History, monkeypatch: pytest.MonkeyPatch, newest_first: bool
+) -> None:  # SPEC-QRY-4
+    ledger = history.world.ledger
+    looked = 0
+    has_posting = Snapshot.has_posting
+
+    def counting(self: Snapshot, term: bytes, seq: int) -> bool:
+        nonlocal looked
+        looked += 1
+        return has_posting(self, term, seq)
+
+    monkeypatch.setattr(Snapshot, "has_posting", counting)
+    monkeypatch.setattr(query, "QUERY_CANDIDATES_MAX", 3)
+    signer = history.world.patient.identity
+    conditions: dict[str, Any]
+    for conditions in ({"signer": signer, "kind": "record.put"}, {"kind": "identity.register"}, {}):
+        found: list[bytes] = []
+        cursor = None
+        while True:
+            looked = 0
+            page = ledger.query(cursor=cursor, newest_first=newest_first, **conditions)
+            assert looked <= 4
+            assert len(page) <= 3
+            found += [entry.txid for entry in page]
+            if (cursor := page.next_cursor) is None:
+                break
+        assert found == history.matching(conditions, newest_first=newest_first)
 
 
 def test_pages_end_exactly(world: World) -> None:  # SPEC-QRY-1

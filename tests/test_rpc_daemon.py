@@ -16,7 +16,9 @@ from world import new_wallet
 
 from fastledger import Ledger, Role
 from fastledger.clock import system_clock_ms
+from fastledger.node.config import LedgerConfig, LogConfig, NodeConfig
 from fastledger.node.pidfile import running
+from fastledger.rpc import daemon
 from fastledger.rpc.protocol import decode_outcomes
 
 SCRIPT = """
@@ -128,3 +130,23 @@ async def test_it_reloads_and_can_be_told_to_stop(process: Process) -> None:
         assert (await client.call("node.reload"))["reloaded"] == ["log"]
         await client.call("node.stop")
     assert await asyncio.to_thread(process.process.wait, 60) == 0
+
+
+async def test_tidying_goes_on_whatever_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rounds = 0
+
+    class Blobs:
+        async def tidy(self, _age_ms: int) -> None:
+            nonlocal rounds
+            rounds += 1
+            raise OSError
+
+    monkeypatch.setattr(daemon, "_TIDY_INTERVAL_S", 0.001)
+    node = daemon.Daemon(
+        NodeConfig(ledger=LedgerConfig(path=str(tmp_path)), log=LogConfig(path=str(tmp_path / "log")))
+    )
+    tidying = asyncio.create_task(node._tidy(Blobs()))  # type: ignore[arg-type]
+    await until(lambda: rounds > 2 or tidying.done())
+    assert not tidying.done()
+    tidying.cancel()
+    assert "blobs.tidy-failed" in (tmp_path / "log").read_text()

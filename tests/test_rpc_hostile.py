@@ -230,6 +230,24 @@ async def test_pipelining_without_reading_is_cut_off(node: NodeWorld) -> None:  
     assert node.server.counters["connections_undrained"] == 1
 
 
+async def test_answers_that_nobody_reads_are_bounded_together(tmp_path: Path) -> None:  # SPEC-RPC-7
+    size = 16 * 1024 * 1024
+    options = replace(SMALL, write_timeout_ms=20_000, answers_bytes_max=size + 1)
+    async with serve_world(tmp_path / "ledger", options=options) as node, served_meanwhile(node):
+        node.server._descriptions["/openrpc.json"] = bytes(size)
+        first, second = await Peer.connect(node), await Peer.connect(node)
+        for peer in (first, second):
+            peer.reader._transport.pause_reading()  # type: ignore[attr-defined]
+        await first.send(b"GET /openrpc.json HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        await until(lambda: node.server.listener.unread_bytes > 0)
+        await second.send(b"GET /openrpc.json HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        await until(lambda: node.server.counters["connections_undrained"] == 1)
+        for peer in (first, second):
+            peer.reader._transport.resume_reading()  # type: ignore[attr-defined]
+        assert len(await second.rest()) < size < len(await first.rest())
+        await until(lambda: node.server.listener.unread_bytes == 0)
+
+
 async def test_a_flood_of_bad_signatures_is_refused_one_by_one(node: NodeWorld) -> None:
     transactions = registrations(node.world, 100)
     forged = [tx.encoded[:-32] + os.urandom(31) + b"\x01" for tx in transactions]

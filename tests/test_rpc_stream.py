@@ -18,7 +18,7 @@ from world import new_wallet
 
 from fastledger import Code
 from fastledger.rpc import stream
-from fastledger.rpc.options import RpcOptions
+from fastledger.rpc.options import RateOptions, RpcOptions
 from fastledger.rpc.protocol import Events
 
 OPTIONS = RpcOptions(subscriptions_per_connection_max=3, subscriptions_max=4, write_timeout_ms=300)
@@ -150,6 +150,17 @@ async def test_a_cursor_never_leaves_behind_what_was_not_sent(
         may_encode.set()
         assert not follower.pages
         assert closed["result"] == {"subscription": "s1", "cursor": 0}
+
+
+async def test_messages_count_as_requests(tmp_path: Path) -> None:  # SPEC-RPC-7
+    options = RpcOptions(rate=RateOptions(requests_per_second=0.001, requests_burst=3))
+    async with serve_world(tmp_path / "ledger", options=options) as node, following(node) as follower:
+        for _ in range(2):
+            assert "result" in await follower.call("subscription.open", topic="blocks")
+        refused = (await follower.call("subscription.open", topic="blocks"))["error"]
+        assert refused["code"] == Code.RATE_LIMITED
+        assert refused["data"]["retry_after_ms"] > 0
+        assert node.server.streams.subscription_count == 2
 
 
 async def test_what_makes_no_sense_is_refused_at_once(node: NodeWorld) -> None:

@@ -1,6 +1,6 @@
 """Finding transactions: by who signed, whom they concern, what they are, and blind tokens (SPEC-QRY-1..3)."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from heapq import merge
@@ -8,7 +8,7 @@ from itertools import groupby
 
 from fastledger.chain.store import Snapshot
 from fastledger.errors import Code, InputError
-from fastledger.limits import QUERY_PAGE_DEFAULT, QUERY_PAGE_MAX
+from fastledger.limits import QUERY_CANDIDATES_MAX, QUERY_PAGE_DEFAULT, QUERY_PAGE_MAX
 from fastledger.model.block import Block
 from fastledger.model.ids import ID_BYTES
 from fastledger.model.transaction import Transaction
@@ -138,7 +138,13 @@ def run_query(
     if first_height:
         start_seq = max(start_seq, _first_seq(snapshot, first_height))
     entries: list[Entry] = []
-    for seq in _matching(query, snapshot, start_seq, end_seq):
+    looked_at = 0
+    for seq, meets in _candidates(query, snapshot, start_seq, end_seq):
+        if looked_at == QUERY_CANDIDATES_MAX:
+            return Page(entries, seq, snapshot.end_seq)
+        looked_at += 1
+        if not meets:
+            continue
         entry = load_entry(snapshot, read_block, seq)
         if query.code == Code.OK and entry.code != Code.OK:
             continue
@@ -176,22 +182,19 @@ def load_entry(snapshot: Snapshot, read_block: Callable[[FrameRef], Block], seq:
     )
 
 
-def _matching(query: Query, snapshot: Snapshot, start_seq: int, end_seq: int) -> Iterator[int]:
-    """Numbers of the transactions under all terms, in order."""
+def _candidates(query: Query, snapshot: Snapshot, start_seq: int, end_seq: int) -> Iterator[tuple[int, bool]]:
+    """Numbers of the transactions under the rarest term, in order, and whether they are under all others too."""
     terms = query.terms()
+    numbers: Iterable[int]
     if query.alerts:
-        for seq in _any_of(ALERT_TERMS, snapshot, start_seq, end_seq, query.newest_first):
-            if all(snapshot.has_posting(term, seq) for term in terms):
-                yield seq
-        return
-    if not terms:
-        numbers = range(start_seq, end_seq)
-        yield from reversed(numbers) if query.newest_first else numbers
-        return
-    rarest, *others = terms
-    for seq in snapshot.postings(rarest, start_seq, end_seq, reverse=query.newest_first):
-        if all(snapshot.has_posting(term, seq) for term in others):
-            yield seq
+        numbers = _any_of(ALERT_TERMS, snapshot, start_seq, end_seq, query.newest_first)
+    elif terms:
+        numbers = snapshot.postings(terms.pop(0), start_seq, end_seq, reverse=query.newest_first)
+    else:
+        every = range(start_seq, end_seq)
+        numbers = reversed(every) if query.newest_first else every
+    for seq in numbers:
+        yield seq, all(snapshot.has_posting(term, seq) for term in terms)
 
 
 def _any_of(

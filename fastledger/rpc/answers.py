@@ -83,21 +83,33 @@ class Answer(web.StreamResponse):
         transport = None if request is None else request.transport
         if request is None or transport is None or transport.is_closing():
             raise ConnectionResetError
-        transport.write(self.encode(with_body=request.method != "HEAD"))
+        encoded = self.encode(with_body=request.method != "HEAD")
+        transport.write(encoded)
         protocol = request.protocol
         if protocol._paused:
-            await drained(protocol, transport)
+            await drained(protocol, transport, len(encoded))
 
 
-async def drained(protocol: Any, transport: asyncio.Transport) -> None:
-    """Returns once the socket took what was written; raises ``ConnectionResetError`` where it does not in time."""
+async def drained(protocol: Any, transport: asyncio.Transport, byte_count: int) -> None:
+    """Returns once the socket took the ``byte_count`` bytes that were written.
+
+    Raises ``ConnectionResetError`` where it does not in time, or where too much lies unread on all connections
+    together; one alone may always be read.
+    """
+    listener = protocol.listener
+    unread = listener.unread_bytes
+    listener.unread_bytes += byte_count
     try:
+        if unread and unread + byte_count > listener.options.answers_bytes_max:
+            raise TimeoutError
         async with asyncio.timeout(protocol.write_timeout_ms / 1000):
             await protocol._drain_helper()
     except TimeoutError:
         protocol.counters["connections_undrained"] += 1
         transport.abort()
         raise ConnectionResetError from None
+    finally:
+        listener.unread_bytes -= byte_count
 
 
 def json_answer(value: Any, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Answer:

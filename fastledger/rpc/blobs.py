@@ -101,11 +101,11 @@ class BlobService:
 
     async def tidy(self, orphan_age_ms: int) -> Collected:
         """Drops expired uploads and collects envelopes that nobody names; to be called now and then."""
-        self._uploads.expire()
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._tidier, self._collect, orphan_age_ms)
+        return await loop.run_in_executor(self._tidier, self._tidy, orphan_age_ms)
 
-    def _collect(self, orphan_age_ms: int) -> Collected:
+    def _tidy(self, orphan_age_ms: int) -> Collected:
+        self._uploads.expire()
         return self._ledger.collect_orphans(orphan_age_ms, pause=self._pause)
 
     def _pause(self) -> None:

@@ -24,12 +24,12 @@ _LINGERING_S = 1.0
 class Connection(RequestHandler):
     """One client's connection."""
 
-    __slots__ = ("_header_timer", "_listener", "caller", "counters", "is_counted", "write_timeout_ms")
+    __slots__ = ("_header_timer", "caller", "counters", "is_counted", "listener", "write_timeout_ms")
 
     def __init__(self, listener: "Listener", **settings: Any) -> None:
         """Made by :class:`Listener` for every connection that is accepted."""
         super().__init__(listener, loop=listener.loop, **settings)
-        self._listener = listener
+        self.listener = listener
         self._header_timer: asyncio.TimerHandle | None = None
         self.write_timeout_ms = listener.options.write_timeout_ms
         self.counters = listener.counters
@@ -41,8 +41,8 @@ class Connection(RequestHandler):
         super().connection_made(transport)
         peer = transport.get_extra_info("peername")
         address = str(peer[0]) if isinstance(peer, tuple) and peer else "local"
-        self.caller = self._listener.access.of_connection(address, transport.get_extra_info("ssl_object"))
-        if not self._listener.admit(address):
+        self.caller = self.listener.access.of_connection(address, transport.get_extra_info("ssl_object"))
+        if not self.listener.admit(address):
             self.counters["connections_refused"] += 1
             busy = LedgerBusyError("too many connections", retry_after_ms=_BUSY_RETRY_MS)
             stream = cast(asyncio.Transport, transport)
@@ -57,7 +57,7 @@ class Connection(RequestHandler):
         self._cancel_header_timer()
         if self.is_counted:
             self.is_counted = False
-            self._listener.release(self.caller.address)
+            self.listener.release(self.caller.address)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -69,7 +69,7 @@ class Connection(RequestHandler):
                 self._cancel_header_timer()
         elif self._header_timer is None and self._is_between_requests():
             self._header_timer = self._loop.call_later(
-                self._listener.options.header_timeout_ms / 1000, self._end_headers
+                self.listener.options.header_timeout_ms / 1000, self._end_headers
             )
 
     def _is_between_requests(self) -> bool:
@@ -122,6 +122,7 @@ class Listener(web.Server):
         self.options = options
         self.counters = counters
         self.open_connections = 0
+        self.unread_bytes = 0
         self._by_address: dict[str, int] = {}
         self._settings: dict[str, Any] = {
             "access_log": None,

@@ -316,7 +316,7 @@ class Daemon:
             await asyncio.sleep(_TIDY_INTERVAL_S)
             try:
                 await blobs.tidy(self.config.blobs.orphan_age_ms)
-            except FastLedgerError as error:
+            except Exception as error:  # whatever it was, the next round has to come
                 self.log.error("blobs.tidy-failed", error=error)
 
     async def _report(self, server: RpcServer) -> None:

@@ -21,8 +21,8 @@ class RpcOptions:
     """Where the server listens and what it takes at most (SPEC-RPC-7). Times are milliseconds.
 
     ``header_timeout_ms`` bounds the headers of a request from their first byte, ``request_timeout_ms`` its body, or
-    each pause of an upload, and ``write_timeout_ms`` how long an answer may lie unread. An idle connection is closed
-    after ``idle_timeout_ms``.
+    each pause of an upload, and ``write_timeout_ms`` how long an answer may lie unread; ``answers_bytes_max`` is how
+    much of them all may. An idle connection is closed after ``idle_timeout_ms``.
     """
 
     host: str = "127.0.0.1"
@@ -40,6 +40,7 @@ class RpcOptions:
     json_bytes_max: int = 2 * 1024 * 1024
     batch_bytes_max: int = BATCH_BYTES_MAX
     bodies_bytes_max: int = 256 * 1024 * 1024
+    answers_bytes_max: int = 256 * 1024 * 1024
     calls_per_request_max: int = 100
     heavy_calls_per_request_max: int = 4
     page_bytes_max: int = 4 * 1024 * 1024

@@ -83,7 +83,7 @@ class RpcServer:
         self.rates = RateLimits(self.options.rate, asyncio.get_running_loop().time)
         self.context = Context(service, self.options, self.rates, metrics=extras.metrics)
         self.methods = method_table((*CHAIN_METHODS, *TRANSACTION_METHODS, *extras.methods))
-        self.streams = Streams(service, self.options, self.counters)
+        self.streams = Streams(service, self.options, self.counters, self.rates)
         self._rpc = JsonRpc(self.context, self.methods, self.counters)
         self._render_metrics = extras.render_metrics
         self._metrics = extras.metrics

@@ -22,6 +22,7 @@ from fastledger.rpc.errors import RpcFault, rpc_error
 from fastledger.rpc.jsonrpc import decode_params, decode_request, failure, success
 from fastledger.rpc.options import RpcOptions
 from fastledger.rpc.protocol import METHOD_NOT_FOUND, Event, Events, Filter
+from fastledger.rpc.rate import RateLimits
 from fastledger.rpc.routes import Call
 from fastledger.rpc.views import (
     ClosedView,
@@ -48,11 +49,14 @@ _CLOSE_PARAMS = msgspec.json.Decoder(CloseParams).decode
 class Streams:
     """All WebSocket connections of a server."""
 
-    def __init__(self, service: NodeService, options: RpcOptions, counters: "Counter[str]") -> None:
-        """Bounds are those of ``options``."""
+    def __init__(
+        self, service: NodeService, options: RpcOptions, counters: "Counter[str]", rates: RateLimits
+    ) -> None:
+        """Bounds are those of ``options``; every message counts as a request."""
         self.service = service
         self.options = options
         self.counters = counters
+        self.rates = rates
         self.subscription_count = 0
         self._open: set[Stream] = set()
 
@@ -105,6 +109,7 @@ class Stream:
         self._service = streams.service
         self._options = streams.options
         self._socket = socket
+        self._caller = call.caller
         self._protocol: Any = call.request.protocol
         self._transport = call.request.transport
         self._subscriptions: dict[str, Subscription] = {}
@@ -143,6 +148,7 @@ class Stream:
             await self._send(failure(None, fault.error))
             return
         try:
+            self._streams.rates.take_request(self._caller)
             if request.method == "subscription.open":
                 result: Any = self._open(decode_params(_OPEN_PARAMS, request, data, required=1))
             elif request.method == "subscription.close":
