@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from client_world import ONE_TRY, PATIENT_RETRY, WITH_BLOBS, NodeWorld, make_node_world, wallet
 from commands import Cli
+from feeds import small_files
 from net_faults import Proxy
 
 from fastledger import AsyncClient, Client, Ledger, Role
@@ -180,7 +181,7 @@ def test_a_node_prunes_and_frees_what_it_says(tmp_path: Path) -> None:  # SPEC-C
     made = make_node_world(tmp_path)
     try:
         made.node.stop()
-        with small_segments(), Ledger.open(made.node.ledger) as ledger:
+        with small_files(), Ledger.open(made.node.ledger) as ledger:
             for _ in range(60):
                 ledger.submit([wallet(made.chain_id).register(Role.PATIENT)])
         made.node.start()
