@@ -12,6 +12,7 @@ from fastledger._native import work as native_work
 from fastledger.bench import report, tuning
 from fastledger.bench.measure import Contestant, Row, clock_ghz, compete
 from fastledger.cli.main import main
+from fastledger.node.config import load_config
 
 
 def test_quick_bench_prints_saves_and_advises(tmp_path: Path) -> None:
@@ -28,9 +29,14 @@ def test_quick_bench_prints_saves_and_advises(tmp_path: Path) -> None:
     for row in document["rows"]:
         assert 0 < row["ns"]["min"] <= row["ns"]["median"] <= row["ns"]["max"], row["task"]
         assert row["cycles"] > 0
-    advice = tomllib.loads(done.output[done.output.index("[tuning]") :])["tuning"]
-    assert set(advice) == {"verify_threads", "batch_transactions", "table_memory_bytes"}
-    assert all(isinstance(value, int) and value > 0 for value in advice.values())
+    advice = tomllib.loads(done.output[done.output.index("[ingest]") :])
+    (tmp_path / "node.toml").write_text(
+        "[ledger]\npath = 'ledger'\n" + done.output[done.output.index("[ingest]") :]
+    )
+    config = load_config(tmp_path / "node.toml", environ={})
+    assert config.ingest.batch_transactions == advice["ingest"]["batch_transactions"] > 0
+    assert config.tuning.verify_threads == advice["tuning"]["verify_threads"] > 0
+    assert config.tuning.table_memory_bytes == advice["tuning"]["table_memory_bytes"] > 0
     assert chart.read_text().count("hashlib loop") > 3
     assert native_hashing.backend() == native_work.backend() == native_hashing.backends()[0]
 

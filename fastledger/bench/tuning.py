@@ -73,15 +73,17 @@ def advise(rows: list[Row]) -> Advice:
 
 
 def toml(advice: Advice, cpu: str) -> str:
-    """The advice as a table to paste into a node's configuration."""
+    """The advice as tables to paste into a node's configuration."""
     rate = advice["transactions_per_second_max"]
     return "\n".join(
         (
             f"# Measured on {cpu}: verification and scan allow some {rate:,} transactions/s;",
             "# rules, index and disk come on top (make bench measures the whole).",
+            "[ingest]",
+            f"batch_transactions = {advice['batch_transactions']}",
+            "",
             "[tuning]",
             f"verify_threads = {advice['verify_threads']}",
-            f"batch_transactions = {advice['batch_transactions']}",
             f"table_memory_bytes = {advice['table_memory_bytes']}",
         )
     )

@@ -438,6 +438,11 @@ class Ledger(Keeping):
         return self._pipeline.halted
 
     @property
+    def queue_depth(self) -> int:
+        """Batches that are submitted and not yet answered."""
+        return self._pipeline.queue_depth
+
+    @property
     def height(self) -> int:
         """The height of the newest durable block."""
         return self._store.durable.height
@@ -582,7 +587,7 @@ class Ledger(Keeping):
             "first_height": self.first_height,
             "head": self.head.hex(),
             "transactions": self.transaction_count,
-            "queue_depth": self._pipeline.queue_depth,
+            "queue_depth": self.queue_depth,
             "replayed_blocks": self.replayed_blocks,
             "index": self._index.stats(),
             "blobs": asdict(self._blobs.stats()),

@@ -156,7 +156,7 @@ def stop(output: Output, config_path: Path, timeout: int) -> None:
 
 @node.command()
 @config_option
-@click.option("--certificate", default="", help="PEM file to show to the node.")
+@click.option("--cert", "certificate", default="", help="PEM file to show to the node.")
 @click.option("--key", default="", help="Its private key.")
 @token_option
 @command_options

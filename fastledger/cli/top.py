@@ -189,7 +189,7 @@ token_option = click.option(
 @click.option("--interval", type=click.FloatRange(0.2, 60), default=1.0, show_default=True, help="Seconds.")
 @click.option("--once", is_flag=True, help="Show one frame and end.")
 @click.option("--ca", type=click.Path(path_type=Path), help="Authorities that sign the node's certificate.")
-@click.option("--certificate", default="", help="PEM file to show to the node.")
+@click.option("--cert", "certificate", default="", help="PEM file to show to the node.")
 @click.option("--key", default="", help="Its private key.")
 @token_option
 @command_options

@@ -23,11 +23,12 @@ import uvloop
 
 from fastledger.chain.ledger import Ledger
 from fastledger.chain.options import LedgerOptions
+from fastledger.clock import system_clock_ms
 from fastledger.crypto.signing import ecdsa_backend, set_table_memory
 from fastledger.errors import CertificateError, ConfigError, FastLedgerError
 from fastledger.node.config import NodeConfig
 from fastledger.node.ingest import IngestOptions
-from fastledger.node.logs import Log
+from fastledger.node.logs import AccessLog, Log
 from fastledger.node.metrics import NodeMetrics
 from fastledger.node.notify import Notifier
 from fastledger.node.pidfile import remove_pid, write_pid
@@ -119,6 +120,7 @@ class Daemon:
         """Opens the log; everything else is opened by :meth:`serve`."""
         self.config = config
         self.log = Log(config.log)
+        self._access_log = AccessLog(self.log)
         self._notifier = Notifier()
         self.metrics = NodeMetrics(backend=ecdsa_backend()["kernel"] or "libsecp256k1")
         self._tls: ServerTls | None = None
@@ -171,6 +173,8 @@ class Daemon:
             self._begin(self._tls.watch())
         self._begin(self._report(server))
         self._begin(self._tidy(blobs))
+        self._begin(self._flush_access_log())
+        undo.callback(self._access_log.flush)
         self._notifier.ready()
         self.log.info("node.ready", port=server.port, pid=os.getpid(), height=service.ledger.height)
 
@@ -214,6 +218,7 @@ class Daemon:
             figures=lambda: server.figures(),
             reload=self.reload,
             stop=self._stop.set,
+            backed_up=lambda: self.metrics.backup(system_clock_ms()),
             backups=self.config.backup.directory or None,
             verify_bytes_per_second=self.config.verify.rate_bytes_per_second or None,
         )
@@ -226,6 +231,7 @@ class Daemon:
                 routes=blob_routes(blobs),
                 render_metrics=lambda: self._render_metrics(server, blobs),
                 metrics=self.metrics,
+                access_log=self._access_log,
             ),
             tls=None if self._tls is None else self._tls.context,
         )
@@ -244,9 +250,10 @@ class Daemon:
         metrics.ready.set(service.state == "ready")
         metrics.halted.set(service.ledger.halted)
         metrics.log_lines_dropped.set(self.log.file.dropped)
+        counted_there = server.counters
         counts = [
-            ("connections_refused", server.counters["connections_refused"], metrics.connections_rejected.labels("limit")),
-            ("stream slow", server.counters["stream slow"], metrics.subscribers_dropped),
+            ("refused", counted_there["connections_refused"], metrics.connections_rejected.labels("limit")),
+            ("stream slow", counted_there["stream slow"], metrics.subscribers_dropped),
             ("busy", service.ingest.busy_answers, metrics.ingest_busy),
         ]
         for client, refused in list(server.rates.refused.items()):
@@ -309,6 +316,12 @@ class Daemon:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _flush_access_log(self) -> None:
+        """The sum of a busy second is told though no request follows it."""
+        while True:
+            await asyncio.sleep(1)
+            self._access_log.flush()
 
     async def _tidy(self, blobs: BlobService) -> None:
         """Drops uploads that ended nowhere, and envelopes that no record came to name."""

@@ -26,13 +26,15 @@ Rate = Annotated[int, Meta(ge=1)]
 class Hooks:
     """What only the process around the server can do. ``reload`` returns what was read again.
 
-    ``backups``: the only directory that backups and snapshots are written into; None: wherever the operator says.
-    ``verify_bytes_per_second``: the rate of a verification that names none.
+    ``backed_up`` is called when a backup is whole. ``backups``: the only directory that backups and snapshots are
+    written into; None: wherever the operator says. ``verify_bytes_per_second``: the rate of a
+    verification that names none.
     """
 
     figures: Callable[[], dict[str, int]]
     reload: Callable[[], list[str]]
     stop: Callable[[], None]
+    backed_up: Callable[[], None] = lambda: None
     backups: str | None = None
     verify_bytes_per_second: int | None = None
 
@@ -137,6 +139,8 @@ def _work_methods(jobs: Jobs, hooks: Hooks) -> tuple[Method, ...]:
 
         def work(progress: Any, cancel: Any) -> Any:
             report = getattr(ledger, operation)(progress=progress, cancel=cancel, **settings)
+            if operation == "backup":
+                hooks.backed_up()
             # A manifest lists every chunk: that is for the snapshot's readers.
             return SnapshotReport.of(report) if operation == "snapshot" else report
 

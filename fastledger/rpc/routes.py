@@ -196,6 +196,12 @@ class Route:
     errors: Sequence[int] = ()
 
     @property
+    def word(self) -> str:
+        """What the log calls it: ``post.v1.transactions``; a path's parameters are not in it."""
+        parts = [part for part in self.path.split("/") if part and not part.startswith("{")]
+        return ".".join([self.method.lower(), *parts])
+
+    @property
     def name(self) -> str:
         """What metrics call it: ``POST /v1/transactions``; "" for /v1/rpc, whose methods are counted each."""
         return "" if self.path == "/v1/rpc" else f"{self.method} {self.path}"

@@ -20,6 +20,7 @@ from aiohttp import web
 from msgspec import Meta
 
 from fastledger.errors import BadRequestError, Code, FastLedgerError, UnauthenticatedError
+from fastledger.node.logs import AccessLog
 from fastledger.node.metrics import NodeMetrics
 from fastledger.node.service import NodeService
 from fastledger.rpc.access import Access, AccessOptions, check_role
@@ -60,6 +61,7 @@ class Extras:
     routes: Sequence[Route] = ()
     render_metrics: Callable[[], bytes] | None = None
     metrics: NodeMetrics | None = None
+    access_log: AccessLog | None = None
 
 
 class RpcServer:
@@ -87,6 +89,7 @@ class RpcServer:
         self._rpc = JsonRpc(self.context, self.methods, self.counters)
         self._render_metrics = extras.render_metrics
         self._metrics = extras.metrics
+        self._access_log = extras.access_log
         self._room = BodyRoom(self.options.bodies_bytes_max)
         self.table = RouteTable((*self._routes(), *extras.routes))
         self._descriptions = {
@@ -159,28 +162,42 @@ class RpcServer:
         call: Call | None = None
         began = time.perf_counter()
         code = Code.OK
-        name = ""
+        name, word, status = "", "unknown", 0
         try:
             path = request._message.path.partition("?")[0]
             if not path.startswith("/"):
                 path = request.path
             route, parameters = self.table.find(request.method, path)
-            name = route.name
+            name, word = route.name, route.word
             call = self._admit(request, route, parameters)
-            return await route.handler(call)
+            response = await route.handler(call)
+            status = response.status
+            return response
         except asyncio.CancelledError:
             raise
         except Exception as error:
             code = error.code if isinstance(error, FastLedgerError) else Code.STORAGE
             # What was not read of a body stands before the next request: nothing more comes over this connection.
             answer = error_answer(error, keep_alive=request.content.is_eof())
-            self.counters[f"http {answer.status}"] += 1
+            status = answer.status
+            self.counters[f"http {status}"] += 1
             return answer
         finally:
             if call is not None:
                 call.release()
+            seconds = time.perf_counter() - began
             if name and self._metrics is not None:
-                self._metrics.request(name, code, time.perf_counter() - began)
+                self._metrics.request(name, code, seconds)
+            if self._access_log is not None:
+                self._note(word, status, code, seconds, call)
+
+    def _note(self, word: str, status: int, code: Code, seconds: float, call: Call | None) -> None:
+        """One answered request, for the log."""
+        if self._access_log is not None:
+            client = call.caller.name if call is not None and call.caller.authenticated else ""
+            self._access_log.request(
+                method=word, status=status, code=code, duration_us=int(seconds * 1e6), client=client
+            )
 
     def _admit(self, request: web.BaseRequest, route: Route, parameters: Mapping[str, str]) -> Call:
         """Who it is, whether it may, and not too often (SPEC-RPC-6, SPEC-RPC-7)."""
