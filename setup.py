@@ -9,6 +9,7 @@ one wheel runs on any CPU of its architecture and picks its kernels at run time.
 import os
 import platform
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from Cython.Build import cythonize
@@ -90,7 +91,12 @@ class BuildNative(build_ext):
 
     def build_extensions(self) -> None:
         self.force = self.force or self.switches_changed()
-        objects = [self.compile_native(name, flags) for name, flags in NATIVE_SOURCES.items()]
+        # A compiler on every CPU; the longest source alone takes half a minute.
+        self.parallel = self.parallel or os.cpu_count()
+        for name in NATIVE_SOURCES:
+            Path(self.build_temp, "native", name).parent.mkdir(parents=True, exist_ok=True)
+        with ThreadPoolExecutor(self.parallel) as pool:
+            objects = list(pool.map(self.compile_native, NATIVE_SOURCES, NATIVE_SOURCES.values()))
         for extension in self.extensions:
             extension.extra_objects = objects
         super().build_extensions()
