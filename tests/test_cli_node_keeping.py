@@ -272,7 +272,15 @@ def _failure(function: Any, *arguments: Any, **options: Any) -> Exception | None
     return None
 
 
-def test_progress_that_raises_calls_the_job_off(client: Client) -> None:  # SPEC-CLI-9
+def test_progress_that_raises_calls_the_job_off(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:  # SPEC-CLI-9
+    called_off: list[str] = []
+
+    async def cancel_job(_self: AsyncClient, job: str) -> None:
+        called_off.append(job)
+
+    monkeypatch.setattr(AsyncClient, "cancel_job", cancel_job)
     seen: list[tuple[str, int, int]] = []
 
     def tell(*progress: Any) -> None:
@@ -280,9 +288,10 @@ def test_progress_that_raises_calls_the_job_off(client: Client) -> None:  # SPEC
         raise InputError("enough")
 
     with pytest.raises(InputError, match="enough"):
-        client.backup("enough", progress=tell, rate_bytes_per_second=500_000)
-    assert seen
-    assert settled(client, client.jobs()[0].job) == "cancelled"
+        client.backup("enough", progress=tell)
+    assert len(seen) == 1
+    assert called_off == [client.jobs()[0].job]
+    settled(client, called_off[0])
 
 
 async def test_a_cancelled_wait_calls_the_job_off(world: NodeWorld, client: Client) -> None:  # SPEC-CLI-9
