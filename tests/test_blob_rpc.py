@@ -25,7 +25,7 @@ from fastledger.errors import Code
 from fastledger.node.service import NodeService
 from fastledger.rpc.access import AccessOptions, ClientRule
 from fastledger.rpc.blobs import BlobOptions, BlobService, blob_routes
-from fastledger.rpc.options import RpcOptions
+from fastledger.rpc.options import RateOptions, RpcOptions
 from fastledger.rpc.protocol import DIGEST_HEADER, TICKET_HEADER, TUS_TYPE, TXID_HEADER
 from fastledger.rpc.ranges import parse_range
 from fastledger.rpc.server import Extras, RpcServer
@@ -298,6 +298,18 @@ async def test_what_is_not_granted_sends_nothing(site: Site) -> None:  # SPEC-RE
     for rubbish in (b"", b"\x00" * 100, sealed.transaction.encoded, access.encoded[:-1] + b"\x01"):
         assert (await site.read(rubbish))[0] == 400
     assert (await site.read(bytes(70_000)))[0] == 413
+
+
+async def test_reads_count_as_transactions(site: Site) -> None:  # SPEC-RPC-7
+    sealed = await site.put(b"small")
+    site.server.rates._options = RateOptions(transactions_per_second=0.001, transactions_burst=1)
+    count = site.world.ledger.transaction_count
+    statuses = []
+    for _ in range(2):
+        access = site.world.patient.access(sealed.record, Purpose.PATIENT_REQUEST)
+        statuses.append((await site.read(access.encoded))[0])
+    assert statuses == [200, 429]
+    assert site.world.ledger.transaction_count == count + 1
 
 
 async def test_ranges_of_a_read(site: Site) -> None:  # SPEC-READ-3

@@ -19,6 +19,7 @@ from fastledger.errors import InputError, LedgerBusyError, LedgerClosedError, No
 from fastledger.node import feed
 from fastledger.node.feed import Filter, Subscription
 from fastledger.node.ingest import IngestOptions
+from fastledger.node.reads import Reads
 from fastledger.node.service import NodeService, ServiceOptions
 from fastledger.rpc.protocol import Verdict, decode_outcomes, encode_outcomes
 
@@ -349,6 +350,21 @@ async def test_followers_hear_of_the_end(world: World) -> None:
         await asyncio.wait_for(waiting, 20)
     with pytest.raises(LedgerClosedError):
         node.feed.follow("blocks")
+
+
+async def test_a_loop_that_has_ended_does_not_halt_the_ledger(world: World) -> None:  # SPEC-NODE-4
+    class Ended:
+        def is_closed(self) -> bool:
+            return False  # a moment ago
+
+        def call_soon_threadsafe(self, *_: object) -> None:
+            raise RuntimeError("Event loop is closed")
+
+    feed.Feed(world.ledger, Reads(pending_max=1), Ended())  # type: ignore[arg-type]
+    for transaction in patients(world, 2):
+        outcomes = await asyncio.to_thread(world.ledger.submit, [transaction])
+        assert outcomes[0].ok
+    assert not world.ledger.halted
 
 
 async def test_closed_subscriptions_are_forgotten(world: World, node: NodeService) -> None:

@@ -430,3 +430,35 @@ def test_any_order_of_steps(
     assert yard.store.get(DIGEST) == DATA
     yard.uploads.close()
     yard.store.close()
+
+
+class _Leaving:
+    """An upload during whose inspection another thread abandons an older one."""
+
+    def __init__(self, uploads: Uploads) -> None:
+        self._uploads = uploads._uploads
+        self.size = 1
+        self.owner = OTHER
+
+    def _leave(self) -> None:
+        for name in list(self._uploads)[:1]:
+            del self._uploads[name]
+
+    @property
+    def finished(self) -> bool:
+        self._leave()
+        return True
+
+    @property
+    def touched_ms(self) -> int:
+        self._leave()
+        return 1 << 60
+
+
+def test_one_is_abandoned_while_another_begins(tmp_path: Path) -> None:  # SPEC-UPL-4
+    yard = Yard(tmp_path)
+    for _ in range(3):
+        yard.uploads.begin(10, DIGEST)
+        yard.uploads._uploads["leaving"] = _Leaving(yard.uploads)  # type: ignore[assignment]
+        assert yard.uploads.begin(10, DIGEST).offset == 0
+        yard.uploads._uploads.pop("leaving", None)

@@ -7,6 +7,7 @@ holds something that the subscription asked for.
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -189,8 +190,8 @@ class Feed:
     # New blocks.
 
     def _publish(self, layers: Sequence[Layer]) -> None:
-        """On the ledger's thread: what is new goes to the loop, which may have ended."""
-        if not self._loop.is_closed():
+        """On the ledger's thread: what is new goes to the loop, which may have ended: an error here would halt it."""
+        with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._ring, layers)
 
     def _ring(self, layers: Sequence[Layer]) -> None:

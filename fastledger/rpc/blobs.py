@@ -224,6 +224,7 @@ class BlobService:
         encoded = low_s(await call.body(TRANSACTION_BYTES_MAX))
         transaction = Transaction.decode(encoded)
         access_body(transaction)
+        call.take_transactions(1)
         outcome = await self._submit(encoded)
         grant = await self._run(self._ledger.grant_read, transaction, outcome)
         ticket = self.tickets.issue(grant, owner_of(call))

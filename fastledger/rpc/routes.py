@@ -47,7 +47,7 @@ class BodyRoom:
 class Call:
     """One request on its way through its handler."""
 
-    __slots__ = ("_held", "caller", "parameters", "request", "room", "timeout_ms")
+    __slots__ = ("_held", "_take_transactions", "caller", "parameters", "request", "room", "timeout_ms")
 
     def __init__(
         self,
@@ -56,14 +56,20 @@ class Call:
         parameters: Mapping[str, str],
         timeout_ms: int,
         room: BodyRoom,
+        take_transactions: Callable[[Caller, int], None],
     ) -> None:
         """``parameters`` are the parts of the path that its template names."""
+        self._take_transactions = take_transactions
         self.request = request
         self.caller = caller
         self.parameters = parameters
         self.timeout_ms = timeout_ms
         self.room = room
         self._held = 0
+
+    def take_transactions(self, count: int) -> None:
+        """Raises ``RateLimitedError`` where the caller sent too many transactions."""
+        self._take_transactions(self.caller, count)
 
     def release(self) -> None:
         """The body is not needed any more."""

@@ -212,7 +212,14 @@ class RpcServer:
         version = request.headers.get(PROTOCOL_HEADER)
         if version is not None and version != str(PROTOCOL_VERSION):
             raise BadRequestError(f"this node speaks protocol version {PROTOCOL_VERSION}")
-        return Call(request, caller, parameters, self.options.request_timeout_ms, self._room)
+        return Call(
+            request,
+            caller,
+            parameters,
+            self.options.request_timeout_ms,
+            self._room,
+            self.rates.take_transactions,
+        )
 
     # Handlers.
 
@@ -233,7 +240,7 @@ class RpcServer:
             raise BadRequestError("wait is accepted, ordered or durable")
         data = await call.body(self.options.batch_bytes_max)
         data, count = low_s_sequence(data)
-        self.rates.take_transactions(call.caller, count)
+        call.take_transactions(count)
         outcomes = await self.service.ingest.submit_sequence(data, count_estimate=count, wait=wait)
         self.context.count_verdicts(outcomes)
         if wait != "durable":

@@ -239,7 +239,8 @@ class Uploads:
         return self._state_of(upload)
 
     def _check_room(self, upload: _Upload) -> None:
-        pending = [other for other in self._uploads.values() if not other.finished]
+        known = list(self._uploads.values())  # at once: others may go meanwhile
+        pending = [other for other in known if not other.finished]
         own = sum(other.owner == upload.owner for other in pending)
         announced = sum(other.size for other in pending) + upload.size
         limits = self._limits
@@ -249,7 +250,7 @@ class Uploads:
             or announced > limits.pending_bytes_max
         ):
             raise LedgerBusyError(f"{len(pending)} uploads are under way", retry_after_ms=BUSY_RETRY_MS)
-        finished = [other for other in self._uploads.values() if other.finished]
+        finished = [other for other in known if other.finished]
         # They are remembered for a lost answer's sake; the oldest make room.
         for other in finished[: max(0, len(finished) - limits.uploads_max)]:
             self._forget(other)
@@ -411,7 +412,7 @@ class Uploads:
 
     def _expire(self) -> int:
         oldest = self._clock_ms() - self._limits.lifetime_ms
-        expired = [upload for upload in self._uploads.values() if upload.touched_ms <= oldest]
+        expired = [upload for upload in list(self._uploads.values()) if upload.touched_ms <= oldest]
         return sum(self._forget(upload) for upload in expired)
 
     def _forget(self, upload: _Upload) -> bool:
