@@ -116,7 +116,7 @@ def test_a_backup_under_load_restores_elsewhere(
     verified = cli.json("verify", tmp_path / "elsewhere")
     assert (verified["ok"], verified["blobs"]) == (True, 60)
     again = cli.json("backup", world.node.url, backups / "nightly", "--include-snapshot", "--recheck")
-    assert again["copied_bytes"] < again["total_bytes"]
+    assert 0 < again["copied_bytes"] <= again["total_bytes"]
     assert set(again) == set(made)
 
 
