@@ -178,7 +178,8 @@ def test_verification_of_a_directory_takes_the_same_options(cli: Cli, tmp_path: 
 
 
 def test_a_node_prunes_and_frees_what_it_says(tmp_path: Path) -> None:  # SPEC-CLI-8
-    made = make_node_world(tmp_path)
+    with small_files():
+        made = make_node_world(tmp_path)
     try:
         made.node.stop()
         with small_files(), Ledger.open(made.node.ledger) as ledger:
