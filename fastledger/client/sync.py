@@ -53,6 +53,15 @@ class _LoopThread:
             future.cancel()
             raise
 
+    def give_up(self, work: Coroutine[Any, Any, None]) -> None:
+        """Runs the end of what was abandoned. The collector may find that on the loop's own thread: no wait there."""
+        if threading.current_thread() is not self._thread:
+            self.run(work)
+        elif self._stopped:
+            work.close()
+        else:
+            asyncio.run_coroutine_threadsafe(work, self._loop)
+
     def stop(self, last: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Runs ``last``, cancels what is left and ends the thread; may be called twice."""
         with self._stopping:
@@ -282,7 +291,7 @@ class Client:
                 yield item
         finally:
             with contextlib.suppress(LedgerClosedError):
-                self._run(items.aclose())
+                self._loop.give_up(_awaited(items.aclose()))
 
     def close(self) -> None:
         """Closes the connections and ends the thread; may be called twice."""
