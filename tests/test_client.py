@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import os
 import random
+import threading
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -297,6 +298,21 @@ def test_many_threads_share_a_client(world: NodeWorld, client: Client) -> None: 
         outcomes = [outcome for found in pool.map(work, range(32)) for outcome in found]
     assert len({outcome.txid for outcome in outcomes}) == 64
     assert all(outcome.ok for outcome in outcomes)
+
+
+def test_an_iterator_may_be_collected_on_the_clients_own_thread(client: Client) -> None:  # SPEC-CLI-7
+    pages = client.follow_pages(cursor=None)
+    next(pages)
+    held = [pages]
+    del pages
+    # As the garbage collector does, on whatever thread it runs.
+    client._loop._loop.call_soon_threadsafe(held.clear)
+    heights: list[int] = []
+    asking = threading.Thread(target=lambda: heights.append(client.height), daemon=True)
+    asking.start()
+    asking.join(20)
+    assert len(heights) == 1
+    assert not held
 
 
 def test_a_closed_client_says_so(world: NodeWorld) -> None:

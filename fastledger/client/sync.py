@@ -79,6 +79,15 @@ class _LoopThread:
             ended.wait(wait_s)
             raise
 
+    def give_up(self, work: Coroutine[Any, Any, None]) -> None:
+        """Runs the end of what was abandoned, soon. The collector finds that on any thread, also on a loop's own,
+        where a wait for this loop might never end."""
+        if not self._stopped:
+            with contextlib.suppress(RuntimeError):  # it stops at this moment
+                asyncio.run_coroutine_threadsafe(work, self._loop)
+                return
+        work.close()
+
     def stop(self, last: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Runs ``last``, cancels what is left and ends the thread; may be called twice."""
         with self._stopping:
@@ -421,8 +430,7 @@ class Client:
                     return
                 yield item
         finally:
-            with contextlib.suppress(LedgerClosedError):
-                self._run(items.aclose())
+            self._loop.give_up(_awaited(items.aclose()))
 
     def close(self) -> None:
         """Closes the connections and ends the thread; may be called twice."""
