@@ -13,7 +13,7 @@ from typing import Any
 
 import aiohttp
 from bench_ledger import open_world, signed_batches
-from bench_node import load, resident_mib, running_node
+from bench_node import cpu_seconds, load, resident_mib, running_node
 from load import write_batches
 
 STEP = 50
@@ -59,11 +59,20 @@ async def stalled_subscribers(url: str, count: int, ended: asyncio.Event) -> Non
         await ended.wait()
 
 
-async def beside_stalled(url: str, file: Path, count: int) -> float:
+async def until_idle(pid: int) -> None:
+    """Returns once the node has sent all that the subscribers' sockets take."""
+    for _ in range(60):
+        before = cpu_seconds(pid)
+        await asyncio.sleep(1)
+        if cpu_seconds(pid) - before < 0.05:
+            return
+
+
+async def beside_stalled(url: str, pid: int, file: Path, count: int) -> float:
     """Durable transactions a second while so many subscribers do not read."""
     ended = asyncio.Event()
     stalled = asyncio.create_task(stalled_subscribers(url, count, ended))
-    await asyncio.sleep(2)
+    await until_idle(pid)
     figures = await asyncio.to_thread(load, "batches", url, file, connections=4)
     ended.set()
     await stalled
@@ -87,7 +96,7 @@ def measure(thousands: int) -> dict[str, Any]:
             speeds = []
             for stalled in (0, 50, 0, 50):
                 write_batches(file, signed_batches(patient, staff, min(20, thousands)))
-                speeds.append((stalled, round(asyncio.run(beside_stalled(url, file, stalled)))))
+                speeds.append((stalled, round(asyncio.run(beside_stalled(url, pid, file, stalled)))))
             after = round(resident_mib(pid), 1)
         # The first half warms caches up to their bounds.
         settled = resident[len(resident) // 2 :]
