@@ -52,7 +52,8 @@ def test_places_outside(path: str) -> None:
     with pytest.raises(InputError) as caught:
         _place(path, ROOT)
     assert caught.value.code is Code.BAD_QUERY
-    assert path.strip("./\0") not in str(caught.value) or not path.strip("./\0")
+    named = path.strip("./\0")
+    assert len(named) < 3 or named not in str(caught.value)
 
 
 @pytest.mark.parametrize("path", ["relative", "./a", "../a", ".", "/a\0b"], ids=repr)
