@@ -38,6 +38,9 @@ from fastledger.state.entities import Consent, Folder, Identity, Record, RecordV
 T = TypeVar("T")
 
 
+STOP_WAIT_S = 5.0
+
+
 class _LoopThread:
     """An event loop (uvloop's where it is installed) on a thread of its own."""
 
@@ -94,12 +97,16 @@ class _LoopThread:
             if self._stopped:
                 return
             try:
-                self.run(_finish(last))
+                # Bounded: an interrupt may have come at a moment that leaves a task which never ends.
+                ending = asyncio.run_coroutine_threadsafe(_finish(last), self._loop)
+                with contextlib.suppress(TimeoutError):
+                    ending.result(STOP_WAIT_S)
             finally:
                 self._stopped = True
                 self._loop.call_soon_threadsafe(self._loop.stop)
-                self._thread.join()
-                self._loop.close()
+                self._thread.join(STOP_WAIT_S)
+                if not self._thread.is_alive():
+                    self._loop.close()
 
 
 async def _finish(last: Callable[[], Coroutine[Any, Any, None]]) -> None:
