@@ -319,7 +319,8 @@ def test_each_transaction_once_whatever_happens_to_the_node(tmp_path: Path) -> N
                 assert event.entry is not None
                 seen.append(event.cursor)
                 txids.append(event.entry.txid)
-                if done.is_set() and event.cursor == follower.transaction_count and not threads[0].is_alive():
+                ended = done.is_set() and not any(thread.is_alive() for thread in threads)
+                if ended and event.cursor == follower.transaction_count:
                     return
         except BaseException as error:
             failures.append(error)
