@@ -66,10 +66,7 @@ def running_node(folder: Path) -> Iterator[tuple[str, int]]:
     port = free_port()
     config = folder / "node.toml"
     config.write_text(CONFIG.format(port=port))
-    environment = {**os.environ, "FASTLEDGER_NATIVE": os.environ.get("FASTLEDGER_NATIVE", "")}
-    node = subprocess.Popen(
-        [sys.executable, "-m", "fastledger", "node", "start", "--config", str(config)], env=environment
-    )
+    node = subprocess.Popen([sys.executable, "-m", "fastledger", "node", "start", "--config", str(config)])
     url = f"http://127.0.0.1:{port}"
     try:
         wait_until_ready(url, node)

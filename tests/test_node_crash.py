@@ -38,7 +38,6 @@ class Load:
     first_cursor: int = 0
 
     def __post_init__(self) -> None:
-        # One key agreement for all: it is the signing keys that must differ.
         self._threads = [threading.Thread(target=self._submit, args=(seed,)) for seed in range(SUBMITTERS)]
         self._follower = threading.Thread(target=self._follow, daemon=True)
 

@@ -188,8 +188,7 @@ class RpcServer:
             seconds = time.perf_counter() - began
             if name and self._metrics is not None:
                 self._metrics.request(name, code, seconds)
-            if self._access_log is not None:
-                self._note(word, status, code, seconds, call)
+            self._note(word, status, code, seconds, call)
 
     def _note(self, word: str, status: int, code: Code, seconds: float, call: Call | None) -> None:
         """One answered request, for the log."""
