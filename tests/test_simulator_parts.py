@@ -45,6 +45,7 @@ class Machine:
         self.listening = True
         self.links: list[int] = []
         self.heard = b""
+        self.sent = 0
         self.closed: list[int] = []
         self.failed: list[str] = []
 
@@ -56,6 +57,9 @@ class Machine:
 
     def link_received(self, link: int, data: bytes) -> None:
         self.heard += data
+
+    def link_sent(self, link: int, size: int) -> None:
+        self.sent += size
 
     def link_closed(self, link: int) -> None:
         self.closed.append(link)
@@ -80,7 +84,7 @@ def test_a_link_delivers_in_order_in_odd_pieces() -> None:
     network.send(one, 1, sent[100:])
     network.send(other, 1, b"back")
     schedule.run_until(2_000)
-    assert (other.heard, one.heard) == (sent, b"back")
+    assert (other.heard, one.heard, one.sent) == (sent, b"back", 200)
 
 
 def test_silence_holds_bytes_of_one_way_back_until_it_ends() -> None:
@@ -98,6 +102,18 @@ def test_silence_holds_bytes_of_one_way_back_until_it_ends() -> None:
     network.send(one, 1, b"kept in order")
     schedule.run_until(30_000)
     assert other.heard == b"held and kept in order"
+
+
+def test_a_receiver_that_is_not_heard_of_stops_its_sender() -> None:
+    schedule, network, one, other = two_machines()
+    network.silence(one, other)
+    for _ in range(3):
+        network.send(one, 1, bytes(100_000))
+        schedule.run_until(schedule.now_ms + 1_000)
+    assert one.sent == 100_000
+    network.unsilence(one, other)
+    schedule.run_until(schedule.now_ms + 1_000)
+    assert (one.sent, len(other.heard)) == (300_000, 300_000)
 
 
 def test_a_broken_link_loses_what_was_on_its_way_and_both_ends_hear_of_it() -> None:

@@ -15,6 +15,7 @@ from typing import Protocol
 from simulator.clock import Schedule
 
 DIAL_TIMEOUT_MS = 5_000
+WINDOW_BYTES = 128 * 1024  # what a connection takes from its sender before the receiver has it
 
 
 class Endpoint(Protocol):
@@ -37,6 +38,9 @@ class Endpoint(Protocol):
     def link_received(self, link: int, data: bytes) -> None:
         """Bytes arrived."""
 
+    def link_sent(self, link: int, size: int) -> None:
+        """So many of the bytes that were given to be sent have gone into the network."""
+
     def link_closed(self, link: int) -> None:
         """The other end, or what lies between, ended the connection."""
 
@@ -54,13 +58,15 @@ class Conditions:
 class Direction:
     """One way of a link: a queue in which nothing overtakes."""
 
-    __slots__ = ("held", "last_ms", "open", "receiver", "receiver_link", "sender")
+    __slots__ = ("held", "in_flight", "last_ms", "open", "receiver", "receiver_link", "sender", "unreported")
 
     def __init__(self, sender: Endpoint, receiver: Endpoint, receiver_link: int) -> None:
         self.sender, self.receiver, self.receiver_link = sender, receiver, receiver_link
         self.held: deque[bytes | None] = deque()
         self.open = True
         self.last_ms = 0
+        self.in_flight = 0
+        self.unreported = 0
 
 
 class Link:
@@ -131,6 +137,9 @@ class Network:
         if not way.open:
             return
         self.bytes_sent += len(data)
+        way.in_flight += len(data)
+        way.unreported += len(data)
+        self._schedule.after(1, partial(self._report, way))
         limit = self.conditions.piece_bytes_max
         if not limit or len(data) <= 1:
             self._post(way, data)
@@ -174,6 +183,8 @@ class Network:
 
     def _deliver(self, way: Direction, data: bytes | None) -> None:
         if data is not None:
+            way.in_flight -= len(data)
+            self._report(way)
             way.receiver.link_received(way.receiver_link, data)
             return
         way.open = False
@@ -219,6 +230,12 @@ class Network:
             for way in link.ways:
                 if way.sender is sender and way.receiver is receiver:
                     self._schedule.after(self._delay(), partial(self._release, way))
+
+    def _report(self, way: Direction) -> None:
+        """Tells the sender what has gone, where the receiver is not too far behind."""
+        if way.open and way.unreported and way.in_flight <= WINDOW_BYTES:
+            size, way.unreported = way.unreported, 0
+            way.sender.link_sent(way.receiver_link, size)
 
     def _release(self, way: Direction) -> None:
         """What was held arrives, in order, before anything that was sent later."""
