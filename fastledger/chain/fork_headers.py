@@ -81,6 +81,11 @@ class HeaderChain:
             return entry.height if on_chain else None
         return self._final_ids.height_of(block_id, self._tree.root.height)
 
+    def is_final(self, block_id: bytes) -> bool:
+        """Whether a block is final."""
+        root = self._tree.root
+        return block_id == root.block_id or self._final_ids.height_of(block_id, root.height) is not None
+
     def locator(self, tip: Entry) -> list[bytes]:
         """Ids from ``tip`` down to genesis: ten in a row, then with gaps that double."""
         heights: list[int] = []
@@ -123,7 +128,9 @@ class HeaderChain:
     def final_block(self, block_id: bytes) -> Block | None:
         """A final block by its id; None where this node does not have it (any more)."""
         root = self._tree.root
-        height = root.height if block_id == root.block_id else self._final_ids.height_of(block_id, root.height)
+        height = (
+            root.height if block_id == root.block_id else self._final_ids.height_of(block_id, root.height)
+        )
         entry = None if height is None else self.entry_at(height)
         if entry is None or height is None or entry.ref == NOWHERE or height < self._log.first_height:
             return None

@@ -1,13 +1,15 @@
 """Blocks to be mined: executed beforehand, so that only the nonce is missing (SPEC-FORK-11)."""
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from fastledger._native.ecdsa import HINTS_FULL
 from fastledger.chain.executor import Draft
 from fastledger.chain.mempool import Pending
+from fastledger.consensus.engine import Action, SearchWork
 from fastledger.errors import InputError
 from fastledger.model.block import HEADER_BYTES, Block, Header, HeaderBody
-from fastledger._native.ecdsa import HINTS_FULL
 
 
 @dataclass(frozen=True)
@@ -57,3 +59,11 @@ class Template:
             self.draft.execution.results,
             bytes((HINTS_FULL,)) + hints if encoded else b"",
         )
+
+
+def target_of(actions: Sequence[Action]) -> int:
+    """The target of the search that an engine asks for; raises ``RuntimeError`` where it asks for none."""
+    search = next((action for action in actions if isinstance(action, SearchWork)), None)
+    if search is None:
+        raise RuntimeError("the engine does not mine")
+    return search.target
