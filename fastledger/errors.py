@@ -119,6 +119,11 @@ class Code(IntEnum):
     UNKNOWN_UPLOAD = 318
     UNREACHABLE = 319
 
+    # Around forks: headers of other nodes.
+    UNKNOWN_PARENT = 320
+    BELOW_FINAL = 321
+    TREE_FULL = 322
+
     # The ledger itself.
     LOCKED = 900
     CLOSED = 901

@@ -21,7 +21,7 @@ LAYERS: dict[str, set[str]] = {
     "model": {"_native", "crypto"},
     "storage": {"_native"},
     "state": {"_native", "crypto", "model"},
-    "consensus": {"model"},
+    "consensus": {"crypto", "model"},
     "chain": {"_native", "crypto", "model", "storage", "state", "consensus", "clock"},
     "peers": {"_native", "crypto", "model", "storage", "consensus", "chain"},
     "gateway": set(),
