@@ -10,6 +10,7 @@ from simulator.network import Conditions, Network
 from simulator.options import Options
 
 from fastledger.errors import LedgerHaltedError, StorageFullError
+from fastledger.storage.journal import ForkJournal
 from fastledger.storage.log import SegmentLog
 
 ROOT = Path("/ledger")
@@ -196,3 +197,18 @@ def test_options_follow_from_the_seed_alone() -> None:
     for name in ("partition_every_ms", "kill_every_ms", "flip_every_ms", "hostile", "rogue", "latecomers"):
         present = sum(bool(getattr(options, name)) for options in drawn)
         assert 0 < present < len(drawn), name
+
+
+def test_a_journal_that_is_opened_after_a_failed_sync_is_durable_again() -> None:
+    """Found by the simulator: what the kernel counted as clean was trusted, and a power cut took it."""
+    for seed in range(20):
+        disk = MemoryFiles(random.Random(seed))
+        journal = ForkJournal.open(ROOT, CHAIN, disk)
+        journal.append(bytes([7]) * 3_000)
+        disk.sync_fails_in = 0
+        with pytest.raises(LedgerHaltedError):
+            journal.sync()
+        disk.process_ended()
+        seen = [payload for _, payload in ForkJournal.open(ROOT, CHAIN, disk).load()]
+        disk.power_cut()
+        assert [payload for _, payload in ForkJournal.open(ROOT, CHAIN, disk).load()] == seen

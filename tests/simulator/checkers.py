@@ -92,12 +92,9 @@ class Durability(Checker):
         self.final: dict[str, int] = {}
         self.work: dict[str, int] = {}
 
-    def forget(self, node: "Node") -> None:
-        """The node's disk was lost on purpose, or damaged where damage is made good by fetching again."""
-        self.final.pop(node.name, None)
-        self.work.pop(node.name, None)
-
     def on_start(self, node: "Node") -> None:
+        if node.flipped:
+            return
         height, work = self.final.get(node.name, -1), self.work.get(node.name, 0)
         if node.chain.final.height < height:
             self.fail(f"{node.name} held height {height} final and comes back with {node.chain.final.height}")

@@ -129,6 +129,7 @@ class Node:
         self.hash_share = 0.0
         self.honest = True
         self.absent = False  # does not start again by itself
+        self.flipped = False  # its disk was damaged: it may have lost what it said it keeps
         self.open_process: Process | None = None
         self.restarts = 0
         self.blocks_found = 0

@@ -10,7 +10,7 @@ from functools import partial
 from fastledger.crypto.work import target_to_bits
 from fastledger.errors import Code
 from fastledger.model.genesis import Genesis, WorkParameters
-from simulator.checkers import CHECKERS, Checker, Durability, Violation
+from simulator.checkers import CHECKERS, Checker, Violation
 from simulator.clock import START_MS, NodeClock, Schedule
 from simulator.faults import Storm
 from simulator.hostile import Liar, make_liars
@@ -164,8 +164,7 @@ class Run:
         self.deepest = max(self.deepest, depth)
 
     def flipped(self, node: Node) -> None:
-        """A bit of a node's disk flipped: it may lose what only the journal held, and has to fetch it again."""
-        next(checker for checker in self.checkers if isinstance(checker, Durability)).forget(node)
+        """A bit of a node's disk flipped: it may lose what it held, and has to fetch it again."""
         node.flipped = True
 
     def damaged(self, node: Node) -> None:
