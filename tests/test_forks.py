@@ -287,12 +287,8 @@ def _mine_on(node: Node, parent: Block, count: int) -> list[Block]:
     template = node.chain.template(node.now_ms)
     assert template is not None
     for _ in range(count):
-        tip = Tip(
-            parent.height, parent.block_id, parent.body.time_ms, b"", parent.header.bits, SPACING_MS
-        )
-        body = replace(
-            template.body, height=parent.height + 1, time_ms=parent.body.time_ms + SPACING_MS
-        )
+        tip = Tip(parent.height, parent.block_id, parent.body.time_ms, b"", parent.header.bits, SPACING_MS)
+        body = replace(template.body, height=parent.height + 1, time_ms=parent.body.time_ms + SPACING_MS)
         bits = engine.next_bits(tip)  # type: ignore[attr-defined]
         made = replace(template, parent_id=parent.block_id, body=body, bits=bits)
         parent = node.chain.complete(made, _search(made.make_header), 0)
