@@ -1,4 +1,4 @@
-"""The headers above the last final block, and which of their chains is the best (SPEC-TREE-1..8).
+"""The headers above the last final block, and which of their chains is the best (SPEC-TREE-1..7).
 
 Bookkeeping only: the tree neither executes nor stores blocks; it is told what became of them. Its root is the last
 final block, so that nothing in it can ever ask for final blocks to be undone. All walks are loops: a chain may be as
@@ -98,6 +98,8 @@ class BlockTree:
         entries_max: int = TREE_ENTRIES_MAX,
     ) -> None:
         """``root`` is the last final block and ``sealed`` its header; ``work`` is that of the chain up to it."""
+        if root.block_id != sealed.block_id:
+            raise ValueError("root: another block's header")
         self._engine = engine
         self._entries_max = entries_max
         self._arrivals = 0
