@@ -31,11 +31,17 @@ class Weighed(SoloEngine):
         return header.bits
 
 
+class TightTree(BlockTree):
+    """Clears its heaps of stale items at every opportunity."""
+
+    _heap_slack = 0
+
+
 def new_tree(entries_max: int = 1_000) -> BlockTree:
     body = HeaderBody(0, START_MS, *[ZERO32] * 4, HONEST, ZERO32)
     sealed = SealedHeader(Header(ZERO32, ZERO32, 0), body, b"", 0)
     tip = Tip(0, sealed.block_id, START_MS, b"")
-    return BlockTree(Weighed([HONEST]), tip, sealed, entries_max=entries_max)
+    return TightTree(Weighed([HONEST]), tip, sealed, entries_max=entries_max)
 
 
 def child(parent: Entry, number: int, weight: int = 1) -> SealedHeader:
@@ -199,6 +205,15 @@ class TreeMachine(RuleBasedStateMachine):
         missing = [node.entry for node in best.line if not node.stored]
         assert self.tree.missing(3) == missing[:3]  # SPEC-TREE-5
         assert self.tree.missing(1_000) == missing
+
+    @rule(height=st.integers(0, 12))
+    def agree(self, height: int) -> None:  # SPEC-TREE-10
+        best = max(
+            (node for node in self.nodes if not node.invalid), key=lambda node: (node.work, -node.order)
+        )
+        held = next(node for node in self.completed if node.entry is self.tree.best_stored())
+        shared = [node.entry for node in held.line if node in best.line and node.entry.height <= height]
+        assert self.tree.agreed(height) is (shared[-1] if shared else self.tree.root)
 
     @rule(one=st.integers(0, 10**6), other=st.integers(0, 10**6))
     def ways(self, one: int, other: int) -> None:

@@ -76,7 +76,6 @@ class Entry:
         return f"Entry(height={self.height}, block_id={self.block_id[::-1].hex()}, {self.status.name})"
 
 
-HEAP_SLACK = 1_024
 # Heap item: a rank that is better the smaller it is, a number that tells stale items, and the block's id.
 _Item: TypeAlias = tuple[int, int, bytes]
 
@@ -87,6 +86,8 @@ class BlockTree:
     What is best stands on heaps whose stale items are passed over when they come up, so that a look-up costs
     O(log n) amortised, also after blocks turned out to be invalid.
     """
+
+    _heap_slack = 1_024
 
     def __init__(
         self,
@@ -301,7 +302,7 @@ class BlockTree:
 
     def _compact(self, heap: list[_Item], is_fresh: "Callable[[_Item], bool]") -> None:
         """Keeps stale items from outnumbering the entries."""
-        if len(heap) > 2 * len(self._entries) + HEAP_SLACK:
+        if len(heap) > 2 * len(self._entries) + self._heap_slack:
             heap[:] = dict.fromkeys(filter(is_fresh, heap))
             heapify(heap)
 
@@ -361,6 +362,18 @@ class BlockTree:
         return found
 
     # Finality.
+
+    def agreed(self, height_max: int) -> Entry:
+        """The highest block up to ``height_max`` that is on the way both to the best header and to what is held best.
+
+        What lies above it may yet be left for a chain of more work whose blocks are still on their way here, so that
+        nothing above it should become final, however deep it lies (SPEC-TREE-10).
+        """
+        chain, base = self._best_chain(), self._root.height
+        entry = self.best_stored()
+        while entry.height - base >= len(chain) or chain[entry.height - base] is not entry:
+            entry = _parent_of(entry)
+        return chain[max(0, min(entry.height, height_max) - base)]
 
     def finalise(self, entry: Entry) -> list[Entry]:
         """Makes ``entry`` the root; returns what was dropped because it does not descend from it, parents first.
