@@ -66,6 +66,8 @@ from fastledger.peers.wire import (
 
 # Whatever a part thinks is due, the node is not woken more often than this.
 TICK_MS_MIN = 5
+# After these an address is tried again soon; after all others with growing pauses.
+_REDIALLED = {CloseCode.DONE, CloseCode.PEER_CLOSED, CloseCode.DUPLICATE_LINK, CloseCode.EVICTED}
 
 
 class PeerNetwork:
@@ -183,7 +185,7 @@ class PeerNetwork:
         self._now_ms = now_ms
         state = self._links.get(link)
         if state is not None and not state.closing:
-            self._forget(state)
+            self._forget(state, CloseCode.PEER_CLOSED)
 
     def tick(self, now_ms: int) -> None:
         """Time went on: to be called at ``next_tick_ms`` or later."""
@@ -308,7 +310,7 @@ class PeerNetwork:
         if code != CloseCode.PEER_CLOSED:
             self._actions.append(Send(link.number, encode_frame(Goodbye(int(code)))))
         self._actions.append(Close(link.number, code, why))
-        self._forget(link)
+        self._forget(link, code)
 
     def link(self, number: int) -> Link | None:
         """A ready link by its number."""
@@ -341,11 +343,11 @@ class PeerNetwork:
             return CloseCode.FULL
         return self._outbound.refusal(link)
 
-    def _forget(self, link: Link) -> None:
+    def _forget(self, link: Link, code: CloseCode) -> None:
         self._links.pop(link.number, None)
         link.closing = True
         if not link.inbound:
-            if link.ready:
+            if link.ready and code in _REDIALLED:
                 self._book.closed(link.address, self._now_ms)
             else:
                 self._book.failed(link.address, self._now_ms)

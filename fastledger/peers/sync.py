@@ -159,15 +159,25 @@ class HeaderSync:
         """The peer has no more: what it claimed must be here now."""
         _, claimed = self._claims.pop(link.number, (0, 0))
         chain = self._host.chain
-        tree = chain.tree
-        last = tree.get(headers[-1].block_id) if headers else None
-        proven = max(chain.work, tree.best_header().work, last.work if last is not None else 0)
-        if headers and last is None:
-            # Held back by the chain (its time is still to come): neither proven nor a lie yet.
-            self._cool_until[link.number] = now_ms + _COOL_MS
-        elif proven < claimed:
-            self._host.charge(link, Offence.FALSE_WORK)
-            self._host.close(link, CloseCode.OFFENCE, Offence.FALSE_WORK.slug)
+        last = chain.tree.get(headers[-1].block_id) if headers else None
+        best_work = max(chain.work, chain.tree.best_header().work)
+        if best_work >= max(claimed, link.work):
+            return
+        self._cool_until[link.number] = now_ms + _COOL_MS
+        if not headers:
+            # A node that pruned its history cannot prove it, nor can one that has none.
+            self._drop(link, Offence.NO_HEADERS)
+        elif last is None:
+            return  # held back by the chain, its time is still to come: neither proven nor a lie yet
+        elif last.work >= max(claimed, link.work):
+            # The work is there and the chain does not want it: one of its blocks is known to break the rules.
+            self._host.charge(link, Offence.BAD_BLOCK)
+        else:
+            self._drop(link, Offence.FALSE_WORK)
+
+    def _drop(self, link: Link, offence: Offence) -> None:
+        self._host.charge(link, offence)
+        self._host.close(link, CloseCode.OFFENCE, offence.slug)
 
     def _go_on(self, link: Link, last: SealedHeader, now_ms: int) -> None:
         """A full batch: there is more. It may not go on for ever without coming to anything."""
@@ -180,8 +190,7 @@ class HeaderSync:
             low = self._low_work[link.number] = 0
         past_claim = last.body.height > max(claimed_height, link.height) + PEER_HEADERS_MAX
         if low > PEER_HEADERS_LOW_WORK_MAX or past_claim:
-            self._host.charge(link, Offence.ENDLESS_HEADERS)
-            self._host.close(link, CloseCode.OFFENCE, Offence.ENDLESS_HEADERS.slug)
+            self._drop(link, Offence.ENDLESS_HEADERS)
         elif self._asked is None and self._room():
             self._ask_after(link, last, now_ms)
 
