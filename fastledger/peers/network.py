@@ -147,6 +147,7 @@ class PeerNetwork:
         if refusal is not None:
             self.close(state, refusal)
             return
+        state.hello_tip = self.chain.tip.block_id
         self.send(state, self._hello())
 
     def dial_failed(self, address: str, now_ms: int) -> None:
@@ -382,12 +383,15 @@ class PeerNetwork:
                 self.charge(link, offence)
             self.close(link, code)
         elif link.ping_due(now_ms):
-            nonce = random_bytes(self.rng, 8)
-            link.pinged(nonce, now_ms)
-            link.expect(Ping)
-            self.send(link, Ping(nonce, *self._tip_fields()))
+            self._ping(link)
         if link.ready and not link.closing:
             self._server.pump(link, now_ms)
+
+    def _ping(self, link: Link) -> None:
+        nonce = random_bytes(self.rng, 8)
+        link.pinged(nonce, self._now_ms)
+        link.expect(Ping)
+        self.send(link, Ping(nonce, *self._tip_fields()))
 
     def _tip_fields(self) -> tuple[int, bytes, bytes]:
         tip = self.chain.tip
@@ -421,6 +425,9 @@ class PeerNetwork:
         link.ready = True
         link.clock_offset_ms = hello.time_ms - self._now_ms
         self._told_tip(link, hello)
+        if link.hello_tip != self.chain.tip.block_id:
+            # The tip moved between our Hello and theirs, when there was nobody yet to tell.
+            self._ping(link)
         self._outbound.ready(link, self._now_ms)
         self._gossip.ready(link, self._now_ms)
         self._sync.ready(link, self._now_ms)

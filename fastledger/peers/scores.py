@@ -18,7 +18,7 @@ class Offence(Enum):
     GARBAGE = ("garbage", 100)
     OVERSIZED = ("oversized", 100)
     UNREQUESTED = ("unrequested", 50)
-    DRIBBLED = ("dribbled", 50)
+    DRIBBLED = ("dribbled", 60)
     FLOOD = ("flood", 20)
     BAD_HEADER = ("bad-header", 100)
     LOOSE_HEADERS = ("loose-headers", 25)
