@@ -82,7 +82,9 @@ def test_bytes_on_the_wire_per_transaction_and_node(
         size += sum(len(item.encoded) for item in transactions)
     on_wire = sum(net.bytes_by_tag.values())
     ratio = on_wire / 4 / size
-    print(f"\n{size / total:.0f} bytes a transaction, {on_wire / total / 4:.0f} on the wire a node: {ratio:.2f}")
+    print(
+        f"\n{size / total:.0f} bytes a transaction, {on_wire / total / 4:.0f} on the wire a node: {ratio:.2f}"
+    )
     for kind in (Transactions, GetTransactions, Inventory, Compact):
         print(kind.__name__, net.bytes_of(kind) / total / 4)
     # Each byte is counted once, at its sender; 0.75 of this is what three of four nodes must be sent at the least.

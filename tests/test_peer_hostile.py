@@ -6,29 +6,24 @@ from pathlib import Path
 
 import pytest
 from fork_world import make_genesis, patients
+from peer_liars import MALLORY, announce, claim, forge, goes_on, is_banned, is_out, remake, tell_headers
 from peer_net import Member, Net, Stranger
 
 from fastledger import SigningKey
-from fastledger.chain.mine import mine_block
 from fastledger.limits import (
     FUTURE_MS_MAX,
-    PEER_ADDRESSES_PER_SOURCE_MAX,
     PEER_FRAME_BYTES_MAX,
-    PEER_LINKS_MAX,
 )
 from fastledger.model.block import Block
-from fastledger.peers.compact import compact_form
 from fastledger.peers.scores import Subject, SubjectKind
 from fastledger.peers.settings import CloseCode
 from fastledger.peers.sync import close_header
 from fastledger.peers.wire import (
     BlockMessage,
     BlockTransactions,
-    Compact,
     GetBlocks,
     GetBlockTransactions,
     GetHeaders,
-    GetPeers,
     GetTransactions,
     Goodbye,
     Headers,
@@ -36,11 +31,8 @@ from fastledger.peers.wire import (
     Peers,
     Ping,
     Transactions,
-    WireHeader,
     encode_frame,
 )
-
-MALLORY = Subject(SubjectKind.ORGANISATION, "mallory")
 
 
 @pytest.fixture
@@ -77,51 +69,6 @@ def forger(net: Net, keys: list[SigningKey], victim: Member) -> Member:
     return other
 
 
-def is_out(stranger: Stranger) -> bool:
-    """Whether the link is closed."""
-    stranger.net.run(200)
-    return not stranger.is_open
-
-
-def is_banned(victim: Member, net: Net, name: str = "mallory") -> bool:
-    return any(ban.subject.name == name for ban in victim.network.bans(net.now_ms))
-
-
-def goes_on(net: Net, victim: Member) -> None:
-    """The honest tip still reaches the victim."""
-    height = victim.chain.tip.height
-    net.run(30_000, lambda: any(info.organisation == "honest" and info.ready for info in victim.network.peers()))
-    while net.members["honest"].chain.tip.height <= height:
-        net.mine(net.members["honest"])
-    assert net.run(10_000, lambda: net.agree(victim, net.members["honest"]))
-
-
-def forge(forger: Member, net: Net, count: int = 1) -> list[Block]:
-    """Good blocks that nobody has seen."""
-    blocks = []
-    for _ in range(count):
-        forger.node.now_ms = max(net.now_ms, forger.chain.tip.time_ms + 1)
-        blocks.append(mine_block(forger.chain, forger.node.now_ms))
-        forger.node.drain()
-    return blocks
-
-
-def announce(stranger: Stranger, block: Block, txids: list[bytes] | None = None) -> None:
-    stranger.say(compact_form(block.sealed_header, block.results, txids or [], bytes(8)))
-
-
-def tell_headers(stranger: Stranger, wires: list[WireHeader], height: int, work: int, tip: bytes) -> None:
-    stranger.say(Headers(wires, height, work.to_bytes(32, "big"), tip))
-
-
-def claim(net: Net, victim: Member, work: int = 2**64, height: int = 10_000) -> Stranger:
-    """A stranger that claims a better chain and is asked for its headers."""
-    stranger = net.stranger(victim).greet(height=height, work=work.to_bytes(32, "big"), tip=b"\1" * 32)
-    net.run(100)
-    assert stranger.heard(GetHeaders)
-    return stranger
-
-
 # Handshake.
 
 
@@ -155,7 +102,9 @@ def test_who_says_nothing_is_dropped(net: Net, victim: Member) -> None:  # SPEC-
 
 
 def test_before_the_handshake_only_hello_may_come(net: Net, victim: Member) -> None:  # SPEC-PEER-3
-    for number, frame in enumerate((encode_frame(Inventory(bytes(32))), (5_000).to_bytes(4, "big") + b"\1\x99\1")):
+    for number, frame in enumerate(
+        (encode_frame(Inventory(bytes(32))), (5_000).to_bytes(4, "big") + b"\1\x99\1")
+    ):
         stranger = net.stranger(victim, name=f"early{number}")
         stranger.say_bytes(frame)
         assert is_out(stranger)
@@ -201,7 +150,9 @@ def test_garbage_is_a_ban(net: Net, victim: Member) -> None:  # SPEC-PEER-1
     assert late.heard(Goodbye)[0].code == CloseCode.BANNED
 
 
-def test_what_was_not_asked_for_is_an_offence(net: Net, victim: Member, forger: Member) -> None:  # SPEC-PEER-4
+def test_what_was_not_asked_for_is_an_offence(
+    net: Net, victim: Member, forger: Member
+) -> None:  # SPEC-PEER-4
     block = forge(forger, net)[0]
     unasked = (
         BlockMessage(block.encode()),
@@ -214,7 +165,9 @@ def test_what_was_not_asked_for_is_an_offence(net: Net, victim: Member, forger: 
         stranger = net.stranger(victim, name=f"pushy{number}").greet()
         stranger.say(message)
         assert is_out(stranger), message
-        points = victim.network._scores.points(Subject(SubjectKind.ORGANISATION, f"pushy{number}"), net.now_ms)
+        points = victim.network._scores.points(
+            Subject(SubjectKind.ORGANISATION, f"pushy{number}"), net.now_ms
+        )
         assert points > 40
     assert victim.chain.tree.get(block.block_id) is None
 
@@ -251,3 +204,282 @@ def test_too_many_requests_at_once_are_a_flood(net: Net, victim: Member) -> None
     for _ in range(200):
         stranger.say(GetBlocks(bytes(32)))
     assert not any(info.organisation == "mallory" for info in victim.network.peers())
+
+
+# Headers.
+
+
+def test_headers_that_break_the_rules_are_a_ban(
+    net: Net, victim: Member, forger: Member, keys: list[SigningKey]
+) -> None:  # SPEC-PEER-15
+    good = forge(forger, net)[0]
+    seal = good.seal[:-1] + bytes([good.seal[-1] ^ 1])
+    liars = {
+        "seal": replace(good, seal=seal),
+        "work": remake(net, keys[2], good, work=False),
+        "outsider": remake(net, SigningKey.generate(), good),
+        "time": remake(net, keys[2], good, time_ms=good.body.time_ms - 10**6),
+        "height": remake(net, keys[2], good, height=7),
+    }
+    for name, bad in liars.items():
+        stranger = net.stranger(victim, name=name).greet()
+        announce(stranger, bad)
+        assert is_out(stranger), name
+        assert is_banned(victim, net, name), name
+        assert victim.chain.tree.get(bad.block_id) is None or name == "seal"
+    goes_on(net, victim)
+
+
+def test_a_header_from_the_future_waits_and_blames_nobody(
+    net: Net, victim: Member, forger: Member, keys: list[SigningKey]
+) -> None:  # SPEC-PEER-15
+    good = forge(forger, net)[0]
+    ahead = remake(net, keys[2], good, time_ms=net.now_ms + FUTURE_MS_MAX + 60_000)
+    stranger = net.stranger(victim).greet()
+    announce(stranger, ahead)
+    net.run(1_000)
+    assert stranger.is_open
+    assert victim.chain.tree.get(ahead.block_id) is None
+    goes_on(net, victim)
+
+
+def test_work_that_is_claimed_and_not_shown_is_dropped(net: Net, victim: Member, forger: Member) -> None:
+    # SPEC-PEER-14
+    block = forge(forger, net)[0]
+    wires = [close_header(block.sealed_header)]
+    for answer in (wires, []):
+        stranger = claim(net, victim)
+        tell_headers(stranger, answer, 10_000, 2**64, b"\1" * 32)
+        assert is_out(stranger)
+    again = claim(net, victim)
+    tell_headers(again, wires, 10_000, 2**64, b"\1" * 32)
+    assert is_banned(victim, net)
+    goes_on(net, victim)
+
+
+def test_who_claims_work_and_stays_silent_is_passed_over(net: Net, victim: Member) -> None:  # SPEC-PEER-14
+    stranger = claim(net, victim)
+    net.run(25_000)
+    assert stranger.is_open
+    points = victim.network._scores.points(MALLORY, net.now_ms)
+    assert points > 0
+    goes_on(net, victim)
+
+
+def test_endless_headers_end_in_a_ban(
+    net: Net, victim: Member, forger: Member, monkeypatch: pytest.MonkeyPatch
+) -> None:  # SPEC-PEER-15
+    monkeypatch.setattr("fastledger.peers.sync.PEER_HEADERS_MAX", 4)
+    monkeypatch.setattr("fastledger.peers.sync.PEER_HEADERS_LOW_WORK_MAX", 12)
+    mined = [net.mine(net.members["honest"]) for _ in range(5)]
+    net.run(2_000)
+    assert victim.chain.tip.block_id == mined[-1].block_id
+    stranger = claim(net, victim)
+    branches = forge(forger, net, 4)
+    wires = [close_header(block.sealed_header) for block in branches]
+    for _ in range(5):
+        tell_headers(stranger, wires, 10_000, 2**64, b"\1" * 32)
+        net.run(200)
+    assert not stranger.is_open
+    assert is_banned(victim, net)
+    assert len(victim.chain.tree) < 40
+    goes_on(net, victim)
+
+
+# Blocks.
+
+
+def offer(net: Net, victim: Member, block: Block, name: str = "mallory") -> Stranger:
+    """Shows the header of a better chain; the victim asks for the block."""
+    work = victim.chain.work + 2
+    stranger = net.stranger(victim, name=name).greet(
+        height=block.height, work=work.to_bytes(32, "big"), tip=block.block_id
+    )
+    net.run(100)
+    if stranger.heard(GetHeaders):
+        tell_headers(stranger, [close_header(block.sealed_header)], block.height, work, block.block_id)
+        net.run(100)
+    assert stranger.heard(GetBlocks)
+    return stranger
+
+
+def test_a_block_with_a_wrong_root_bans_its_bringer(
+    net: Net, victim: Member, forger: Member, keys: list[SigningKey]
+) -> None:  # SPEC-PEER-21
+    bad = remake(net, keys[2], forge(forger, net)[0], state_root=bytes(32))
+    stranger = offer(net, victim, bad)
+    stranger.say(BlockMessage(bad.encode()))
+    assert is_out(stranger)
+    assert is_banned(victim, net)
+    assert victim.chain.tip.block_id != bad.block_id
+    goes_on(net, victim)
+
+
+def test_a_spoilt_copy_blames_its_sender_and_not_the_block(
+    net: Net, victim: Member, forger: Member
+) -> None:  # SPEC-PEER-21
+    registrations = patients(net.genesis, 3)
+    net.members["forger"].node.submit(*registrations)
+    good = forge(forger, net)[0]
+    spoilt = bytearray(good.transactions)
+    spoilt[-1] ^= 1
+    stranger = offer(net, victim, good)
+    stranger.say(BlockMessage(replace(good, transactions=bytes(spoilt)).encode()))
+    assert victim.network._scores.points(MALLORY, net.now_ms) >= 49
+    assert not victim.chain.has_block(good.block_id)
+    # Another peer's copy of the same block is as welcome as before.
+    other = offer(net, victim, good, "other")
+    other.say(BlockMessage(good.encode()))
+    assert victim.chain.tip.block_id == good.block_id
+    assert not is_banned(victim, net, "other")
+
+
+def test_wrong_hints_are_charged_and_the_block_stands(
+    net: Net, victim: Member, forger: Member
+) -> None:  # SPEC-PEER-21
+    net.members["forger"].node.submit(*patients(net.genesis, 3))
+    good = forge(forger, net)[0]
+    assert good.hints
+    hints = good.hints[:1] + bytes(reversed(good.hints[1:]))
+    stranger = offer(net, victim, good)
+    stranger.say(BlockMessage(replace(good, hints=hints).encode()))
+    assert victim.chain.tip.block_id == good.block_id
+    assert victim.network._scores.points(MALLORY, net.now_ms) >= 24
+
+
+def test_another_block_than_the_one_asked_for_is_an_offence(
+    net: Net, victim: Member, forger: Member
+) -> None:  # SPEC-PEER-4
+    first, second = forge(forger, net, 2)
+    stranger = offer(net, victim, first)
+    stranger.say(BlockMessage(second.encode()))
+    assert is_out(stranger)
+    assert not victim.chain.has_block(second.block_id)
+
+
+# Transactions.
+
+
+def test_a_bad_signature_is_charged_and_the_good_one_is_still_welcome(
+    net: Net, victim: Member
+) -> None:  # SPEC-PEER-30
+    item = patients(net.genesis, 1)[0]
+    bad = item.encoded[:-1] + bytes([item.encoded[-1] ^ 1])
+    for number in range(2):
+        stranger = net.stranger(victim, name="mallory").greet()
+        other = net.stranger(victim, name=f"other{number}").greet()
+        stranger.say(Inventory(item.txid))
+        other.say(Inventory(item.txid))
+        net.run(100)
+        assert stranger.heard(GetTransactions)
+        stranger.say(Transactions([bad], b""))
+        net.run(100)
+        if number == 0:
+            assert other.heard(GetTransactions)
+            other.is_open = False
+            victim.network.closed(other.victim_link, net.now_ms)
+    assert is_banned(victim, net)
+    other.say(Transactions([item.encoded], b""))
+    assert item.txid in victim.chain.mempool
+    goes_on(net, victim)
+
+
+def test_an_inventory_of_nothing_is_found_out(net: Net, victim: Member) -> None:  # SPEC-PEER-30
+    for round_number in range(3):
+        stranger = net.stranger(victim).greet()
+        if not stranger.is_open or is_banned(victim, net):
+            break
+        ids = b"".join((1_000 * round_number + index).to_bytes(32, "big") for index in range(200))
+        stranger.say(Inventory(ids))
+        net.run(100)
+        assert stranger.heard(GetTransactions)
+        if round_number == 0:
+            stranger.say(Transactions([], ids))
+        else:
+            net.run(15_000)
+    assert is_banned(victim, net)
+    assert victim.network._gossip.wanted_count == 0
+    goes_on(net, victim)
+
+
+def test_what_is_wanted_is_bounded(net: Net, victim: Member, monkeypatch: pytest.MonkeyPatch) -> None:
+    # SPEC-PEER-29
+    monkeypatch.setattr("fastledger.peers.gossip.PEER_WANTED_TRANSACTIONS_MAX", 500)
+    monkeypatch.setattr("fastledger.peers.gossip.PEER_KNOWN_IDS_MAX", 300)
+    stranger = net.stranger(victim).greet()
+    for base in range(4):
+        stranger.say(
+            Inventory(b"".join((1_000 * base + index).to_bytes(32, "big") for index in range(1_000)))
+        )
+    assert victim.network._gossip.wanted_count <= 500
+    assert len(victim.network._gossip._sides[stranger.victim_link].known) <= 300
+
+
+# Compact blocks.
+
+
+def compact_of(forger: Member, net: Net, count: int) -> tuple[Block, list[bytes]]:
+    registrations = patients(net.genesis, count)
+    forger.node.submit(*registrations)
+    return forge(forger, net)[0], [item.txid for item in registrations]
+
+
+def test_missing_transactions_are_asked_for_by_index(
+    net: Net, victim: Member, forger: Member
+) -> None:  # SPEC-PEER-18
+    block, txids = compact_of(forger, net, 4)
+    bodies = [block.transaction_bytes(index) for index in range(4)]
+    victim.chain.submit([bodies[0], bodies[2]], net.now_ms)
+    stranger = net.stranger(victim).greet()
+    announce(stranger, block, txids)
+    net.run(100)
+    assert stranger.heard(GetBlockTransactions)[0].indexes == b"\0\1\0\3"
+    stranger.say(BlockTransactions(block.block_id, [bodies[1], bodies[3]]))
+    assert victim.chain.tip.block_id == block.block_id
+    assert not is_banned(victim, net)
+
+
+def test_other_transactions_than_asked_for_are_a_bad_copy(
+    net: Net, victim: Member, forger: Member
+) -> None:  # SPEC-PEER-19
+    block, txids = compact_of(forger, net, 2)
+    stranger = net.stranger(victim).greet()
+    announce(stranger, block, txids)
+    net.run(100)
+    stranger.say(BlockTransactions(block.block_id, [block.transaction_bytes(1), block.transaction_bytes(0)]))
+    assert victim.network._scores.points(MALLORY, net.now_ms) >= 49
+    net.run(100)
+    # The whole block is asked for: of this peer too, the only one that has it.
+    assert stranger.heard(GetBlocks) or not stranger.is_open
+
+
+def test_a_collision_of_short_ids_blames_nobody(
+    net: Net, victim: Member, forger: Member, monkeypatch: pytest.MonkeyPatch
+) -> None:  # SPEC-PEER-19
+    block, txids = compact_of(forger, net, 2)
+    others = patients(net.genesis, 2)
+    net.submit(victim, others)
+    net.run(500)
+    real = dict(zip((item.txid for item in others), txids, strict=True))
+
+    def colliding(block_id: bytes, salt: bytes, ids: list[bytes]) -> list[bytes]:
+        return [real.get(txid, txid)[:6] for txid in ids]
+
+    monkeypatch.setattr("fastledger.peers.compact.short_ids", colliding)
+    stranger = net.stranger(victim).greet()
+    announce(stranger, block, txids)
+    net.run(100)
+    assert stranger.heard(GetBlocks)[0].ids == block.block_id
+    stranger.say(BlockMessage(block.encode()))
+    assert victim.chain.tip.block_id == block.block_id
+    assert victim.network._scores.points(MALLORY, net.now_ms) == 0
+
+
+def test_a_compact_block_that_does_not_add_up_is_garbage(
+    net: Net, victim: Member, forger: Member
+) -> None:  # SPEC-PEER-18
+    block, txids = compact_of(forger, net, 2)
+    stranger = net.stranger(victim).greet()
+    announce(stranger, block, txids[:1])
+    assert is_out(stranger)
+    assert is_banned(victim, net)

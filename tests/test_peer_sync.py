@@ -36,7 +36,9 @@ def test_four_nodes_join_and_follow_one_miner(net: Net, keys: list[SigningKey]) 
     assert not any(member.banned for member in members)
 
 
-def test_a_late_joiner_takes_blocks_from_several_peers(net: Net, keys: list[SigningKey]) -> None:  # SPEC-PEER-16
+def test_a_late_joiner_takes_blocks_from_several_peers(
+    net: Net, keys: list[SigningKey]
+) -> None:  # SPEC-PEER-16
     members = net.mesh(keys[:3])
     net.run(5_000, net.joined)
     for _ in range(60):
@@ -94,7 +96,9 @@ def test_two_halves_of_a_partition_end_on_the_branch_with_more_work(
     assert members[0].chain.tip.block_id == best_id
 
 
-def test_transactions_of_a_losing_half_are_told_again(net: Net, keys: list[SigningKey]) -> None:  # SPEC-PEER-28
+def test_transactions_of_a_losing_half_are_told_again(
+    net: Net, keys: list[SigningKey]
+) -> None:  # SPEC-PEER-28
     members = net.mesh(keys)
     net.run(5_000, net.joined)
     net.part(["m0", "m1"], ["m2", "m3"])
@@ -119,7 +123,9 @@ def mined(net: Net, member: Member, count: int) -> None:
         net.run(1_000)
 
 
-def test_a_peer_that_serves_no_blocks_holds_nobody_up(net: Net, keys: list[SigningKey]) -> None:  # SPEC-PEER-17
+def test_a_peer_that_serves_no_blocks_holds_nobody_up(
+    net: Net, keys: list[SigningKey]
+) -> None:  # SPEC-PEER-17
     source = net.add("m0", keys[0])
     mined(net, source, 40)
     late = net.add("late", None)
