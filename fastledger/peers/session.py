@@ -77,6 +77,7 @@ class Link:
         self.inbound = inbound
         self.connected_ms = now_ms
         self.hello: Hello | None = None
+        self.hello_tip = b""
         self.ready = False
         self.closing = False
         # What the peer last told of its chain; proven by nothing but headers.
@@ -254,4 +255,3 @@ class Link:
         if self.unsent:
             times.append(self._drained_ms + PEER_UNSENT_STALL_MS_MAX)
         return min(times)
-
