@@ -12,7 +12,6 @@ from fastledger.peers.session import Link
 from fastledger.peers.settings import CloseCode
 from fastledger.peers.wire import GetPeers, Peers
 
-_TRY_MS = 500
 
 
 class LinkHost(Host, Protocol):
@@ -53,7 +52,7 @@ class Outbound:
             for link in self._host.ready_links():
                 self._ask_for_peers(link)
         self._dial(now_ms)
-        self._try_ms = now_ms + _TRY_MS
+        self._try_ms = now_ms + self._host.settings.dial_pause_ms
 
     def chain_events(self, events: Sequence[Any], now_ms: int) -> None:
         """A tip that moves is not stale; the link that was opened in doubt is closed."""

@@ -12,7 +12,7 @@ from fastledger.version import VERSION
 class PeerSettings:
     """Times in milliseconds. ``peers`` are configured addresses, dialled for ever; ``bans`` those of an earlier run.
 
-    ``listen`` is the address that others may dial, empty for none. Bounds that protect memory are not settings:
+    Whom to dial is looked up every ``dial_pause_ms`` at most. ``listen`` is the address that others may dial, empty for none. Bounds that protect memory are not settings:
     they stand in limits.py.
     """
 
@@ -26,6 +26,7 @@ class PeerSettings:
     inbound_per_address: int = 8
     outbound_per_organisation: int = 1
     ban_ms: int = 24 * 60 * 60 * 1000
+    dial_pause_ms: int = 500
     redial_ms: int = 2_000
     redial_ms_max: int = 5 * 60 * 1000
     stale_tip_ms: int = 10 * 60 * 1000

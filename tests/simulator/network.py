@@ -128,18 +128,26 @@ class Network:
         if link.ways[0].open:
             dialler.link_opened(link.number, target.address, target.organisation, inbound=False)
 
-    def send(self, sender: Endpoint, number: int, data: bytes) -> None:
-        """Bytes for the other end; they are lost where the connection has ended."""
+    def send(self, sender: Endpoint, number: int, data: bytes) -> int:
+        """Bytes for the other end; they are lost where the connection has ended.
+
+        Returns how many have gone at once; the sender hears of the others by ``link_sent``.
+        """
         link = self.links.get(number)
         if link is None:
-            return
+            return 0
         way = link.way_from(sender)
         if not way.open:
-            return
+            return 0
         self.bytes_sent += len(data)
         way.in_flight += len(data)
+        self._dispatch(way, data)
+        if way.in_flight <= WINDOW_BYTES:
+            return len(data)
         way.unreported += len(data)
-        self._schedule.after(1, partial(self._report, way))
+        return 0
+
+    def _dispatch(self, way: Direction, data: bytes) -> None:
         limit = self.conditions.piece_bytes_max
         if not limit or len(data) <= 1:
             self._post(way, data)

@@ -41,7 +41,8 @@ if TYPE_CHECKING:
     from simulator.run import Run
 
 ROOT = Path("/ledger")
-CHAIN_TICK_MS = 5_000
+CHAIN_TICK_MS = 20_000
+DIAL_PAUSE_MS = 5_000
 NONCES = 1 << 32
 NEVER_BYTES = 1 << 60
 PORT = 9_000
@@ -98,7 +99,11 @@ class Process:
         )
         self.chain.start(node.clock())
         settings = PeerSettings(
-            listen=node.address, agent=node.name, peers=node.known_peers, bans=tuple(node.bans.values())
+            listen=node.address,
+            agent=node.name,
+            peers=node.known_peers,
+            bans=tuple(node.bans.values()),
+            dial_pause_ms=DIAL_PAUSE_MS,
         )
         self.peers = PeerNetwork(self.chain, settings, rng=node.rng, now_ms=node.clock())
 
@@ -260,7 +265,6 @@ class Node:
                 self._carry_out(action)
             if not events and not actions:
                 break
-        process.checkpoint(self.run.options.checkpoint_transactions)
         self._arm_tick()
         self._mine()
 
@@ -276,6 +280,7 @@ class Node:
             case BlocksFinal():
                 for layer in event.layers:
                     run.final(self, layer.height, layer.entry.block_id, list(layer.txids))
+                self.process.checkpoint(run.options.checkpoint_transactions)
             case FinalityConflict():
                 run.trace(f"{self.name} sees a conflict below final at {event.height}")
                 run.finality_conflicts += 1
@@ -286,7 +291,9 @@ class Node:
         network = self.run.network
         match action:
             case Send():
-                network.send(self, action.link, action.data)
+                gone = network.send(self, action.link, action.data)
+                if gone:
+                    self.peers.sent(action.link, gone, self.clock())
             case Close():
                 self.run.trace(f"{self.name} closes {action.link}: {action.code.name} {action.why}")
                 self._links.discard(action.link)

@@ -119,7 +119,9 @@ class Options:
         link dead: four minutes). Breaks, crashes and slow links count as a partition of those four minutes.
         """
         apart_ms = self.partition_ms_max + 4 * MINUTE_MS
-        return apart_ms / 2 / self.spacing_ms
+        share = 0.5 if self.window_blocks >= 72 else 0.75  # a short window soon makes up for missing power
+        most_power = 1.5 if self.hash_power_changes else 1.0
+        return apart_ms * share * most_power / self.spacing_ms
 
     @property
     def depth_needed(self) -> int:
@@ -158,11 +160,11 @@ def _rate(rng: random.Random, least_ms: int, most_ms: int, chance: float = 0.4) 
 def _chain(rng: random.Random) -> dict[str, Any]:
     return {
         "nodes": rng.randint(3, 7) if _some(rng, 0.4) else rng.randint(3, 4),
-        "spacing_ms": rng.choice((60, 120, 240)) * SECOND_MS,
-        "window_blocks": rng.choice((12, 72, 144)),
+        "spacing_ms": rng.choice((60, 120)) * SECOND_MS,
+        "window_blocks": rng.choice((24, 72, 144)),
         "work_hashes": rng.choice((2, 8, 64)),
         "rewards": _some(rng),
-        "faults_ms": rng.randint(20, 90) * MINUTE_MS,
+        "faults_ms": rng.randint(15, 60) * MINUTE_MS,
         "hash_power_changes": _some(rng, 0.3),
     }
 
@@ -219,7 +221,7 @@ def _disks(rng: random.Random) -> dict[str, Any]:
 
 def _users(rng: random.Random) -> dict[str, Any]:
     return {
-        "transactions": rng.choice((20, 60, 150)),
+        "transactions": rng.choice((20, 40, 100)),
         "conflict_share": rng.choice((0.0, 0.2, 0.6)),
         "short_window_share": 0.2 if _some(rng, 0.3) else 0.0,
     }

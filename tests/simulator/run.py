@@ -2,6 +2,7 @@
 
 import hashlib
 import random
+import traceback
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ from simulator.workload import REGULATOR, Script, Wish, seeded_bytes, seeded_key
 TRACE_LINES = 60
 LIMIT_BITS = 0x207FFFFF
 SAMPLE_MS = MINUTE_MS
-RETRY_MS = (2 * MINUTE_MS, 8 * MINUTE_MS)
+RETRY_MS = (4 * MINUTE_MS, 20 * MINUTE_MS)
 ROGUE_SHARE = 0.15
 # What a node may answer to a good transaction: all of these are sent again.
 PATIENT_CODES = frozenset((Code.OK, Code.DUPLICATE, Code.EXPIRED, Code.POOL_FULL))
@@ -189,6 +190,8 @@ class Run:
             self._run()
         except Violation as violation:
             failure, checker = str(violation), violation.checker
+        except Exception:  # whatever a node lets out is a bug, and the seed that shows it is worth the most
+            failure, checker = traceback.format_exc(), "no-exceptions"
         return self._report(failure, checker)
 
     def _run(self) -> None:
