@@ -59,7 +59,9 @@ class Traffic:
         self.transactions = patients(self.net.genesis, 4)
         forger.node.submit(*self.transactions[:2])
         self.blocks = [*forge(forger, self.net, 3)]
-        self.blocks += [self.victim.chain.block(self.victim.chain.block_id_at(height)) for height in (1, 2, 3)]
+        self.blocks += [
+            self.victim.chain.block(self.victim.chain.block_id_at(height)) for height in (1, 2, 3)
+        ]
         self.messages = list(self._messages())
         self.count = 0
 
@@ -139,7 +141,9 @@ def play(traffic: Traffic, steps: list[tuple[int, int, int, int]]) -> None:
     net.settle(victim)
 
 
-STEP = st.tuples(st.integers(0, 10**6), st.sampled_from([0, 0, 0, 1, 1, 2]), st.integers(0, 10**6), st.integers(0, 255))
+STEP = st.tuples(
+    st.integers(0, 10**6), st.sampled_from([0, 0, 0, 1, 1, 2]), st.integers(0, 10**6), st.integers(0, 255)
+)
 
 
 @given(steps=st.lists(STEP, max_size=12))
