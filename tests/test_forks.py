@@ -5,12 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fork_world import SPACING_MS, Node, make_genesis, patients, shuffled
+from fork_world import SPACING_MS, Node, make_genesis, patients, search, shuffled
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from world import START_MS
+from world import START_MS, Clock, new_wallet
 
-from fastledger import Code, SigningKey
+from fastledger import Code, Role, SigningKey
 from fastledger.chain.executor import Draft, Executor
 from fastledger.chain.fork_events import (
     BlockConnected,
@@ -22,6 +22,8 @@ from fastledger.chain.fork_events import (
     TransactionsAccepted,
 )
 from fastledger.chain.mine import mine_block
+from fastledger.consensus.engine import Tip
+from fastledger.consensus.engines import make_engine
 from fastledger.errors import BlockFault, InputError
 from fastledger.limits import FUTURE_MS_MAX, HELD_MS_MAX
 from fastledger.model.block import Block
@@ -129,24 +131,13 @@ def test_a_stale_template_can_still_be_completed(nodes: MakeNode) -> None:
     template = ours.chain.template(ours.now_ms)
     assert template is not None
     ours.take(first)
-    header, extra = _search(template.make_header), 0
+    header, extra = search(template.make_header), 0
     block = ours.chain.complete(template, header, extra)
     assert ours.chain.add_block(block, ours.now_ms)
     assert ours.chain.tip.block_id == first.block_id
     assert ours.chain.has_block(block.block_id)
     with pytest.raises(InputError):
         ours.chain.complete(template, header, extra + 1)
-
-
-def _search(make_header: Callable[[int], bytes]) -> bytes:
-    header = make_header(0)
-    for nonce in range(1 << 16):
-        found = header[:-4] + nonce.to_bytes(4, "little")
-        from fastledger.crypto.work import check_work
-
-        if check_work(found):
-            return found
-    raise AssertionError("no nonce")
 
 
 def test_a_node_without_a_key_mines_nothing(nodes: MakeNode) -> None:
@@ -206,11 +197,7 @@ def test_transactions_of_a_dropped_block_keep_their_order(nodes: MakeNode) -> No
 
 def test_a_double_registration_is_decided_by_the_branch(nodes: MakeNode) -> None:  # SPEC-FORK-8
     """Two transactions that exclude each other: the first in the winning chain counts, at every node."""
-    from fastledger import Role
-
     ours, theirs = nodes(0), nodes(1)
-    from fork_world import Clock, new_wallet
-
     wallet = new_wallet(Clock(ours.now_ms)).join(ours.genesis.chain_id)
     one, other = wallet.register(Role.PATIENT), wallet.register(Role.ORGANISATION)
     assert ours.submit(one) == theirs.submit(other) == [Code.OK]
@@ -227,10 +214,6 @@ def test_a_double_registration_is_decided_by_the_branch(nodes: MakeNode) -> None
 
 
 def test_a_refused_transaction_may_pass_in_the_new_branch(nodes: MakeNode) -> None:  # SPEC-POOL-4
-    from fork_world import Clock, new_wallet
-
-    from fastledger import Role
-
     ours, theirs = nodes(0), nodes(1)
     wallet = new_wallet(Clock(ours.now_ms)).join(ours.genesis.chain_id)
     register, folder = wallet.register(Role.PATIENT), wallet.open_folders("vitals")
@@ -274,28 +257,21 @@ def _mine_invalid(node: Node) -> Block:
     template = node.chain.template(node.now_ms)
     assert template is not None
     wrong = replace(template, body=replace(template.body, state_root=bytes(32)))
-    return node.chain.complete(wrong, _search(wrong.make_header), 0)
+    return node.chain.complete(wrong, search(wrong.make_header), 0)
 
 
 def _mine_on(node: Node, parent: Block, count: int) -> list[Block]:
     """Empty blocks on top of any block; their state roots are as wrong as its own."""
-    from fastledger.consensus.engine import Tip
-    from fastledger.consensus.engines import make_engine
-
     engine = make_engine(node.genesis)
     blocks: list[Block] = []
     template = node.chain.template(node.now_ms)
     assert template is not None
     for _ in range(count):
-        tip = Tip(
-            parent.height, parent.block_id, parent.body.time_ms, b"", parent.header.bits, SPACING_MS
-        )
-        body = replace(
-            template.body, height=parent.height + 1, time_ms=parent.body.time_ms + SPACING_MS
-        )
+        tip = Tip(parent.height, parent.block_id, parent.body.time_ms, b"", parent.header.bits, SPACING_MS)
+        body = replace(template.body, height=parent.height + 1, time_ms=parent.body.time_ms + SPACING_MS)
         bits = engine.next_bits(tip)  # type: ignore[attr-defined]
         made = replace(template, parent_id=parent.block_id, body=body, bits=bits)
-        parent = node.chain.complete(made, _search(made.make_header), 0)
+        parent = node.chain.complete(made, search(made.make_header), 0)
         blocks.append(parent)
     return blocks
 

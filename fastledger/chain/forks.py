@@ -36,7 +36,7 @@ from fastledger.chain.templates import Template, target_of
 from fastledger.consensus.engine import BlockBuilt, Engine, FinaliseBlock, SealBlock, Tip, TipMoved, WorkFound
 from fastledger.consensus.tree import BlockTree, Entry, Status
 from fastledger.crypto.signing import SigningKey
-from fastledger.errors import BlockFault, Code, CorruptionError, InputError
+from fastledger.errors import BlockFault, Code, CorruptionError, InputError, StorageFullError
 from fastledger.limits import (
     BATCH_BYTES_MAX,
     BATCH_TRANSACTIONS_MAX,
@@ -378,9 +378,12 @@ class ForkChain:
         """Journal first: what is final here must not be unmade by a power cut that takes what lies above it."""
         self._shelf.sync()
         target = min(self._final_height, self._best.height)
-        if target > self.tree.root.height:
-            self._finalise(self.tree.on_path(self._best, target))
-            self._shelf.compact()
+        # Not beside a chain of more work whose blocks are still on their way here.
+        entry = self.tree.agreed(target) if target > self.tree.root.height else self.tree.root
+        if entry is not self.tree.root:
+            self._finalise(entry)
+            with suppress(StorageFullError):  # the old journal stays in use
+                self._shelf.compact()
 
     def _finalise(self, root: Entry) -> None:
         self._store.renew()
