@@ -212,7 +212,9 @@ def test_pings_are_answered_and_clocks_compared(net: Net, node: Member) -> None:
     assert stranger.heard(GetHeaders)
 
 
-def test_of_two_links_to_one_node_both_ends_keep_the_same(net: Net, keys: list[SigningKey]) -> None:  # SPEC-PEER-8
+def test_of_two_links_to_one_node_both_ends_keep_the_same(
+    net: Net, keys: list[SigningKey]
+) -> None:  # SPEC-PEER-8
     net.add("a", keys[0], peers=["b"])
     net.add("b", keys[1], peers=["a"])
     net.run(30_000)

@@ -108,7 +108,9 @@ def test_a_message_is_what_it_was(message: Message) -> None:  # SPEC-PEER-1
 
 def test_the_bytes_of_the_protocol_stand_still() -> None:  # SPEC-PEER-1
     ping = encode_frame(Ping(b"12345678", 300, ID, ID)).hex()
-    assert ping == "00000054" + "01" + "95" + "02" + "c408" + b"12345678".hex() + "cd012c" + 2 * ("c420" + ID.hex())
+    assert ping == "00000054" + "01" + "95" + "02" + "c408" + b"12345678".hex() + "cd012c" + 2 * (
+        "c420" + ID.hex()
+    )
     assert encode_frame(GetPeers()).hex() == "00000003019128"
 
 
@@ -217,7 +219,9 @@ def test_any_bytes_are_messages_or_one_fault(data: bytes, piece: int) -> None:  
 
 @given(st.sampled_from(EVERY), st.data())
 @settings(max_examples=300, deadline=None)
-def test_spoilt_messages_are_messages_or_one_fault(message: Message, data: st.DataObject) -> None:  # SPEC-PEER-1
+def test_spoilt_messages_are_messages_or_one_fault(
+    message: Message, data: st.DataObject
+) -> None:  # SPEC-PEER-1
     body = bytearray(encode_frame(message)[5:])
     for _ in range(data.draw(st.integers(1, 4))):
         body[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.integers(0, 255))

@@ -46,6 +46,8 @@ _HARMLESS = {
     Code.POOL_FULL,
     Code.BUSY,
     Code.BLOB_MISSING,
+    # A newer release may know it.
+    Code.UNKNOWN_KIND,
 }
 # What is worth another try later, when there is room or it has become valid.
 _UNDECIDED = {Code.POOL_FULL, Code.NOT_YET_VALID, Code.BUSY, Code.BLOB_MISSING}
@@ -240,7 +242,8 @@ class TransactionRelay:
                 continue
             want = self._wants.get(txid)
             if want is None:
-                if len(self._wants) >= PEER_WANTED_TRANSACTIONS_MAX or self._host.chain.mempool.find(txid):
+                most = max(len(self._wants), len(side.todo))
+                if most >= PEER_WANTED_TRANSACTIONS_MAX or self._host.chain.mempool.find(txid) is not None:
                     continue
                 want = self._wants[txid] = _Want()
                 side.todo.append(txid)
@@ -255,9 +258,14 @@ class TransactionRelay:
         if chain.tree.best_header().height > chain.tip.height + 2:
             # What waits elsewhere may well stand in the blocks that are still to come.
             return
-        for number, side in self._sides.items():
+        for number, side in list(self._sides.items()):
             link = self._host.link(number)
-            while link is not None and side.todo and len(side.asked) < PEER_TRANSACTIONS_PER_LINK_MAX:
+            while (
+                link is not None
+                and not link.closing
+                and side.todo
+                and len(side.asked) < PEER_TRANSACTIONS_PER_LINK_MAX
+            ):
                 batch = self._batch(number, side)
                 if not batch:
                     break

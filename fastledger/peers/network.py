@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from fastledger.errors import Code, NotFoundError
-from fastledger.limits import PEER_LINKS_MAX
+from fastledger.limits import PEER_LINKS_MAX, PEER_UNSENT_TOTAL_BYTES_MAX
 from fastledger.peers.addresses import AddressBook, is_address
 from fastledger.peers.blobs import BlobFetcher
 from fastledger.peers.compact import CompactRelay
 from fastledger.peers.fetch import BlockFetcher
 from fastledger.peers.gossip import TransactionRelay
-from fastledger.peers.host import NEVER_MS, Random, random_bytes
+from fastledger.peers.host import Random, random_bytes
 from fastledger.peers.outbound import Outbound
 from fastledger.peers.port import BlobPort, BlobSink, ChainPort, SnapshotPort
 from fastledger.peers.scores import Ban, Offence, ScoreBoard, Subject
@@ -66,6 +66,8 @@ from fastledger.peers.wire import (
 
 # Whatever a part thinks is due, the node is not woken more often than this.
 TICK_MS_MIN = 5
+# The chain may want blocks without an event of the network's own: a header's time has come.
+TICK_MS_MAX = 1_000
 # After these an address is tried again soon; after all others with growing pauses.
 _REDIALLED = {CloseCode.DONE, CloseCode.PEER_CLOSED, CloseCode.DUPLICATE_LINK, CloseCode.EVICTED}
 
@@ -215,7 +217,7 @@ class PeerNetwork:
         )
         times = [part.next_ms for part in parts]
         times += [link.next_ms for link in self._links.values()]
-        return max(self._now_ms + TICK_MS_MIN, min(times, default=NEVER_MS))
+        return min(max(self._now_ms + TICK_MS_MIN, min(times)), self._now_ms + TICK_MS_MAX)
 
     def chain_events(self, events: Sequence[Any], now_ms: int) -> None:
         """What the chain reported: blocks and transactions are told to the peers that do not have them."""
@@ -326,9 +328,10 @@ class PeerNetwork:
         """The links whose handshake is done, oldest first."""
         return [link for link in self._links.values() if link.ready and not link.closing]
 
-    def blocks_in_flight(self, link: Link) -> int:
-        """How many whole blocks are asked of a peer."""
-        return self._fetch.load(link)
+    def may_serve(self, link: Link) -> bool:
+        """Whether an answer may be made for a peer: it reads, and all peers together leave not too much unread."""
+        unsent = sum(other.unsent for other in self._links.values())
+        return link.may_serve and unsent < PEER_UNSENT_TOTAL_BYTES_MAX
 
     def dial(self, address: str) -> None:
         """Asks the node to connect."""
@@ -376,7 +379,7 @@ class PeerNetwork:
         )
 
     def _tick_link(self, link: Link, now_ms: int) -> None:
-        late = link.late(now_ms)
+        late = link.late(now_ms) if not link.closing else None
         if late is not None:
             code, offence = late
             if offence is not None:
