@@ -42,7 +42,9 @@ if TYPE_CHECKING:
 
 ROOT = Path("/ledger")
 CHAIN_TICK_MS = 20_000
-DIAL_PAUSE_MS = 5_000
+ARM_MS = 100
+DIAL_PAUSE_MS = 15_000
+REDIAL_MS_MAX = 60_000
 NONCES = 1 << 32
 NEVER_BYTES = 1 << 60
 PORT = 9_000
@@ -104,6 +106,7 @@ class Process:
             peers=node.known_peers,
             bans=tuple(node.bans.values()),
             dial_pause_ms=DIAL_PAUSE_MS,
+            redial_ms_max=REDIAL_MS_MAX,
         )
         self.peers = PeerNetwork(self.chain, settings, rng=node.rng, now_ms=node.clock())
 
@@ -141,6 +144,7 @@ class Node:
         self.halts: list[str] = []
         self._links: set[int] = set()
         self._tick_at: int | None = None
+        self._arming = False
         self._searching_on: bytes | None = None
         self._search = 0
         self._told_work = 0
@@ -202,6 +206,7 @@ class Node:
             return
         self.restarts += 1
         self._tick_at = self._searching_on = None
+        self._arming = False
         self.run.trace(f"{self.name} starts: {self._place()}")
         self.run.tell(lambda checker: checker.on_start(self))
         self._guard(lambda: None)
@@ -306,13 +311,20 @@ class Node:
                 self.run.tell(lambda checker: checker.on_banned(self, action.subject.name))
 
     def _arm_tick(self) -> None:
-        """Wakes the process when its peers or its chain are due."""
+        """Wakes the process when its peers or its chain are due; asked a moment later, for many events at once."""
+        if not self._arming:
+            self._arming = True
+            self.run.schedule.after(ARM_MS, partial(self._arm, self.restarts))
+
+    def _arm(self, incarnation: int) -> None:
+        if incarnation != self.restarts or not self.running:
+            return
+        self._arming = False
         now_ms = self.run.schedule.now_ms
         due = min(self.clock.true_delay(self.peers.next_tick_ms), CHAIN_TICK_MS) + now_ms
-        if self._tick_at is not None and self._tick_at <= due and self._tick_at > now_ms:
-            return
-        self._tick_at = due
-        self.run.schedule.at(due, partial(self._tick, self.restarts, due))
+        if self._tick_at is None or not now_ms < self._tick_at <= due:
+            self._tick_at = due
+            self.run.schedule.at(due, partial(self._tick, incarnation, due))
 
     def _tick(self, incarnation: int, due: int) -> None:
         if incarnation != self.restarts or due != self._tick_at:
