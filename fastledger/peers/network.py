@@ -66,8 +66,6 @@ from fastledger.peers.wire import (
 
 # Whatever a part thinks is due, the node is not woken more often than this.
 TICK_MS_MIN = 5
-# The chain may want blocks without an event of the network's own: a header's time has come.
-TICK_MS_MAX = 1_000
 # After these an address is tried again soon; after all others with growing pauses.
 _REDIALLED = {CloseCode.DONE, CloseCode.PEER_CLOSED, CloseCode.DUPLICATE_LINK, CloseCode.EVICTED}
 
@@ -217,7 +215,7 @@ class PeerNetwork:
         )
         times = [part.next_ms for part in parts]
         times += [link.next_ms for link in self._links.values()]
-        return min(max(self._now_ms + TICK_MS_MIN, min(times)), self._now_ms + TICK_MS_MAX)
+        return min(max(self._now_ms + TICK_MS_MIN, min(times)), self._now_ms + self.settings.tick_ms_max)
 
     def chain_events(self, events: Sequence[Any], now_ms: int) -> None:
         """What the chain reported: blocks and transactions are told to the peers that do not have them."""

@@ -13,7 +13,6 @@ from fastledger.peers.settings import CloseCode
 from fastledger.peers.wire import GetPeers, Peers
 
 
-
 class LinkHost(Host, Protocol):
     """A host that shows all its links and dials."""
 

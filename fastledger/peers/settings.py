@@ -12,8 +12,9 @@ from fastledger.version import VERSION
 class PeerSettings:
     """Times in milliseconds. ``peers`` are configured addresses, dialled for ever; ``bans`` those of an earlier run.
 
-    Whom to dial is looked up every ``dial_pause_ms`` at most. ``listen`` is the address that others may dial, empty for none. Bounds that protect memory are not settings:
-    they stand in limits.py.
+    Whom to dial is looked up every ``dial_pause_ms`` at most. A tick is due after ``tick_ms_max`` at the latest: the
+    chain may want blocks without an event of the network's own, when a header's time has come. ``listen`` is the
+    address that others may dial, empty for none. Bounds that protect memory are not settings: they stand in limits.py.
     """
 
     listen: str = ""
@@ -27,6 +28,7 @@ class PeerSettings:
     outbound_per_organisation: int = 1
     ban_ms: int = 24 * 60 * 60 * 1000
     dial_pause_ms: int = 500
+    tick_ms_max: int = 1_000
     redial_ms: int = 2_000
     redial_ms_max: int = 5 * 60 * 1000
     stale_tip_ms: int = 10 * 60 * 1000

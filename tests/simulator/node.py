@@ -107,6 +107,7 @@ class Process:
             bans=tuple(node.bans.values()),
             dial_pause_ms=DIAL_PAUSE_MS,
             redial_ms_max=REDIAL_MS_MAX,
+            tick_ms_max=CHAIN_TICK_MS,
         )
         self.peers = PeerNetwork(self.chain, settings, rng=node.rng, now_ms=node.clock())
 
