@@ -57,7 +57,9 @@ def count(report: Report, tally: Counter[str]) -> None:
 
 def summary(runs: int, failed: list[Report], tally: Counter[str], seconds: float) -> None:
     """What all runs came to."""
-    print(f"{runs} seeds in {seconds:.0f} s, {tally['minutes'] / max(seconds, 1e-9) * 60:,.0f} virtual minutes a minute")
+    print(
+        f"{runs} seeds in {seconds:.0f} s, {tally['minutes'] / max(seconds, 1e-9) * 60:,.0f} virtual minutes a minute"
+    )
     print(", ".join(f"{name} {number:,}" for name, number in sorted(tally.items())))
     print(f"failed: {[report.seed for report in failed]}" if failed else "no run failed")
 

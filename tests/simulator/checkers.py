@@ -79,7 +79,9 @@ class Agreement(Checker):
     def _compare(self, node: "Node", height: int, block_id: bytes) -> None:
         known, first = self.final.setdefault(height, (block_id, node.name))
         if known != block_id:
-            self.fail(f"height {height} is final as {_short(known)} at {first}, as {_short(block_id)} at {node.name}")
+            self.fail(
+                f"height {height} is final as {_short(known)} at {first}, as {_short(block_id)} at {node.name}"
+            )
 
 
 class Durability(Checker):
@@ -127,7 +129,9 @@ class Acknowledged(Checker):
         found = self.run.replay.places
         for txid, height in self.places.items():
             if txid not in found or found[txid][0] != height:
-                self.fail(f"transaction {_short(txid)}, durable at height {height}, is not in the final chain there")
+                self.fail(
+                    f"transaction {_short(txid)}, durable at height {height}, is not in the final chain there"
+                )
 
 
 class SameState(Checker):
@@ -242,7 +246,9 @@ class Liveness(Checker):
 
     def at_end(self) -> None:
         if not self.run.settled:
-            tips = Counter(f"{node.chain.tip.height}/{_short(node.chain.tip.block_id)}" for node in self.run.honest)
+            tips = Counter(
+                f"{node.chain.tip.height}/{_short(node.chain.tip.block_id)}" for node in self.run.honest
+            )
             waiting = sum(not wish.done for wish in self.run.wishes)
             self.fail(
                 f"{self.run.calm_ms // 1000} s after the last fault the tips are {dict(tips)},"

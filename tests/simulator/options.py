@@ -45,7 +45,7 @@ class Options:
     rewards: bool = False
     # The run.
     faults_ms: int = 60 * MINUTE_MS
-    calm_spacings: int = 0  # how long the network has to come together once faults stop; 0: as documented
+    calm_power: int = 1  # times the hash power once faults stop: what is to become final does so sooner
     hash_power_changes: bool = False
     # Clocks.
     skew_ms_max: int = 0
@@ -159,13 +159,14 @@ def _rate(rng: random.Random, least_ms: int, most_ms: int, chance: float = 0.4) 
 
 def _chain(rng: random.Random) -> dict[str, Any]:
     return {
-        "nodes": rng.choice((3, 3, 3, 4, 4, 5, 7)),
+        "nodes": rng.choice((3, 3, 3, 3, 3, 4, 4, 4, 5, 6 + (rng.random() < 0.5))),
         "spacing_ms": rng.choice((60, 120)) * SECOND_MS,
         "window_blocks": rng.choice((24, 72, 144)),
         "work_hashes": rng.choice((2, 8, 64)),
         "rewards": _some(rng),
-        "faults_ms": rng.randint(15, 60) * MINUTE_MS,
+        "faults_ms": rng.randint(10, 45) * MINUTE_MS,
         "hash_power_changes": _some(rng, 0.3),
+        "calm_power": 4 if _some(rng, 0.9) else 1,
     }
 
 
@@ -221,7 +222,7 @@ def _disks(rng: random.Random) -> dict[str, Any]:
 
 def _users(rng: random.Random) -> dict[str, Any]:
     return {
-        "transactions": rng.choice((20, 40, 100)),
+        "transactions": rng.choice((15, 40, 80)),
         "conflict_share": rng.choice((0.0, 0.2, 0.6)),
         "short_window_share": 0.2 if _some(rng, 0.3) else 0.0,
     }

@@ -212,6 +212,9 @@ class Run:
         self.calm = True
         self.trace("the faults end")
         self.storm.end()
+        self.hashes_per_ms = self.hashes_per_ms_mean * options.calm_power
+        for node in (*self.nodes, *self.rogues):
+            node.power_changed()
         self._settle()
         self.trace(f"at rest: {self.settled}")
         for checker in self.checkers:
