@@ -304,6 +304,11 @@ def test_a_full_tree_drops_the_lightest_leaf_that_is_not_held() -> None:  # SPEC
     tree.add(child(newcomer, 7))
     assert [tree.get(entry.block_id) for entry in light] == [None, None]
     assert [tree.get(entry.block_id) for entry in held] == held
+    # Equal work makes no room, and the held leaf of less work is no candidate.
+    with pytest.raises(InputError) as error:
+        tree.add(child(newcomer, 8))
+    assert error.value.code is Code.TREE_FULL
+    assert tree.get(held[2].block_id) is held[2]
     assert len(tree) == 8
     # A parent never makes room for its child.
     line = new_tree(entries_max=4)

@@ -14,6 +14,7 @@ from mining import (
     HONEST,
     PARAMETERS,
     START_MS,
+    UnhashedPow,
     header_on,
     make_genesis,
 )
@@ -258,6 +259,24 @@ def test_no_times_bring_more_blocks_than_work_pays_for(intervals: list[int], bit
         bits = target_to_bits(next_target(bits_to_target(bits), interval_ms, PARAMETERS))
     gained = PARAMETERS.window_blocks * math.log(first / bits_to_target(bits))
     assert len(intervals) <= sum(intervals) / spacing + gained + 1e-6
+
+
+@given(st.lists(st.integers(-20_000, 60_000), min_size=1, max_size=40))
+def test_intervals_add_up_to_the_time_that_went_by(steps: list[int]) -> None:  # SPEC-ENG-3, SPEC-WORK-10
+    genesis = make_genesis()
+    engine = UnhashedPow(genesis)
+    first = tip = first_tip(engine, genesis)
+    credited = 0
+    for step in steps:
+        sealed = header_on(tip, tip.time_ms + step, engine.next_bits(tip))
+        if step <= 0:
+            with pytest.raises(InputError, match="does not advance"):
+                engine.check(sealed.header, sealed.body, tip)
+            continue
+        engine.check(sealed.header, sealed.body, tip)
+        tip = engine.tip(sealed.header, sealed.body, b"", tip)
+        credited += tip.interval_ms
+    assert credited == tip.time_ms - first.time_ms
 
 
 def test_a_target_that_reached_one_stays_a_target() -> None:  # SPEC-WORK-8
