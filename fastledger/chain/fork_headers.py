@@ -1,12 +1,14 @@
 """Ids and headers of the best chain, final or not: what a node says of it to others (SPEC-FORK-10)."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from fastledger.chain.store import NOWHERE, BlockEntry, ChainStore
+from fastledger.consensus.engine import Tip
 from fastledger.consensus.tree import BlockTree, Entry
 from fastledger.errors import InputError, LedgerError
 from fastledger.limits import LOCATOR_IDS_MAX
-from fastledger.model.block import HEADER_BYTES, Block, SealedHeader
+from fastledger.model.block import HEADER_BYTES, ZERO32, Block, Header, HeaderBody, SealedHeader
 from fastledger.model.codec import decode
 from fastledger.storage.log import SegmentLog
 
@@ -15,6 +17,25 @@ _DENSE_IDS = 10
 # Format, header, body and seal stand first in a stored block and take some 600 bytes.
 _HEAD_BYTES = 4_096
 _LONG_HEAD = 0x58  # CBOR byte string with one byte of length; 0x59: with two
+
+
+@dataclass(frozen=True)
+class KnownById(SealedHeader):
+    """Stands for the header of a final block of which a restored snapshot tells the id alone; it is never passed on."""
+
+    known_id: bytes = b""
+
+    @classmethod
+    def at(cls, tip: Tip) -> "KnownById":
+        """The place of ``tip``."""
+        body = HeaderBody(tip.height, tip.time_ms, ZERO32, ZERO32, ZERO32, ZERO32, bytes(33), ZERO32)
+        header = Header(ZERO32, ZERO32, tip.time_ms // 1000, tip.bits)
+        return cls(header, body, tip.seal, 0, tip.block_id)
+
+    @property
+    def block_id(self) -> bytes:
+        """As it was told."""
+        return self.known_id
 
 
 class FinalIds:
