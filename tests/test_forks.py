@@ -94,7 +94,7 @@ def test_a_mined_block_pays_its_miner_and_reaches_others(nodes: MakeNode) -> Non
     assert account is not None and ACCOUNTS.decode(account).balance == 5
     events = [event for event in theirs.events if isinstance(event, BlockConnected)]
     assert events[0].txids == [item.txid for item in transactions]
-    assert events[0].codes == [0] * 5
+    assert events[0].codes == (0,) * 5
 
 
 def test_empty_blocks_are_mined(nodes: MakeNode) -> None:

@@ -9,8 +9,10 @@ One thread has it. It reads no clock and starts no thread: times come as argumen
 is above stands in the fork journal and, as layers, in memory, where a reorganisation drops it again.
 """
 
+import struct
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from itertools import chain
 
 from fastledger._native.scan import scan_many
 from fastledger.chain.admission import Admitted, check_contents, check_signatures, lay_out
@@ -190,9 +192,7 @@ class ForkChain:
 
     def has_block(self, block_id: bytes) -> bool:
         """Whether :meth:`block` would give it."""
-        if block_id in self._shelf:
-            return True
-        return self.tree.get(block_id) is self.tree.root or self._headers.is_final(block_id)
+        return block_id in self._shelf or self._headers.holds(block_id)
 
     def block(self, block_id: bytes) -> Block | None:
         """A good copy of a block, final or not; None where this node has none."""
@@ -212,7 +212,7 @@ class ForkChain:
         block_id = block.block_id
         entry = self.tree.get(block_id)
         if entry is None:
-            if self._headers.is_final(block_id):
+            if self._headers.is_final(block_id, block.height):
                 return False
             if self._intake.hold_block(block, now_ms):
                 return True
@@ -330,15 +330,13 @@ class ForkChain:
     def _moved(self, before: Entry) -> None:
         """Tells of the way from ``before`` to the present tip; transactions leave the pool, or come back."""
         drop, connect = self.tree.path(before, self._best)
-        connected = [(entry, self._block_of(entry)) for entry in connect]
-        txids = {txid for entry in connect for txid in self._connected[entry.block_id].layer.txids}
-        self._put_back(drop, txids)
-        self.mempool.confirm(
-            txid for entry in connect for txid in self._connected[entry.block_id].layer.txids
-        )
-        for entry, block in connected:
-            ids = list(self._connected[entry.block_id].layer.txids)
-            codes = [block.result(index) for index in range(block.count)]
+        txids = [list(self._connected[entry.block_id].layer.txids) for entry in connect]
+        if drop:
+            self._put_back(drop, set(chain.from_iterable(txids)))
+        for entry, ids in zip(connect, txids, strict=True):
+            self.mempool.confirm(ids)
+            block = self._block_of(entry)
+            codes = struct.unpack(f">{len(ids)}H", block.results)
             self._events.append(BlockConnected(block, entry.height, ids, codes))
         if drop:
             self._events.append(Reorganised(len(drop), before.tip, self._best.tip))
