@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from fastledger.errors import Code
 from fastledger.limits import TREE_ENTRIES_MAX
 from fastledger.model.block import Block
 from fastledger.model.bodies import ConsentGrant
@@ -44,8 +43,11 @@ class Checker:
     def on_start(self, node: "Node") -> None:
         """A node opened its ledger."""
 
-    def on_final(self, node: "Node", height: int, block_id: bytes, txids: list[bytes]) -> None:
-        """A node holds a block final: its users were told."""
+    def on_final(self, node: "Node", height: int, block_id: bytes) -> None:
+        """A node holds a block final."""
+
+    def on_acknowledged(self, node: "Node", height: int, txids: list[bytes]) -> None:
+        """A node told its users that transactions are durable at a height."""
 
     def on_work(self, node: "Node") -> None:
         """A node told others of a new tip."""
@@ -73,7 +75,7 @@ class Agreement(Checker):
         tip = node.chain.final
         self._compare(node, tip.height, tip.block_id)
 
-    def on_final(self, node: "Node", height: int, block_id: bytes, txids: list[bytes]) -> None:
+    def on_final(self, node: "Node", height: int, block_id: bytes) -> None:
         self._compare(node, height, block_id)
 
     def _compare(self, node: "Node", height: int, block_id: bytes) -> None:
@@ -103,7 +105,7 @@ class Durability(Checker):
         if node.chain.work < work:
             self.fail(f"{node.name} told of work {work} and comes back with {node.chain.work}")
 
-    def on_final(self, node: "Node", height: int, block_id: bytes, txids: list[bytes]) -> None:
+    def on_final(self, node: "Node", height: int, block_id: bytes) -> None:
         self.final[node.name] = height
 
     def on_work(self, node: "Node") -> None:
@@ -119,7 +121,7 @@ class Acknowledged(Checker):
         super().__init__(run)
         self.places: dict[bytes, int] = {}
 
-    def on_final(self, node: "Node", height: int, block_id: bytes, txids: list[bytes]) -> None:
+    def on_acknowledged(self, node: "Node", height: int, txids: list[bytes]) -> None:
         for txid in txids:
             known = self.places.setdefault(txid, height)
             if known != height:
@@ -268,7 +270,7 @@ class Bans(Checker):
 
     def on_banned(self, node: "Node", organisation: str) -> None:
         self.banned.add((node.name, organisation))
-        if organisation in {other.organisation for other in (*self.run.honest, *self.run.rogues)}:
+        if organisation in {other.organisation for other in self.run.honest}:
             self.fail(f"{node.name} banned {organisation}, which is honest")
 
     def at_end(self) -> None:
@@ -289,11 +291,6 @@ CHECKERS: tuple[type[Checker], ...] = (
     Bans,
     Liveness,
 )
-
-
-def expired(code: Code) -> bool:
-    """Whether a verdict means that the transaction's time is over."""
-    return code == Code.EXPIRED
 
 
 def _short(block_id: bytes) -> str:

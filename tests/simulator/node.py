@@ -309,7 +309,8 @@ class Node:
             case Banned():
                 self.run.trace(f"{self.name} bans {action.subject.name}: {action.why}")
                 self.bans = {ban.subject.name: ban for ban in self.peers.bans(self.clock())}
-                self.run.tell(lambda checker: checker.on_banned(self, action.subject.name))
+                if self.honest:
+                    self.run.banned(self, action.subject.name)
 
     def _arm_tick(self) -> None:
         """Wakes the process when its peers or its chain are due; asked a moment later, for many events at once."""

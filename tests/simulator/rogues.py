@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from fastledger.chain.fork_events import BlockStored, ChainEvent
 from fastledger.crypto.signing import SigningKey
 from fastledger.limits import FUTURE_MS_MAX
 from fastledger.model.block import Block
@@ -22,10 +23,38 @@ class TimeWarper(Node):
 
 
 class Withholder(Node):
-    """Keeps the blocks that it finds until the others have caught up, then shows them: selfish mining."""
+    """Selfish mining: says nothing while it is ahead, and shows its blocks when a rival comes near, or in the end.
+
+    It hides its tip by silence: nothing leaves it, while it hears everything. The links may die of that.
+    """
+
+    def __init__(self, run: "Run", number: int, key: SigningKey, clock: NodeClock) -> None:
+        super().__init__(run, number, key, clock)
+        self._silent = False
 
     def publish(self, block: Block) -> None:
+        if not self._silent:
+            self._silent = True
+            for other in self.run.nodes:
+                self.run.network.silence(self, other)
+            longest_ms = 2 * self.run.options.spacing_ms
+            self.run.schedule.after(self.rng.randint(1, longest_ms), self._show)
         super().publish(block)
+
+    def _observe(self, event: ChainEvent) -> None:
+        super()._observe(event)
+        if isinstance(event, BlockStored) and self._silent:
+            rival = self.chain.tree.get(event.block_id)
+            foreign = rival is not None and rival.body.proposer != self.key.public_key
+            if rival is not None and foreign and rival.height >= self.chain.tip.height - 1:
+                self.run.schedule.after(1, self._show)
+
+    def _show(self) -> None:
+        if self._silent:
+            self._silent = False
+            self.run.trace(f"{self.name} shows what it has")
+            for other in self.run.nodes:
+                self.run.network.unsilence(self, other)
 
 
 def make_rogue(run: "Run", number: int, key: SigningKey, clock: NodeClock) -> Node:

@@ -154,9 +154,19 @@ class Run:
         """A node holds a block final."""
         self.trace(f"{node.name} final {height} {block_id[:4].hex()}")
         if node.honest:
-            for txid in txids:
-                self.final_heights.setdefault(txid, height)
-            self.tell(lambda checker: checker.on_final(node, height, block_id, txids))
+            self.tell(lambda checker: checker.on_final(node, height, block_id))
+            self.acknowledged(node, height, txids)
+
+    def acknowledged(self, node: Node, height: int, txids: list[bytes]) -> None:
+        """A node told its users that these transactions are durable."""
+        for txid in txids:
+            self.final_heights.setdefault(txid, height)
+        self.tell(lambda checker: checker.on_acknowledged(node, height, txids))
+
+    def banned(self, node: Node, organisation: str) -> None:
+        """A node shut an organisation out."""
+        self.bans += 1
+        self.tell(lambda checker: checker.on_banned(node, organisation))
 
     def reorganised(self, node: Node, depth: int) -> None:
         """A node went over to another branch."""
@@ -277,6 +287,8 @@ class Run:
             if code is not None:
                 wish.tries += 1
                 self._check_answer(node, wish, code)
+                if code in (Code.OK, Code.DUPLICATE) and not self.options.retries:
+                    return
         self.schedule.after(self._users.randint(*RETRY_MS), partial(self._try, wish))
 
     def _check_answer(self, node: Node, wish: Wish, code: Code) -> None:
