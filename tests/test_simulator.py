@@ -18,9 +18,13 @@ from fastledger.consensus.engine import Action, Event, FinaliseBlock, TipMoved
 from fastledger.consensus.pow import PowEngine
 from fastledger.consensus.tree import BlockTree, Entry
 from fastledger.errors import Code
+from fastledger.model.bodies import FolderOpen
 from fastledger.peers.fetch import BlockFetcher
+from fastledger.peers.network import PeerNetwork
 from fastledger.peers.scores import ScoreBoard
-from fastledger.state.entities import CONSENTS
+from fastledger.state import transition
+from fastledger.state.context import Context
+from fastledger.state.entities import CONSENTS, FOLDERS, Folder
 from fastledger.storage.journal import ForkJournal
 from fastledger.storage.log import SegmentLog
 
@@ -131,6 +135,17 @@ def executed_twice(patch: Patch) -> None:
     patch.setattr(ChainStore, "seqs_of_txids", lambda self, txids: {})
 
 
+def folders_opened_twice(patch: Patch) -> None:
+    """A folder that is there is opened again, by whoever comes."""
+
+    def open_again(ctx: Context, body: FolderOpen) -> None:
+        owner, _ = ctx.actor()
+        for folder in body.folders:
+            ctx.view.store(FOLDERS, folder, Folder(owner, 1))
+
+    patch.setitem(transition._RULES, FolderOpen, (open_again, transition._RULES[FolderOpen][1]))
+
+
 def signatures_not_checked(patch: Patch) -> None:
     """Whatever is signed by anybody is taken."""
     for module in (fork_blocks, forks):
@@ -157,13 +172,17 @@ def nobody_is_banned(patch: Patch) -> None:
     patch.setattr(ScoreBoard, "charge", lambda self, subject, offence, now_ms: None)
 
 
-def everybody_is_banned(patch: Patch) -> None:
-    """The least offence, and be it that of a slow network, is a ban."""
+def broken_links_are_offences(patch: Patch) -> None:
+    """Whoever's link breaks is shut out."""
 
-    def charge(self: ScoreBoard, subject: object, offence: object, now_ms: int) -> object:
-        return self.ban(subject, now_ms + 60 * MINUTE_MS, "anything")
+    def closed(self: PeerNetwork, link: int, now_ms: int) -> None:
+        state = self._links.get(link)
+        if state is not None:
+            self._shut_out(self._scores.ban(state.subject, now_ms + 60 * MINUTE_MS, "gone"))
+        real(self, link, now_ms)
 
-    patch.setattr(ScoreBoard, "charge", charge)
+    real = PeerNetwork.closed
+    patch.setattr(PeerNetwork, "closed", closed)
 
 
 def blocks_not_fetched(patch: Patch) -> None:
@@ -194,21 +213,27 @@ def put_back_forgotten(patch: Patch) -> None:
     patch.setattr(Mempool, "put_back", lambda self, pendings: None)
 
 
+POWER_CUTS = CALM.with_changes(power_cut_every_ms=MINUTE_MS, finality_depth=5)
+PARTED = CROWDED.with_changes(
+    delay_ms_max=100, partition_every_ms=2 * MINUTE_MS, partition_ms_max=4 * MINUTE_MS, partition_kinds=("cut",)
+)
+PARTED = PARTED.with_changes(finality_depth=PARTED.depth_needed)
 PLANTED: list[tuple[str, Callable[[Patch], None], Options]] = [
     ("agreement", finality_too_soon, CROWDED),
-    ("durability", journal_not_synced, CALM.with_changes(power_cut_every_ms=MINUTE_MS)),
-    ("durability", log_not_synced, CALM.with_changes(power_cut_every_ms=MINUTE_MS, calm_power=1)),
+    ("durability", journal_not_synced, POWER_CUTS),
+    ("durability", log_not_synced, POWER_CUTS),
     ("acknowledged", durable_when_ordered, CROWDED),
+    ("acknowledged", executed_twice, CALM),
     ("same-state", state_forgets_a_consent, CALM),
-    ("same-state", layers_stay, CROWDED),
-    ("once", executed_twice, CALM),
-    ("signed", signatures_not_checked, CALM),
+    ("once", folders_opened_twice, CALM.with_changes(transactions=60, conflict_share=0.6)),
+    ("signed", signatures_not_checked, CALM.with_changes(transactions=60)),
     ("bounds", pool_without_bounds, CALM),
     ("bans", nobody_is_banned, CALM.with_changes(hostile=("garbage",))),
-    ("bans", everybody_is_banned, CALM.with_changes(partition_every_ms=MINUTE_MS)),
+    ("bans", broken_links_are_offences, CALM.with_changes(break_every_ms=MINUTE_MS)),
+    ("bans", layers_stay, CROWDED),
     ("liveness", blocks_not_fetched, CALM.with_changes(latecomers=1)),
     ("liveness", branch_never_left, CROWDED),
-    ("liveness", put_back_forgotten, CROWDED.with_changes(retries=False, transactions=60)),
+    ("liveness", put_back_forgotten, PARTED.with_changes(retries=False)),
 ]
 
 

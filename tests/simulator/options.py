@@ -180,7 +180,7 @@ def _chain(rng: random.Random) -> dict[str, Any]:
         "window_blocks": rng.choice((24, 72, 144)),
         "work_hashes": rng.choice((2, 8, 64)),
         "rewards": _some(rng),
-        "faults_ms": rng.randint(10, 45) * MINUTE_MS,
+        "faults_ms": rng.randint(*((5, 20) if _some(rng, 0.75) else (20, 60))) * MINUTE_MS,
         "hash_power_changes": _some(rng, 0.3),
         "calm_power": 4 if _some(rng, 0.9) else 1,
     }
@@ -238,7 +238,7 @@ def _disks(rng: random.Random) -> dict[str, Any]:
 
 def _users(rng: random.Random) -> dict[str, Any]:
     return {
-        "transactions": rng.choice((15, 40, 80)),
+        "transactions": rng.choice((8, 20, 60)),
         "conflict_share": rng.choice((0.0, 0.2, 0.6)),
         "short_window_share": 0.2 if _some(rng, 0.3) else 0.0,
         "retries": _some(rng),
