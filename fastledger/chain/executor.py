@@ -456,21 +456,24 @@ class Executor:
         """This node's seal of a block of ``count`` transactions."""
         return make_seal(self._signing_key(), self.chain_id, header, body, count)
 
-    def connect(self, block: Block, batch: Admitted | None, execution: Execution | None = None) -> Appended:
+    def connect(self, block: Block, batch: Admitted | None, draft: Draft | None = None) -> Appended:
         """Executes a checked block on top of the tip, which moves onto it; :meth:`disconnect` takes it back.
 
-        ``batch`` are its transactions; with the ``execution`` of a draft that has its roots they are not executed
-        again. The block stands in no log yet. Raises ``InputError`` with ``BAD_BLOCK`` naming what differs.
+        ``batch`` are its transactions; with the ``draft`` that the block was made of they are not executed again.
+        The block stands in no log yet. Raises ``InputError`` with ``BAD_BLOCK`` naming what differs.
         """
         position = self.tip_position
         self._check_links(block, position)
-        if execution is None:
-            if batch is None:
-                raise RuntimeError("neither transactions nor what they came to")
+        if draft is not None:
+            execution, state_root = draft.execution, draft.roots.state
+        elif batch is not None:
             execution = self._execute_block(block, batch)
+            state_root = next_state_root(position.state_root, execution.view.writes)
+        else:
+            raise RuntimeError("neither transactions nor what they came to")
         if execution.results != block.results:
             raise _differs(block, "results")
-        if next_state_root(position.state_root, execution.view.writes) != block.body.state_root:
+        if state_root != block.body.state_root:
             raise _differs(block, "state root")
         if self._history.root() != block.body.history_root:
             raise _differs(block, "history root")

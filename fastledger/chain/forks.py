@@ -17,7 +17,7 @@ from itertools import chain
 from fastledger._native.scan import scan_many
 from fastledger.chain.admission import Admitted, check_contents, check_signatures, lay_out
 from fastledger.chain.block_shelf import BlockShelf
-from fastledger.chain.executor import Appended, Draft, Execution, Executor, Position
+from fastledger.chain.executor import Appended, Draft, Executor, Position
 from fastledger.chain.fork_blocks import check_copy, pending_at, pendings_of, readmit
 from fastledger.chain.fork_events import (
     BlockConnected,
@@ -81,7 +81,7 @@ class ForkChain:
         """
         self.genesis = genesis
         self.chain_id = genesis.chain_id
-        self.mempool = mempool or Mempool()
+        self.mempool = Mempool() if mempool is None else mempool
         self._engine = engine
         self._executor = executor
         self._store = store
@@ -295,9 +295,9 @@ class ForkChain:
             return True
         try:
             block = self._shelf.get(block_id)
-            execution = None if block is None else self._drafted(block)
+            draft = None if block is None else self._drafted(block)
             batch = self._checked.pop(block_id, None)
-            if block is not None and batch is None and execution is None:
+            if block is not None and batch is None and draft is None:
                 batch = readmit(block, self.chain_id)
         except (CorruptionError, InputError):
             block = None
@@ -305,7 +305,7 @@ class ForkChain:
             self._lose(block_id)
             return False
         try:
-            appended = self._executor.connect(block, batch, execution)
+            appended = self._executor.connect(block, batch, draft)
         except InputError as error:
             self._condemn(entry, str(error))
             return False
@@ -556,13 +556,11 @@ class ForkChain:
         self._own[block.block_id] = block
         return block
 
-    def _drafted(self, block: Block) -> Execution | None:
+    def _drafted(self, block: Block) -> Draft | None:
         """What this node's own template for this very block came to."""
         body = block.body
         draft = self._drafts.get((block.header.previous_id, body.tx_root, body.state_root))
-        if draft is None or draft.execution.time_ms != body.time_ms:
-            return None
-        return draft.execution
+        return draft if draft is not None and draft.execution.time_ms == body.time_ms else None
 
 
 def _parent(entry: Entry) -> Entry:
