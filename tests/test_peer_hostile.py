@@ -393,12 +393,23 @@ def test_an_inventory_of_nothing_is_found_out(net: Net, victim: Member) -> None:
         stranger.say(Inventory(ids))
         net.run(100)
         assert stranger.heard(GetTransactions)
-        if round_number == 0:
-            stranger.say(Transactions([], ids))
-        else:
-            net.run(15_000)
+        stranger.say(Transactions([], ids))
     assert is_banned(victim, net)
     assert victim.network._gossip.wanted_count == 0
+    goes_on(net, victim)
+
+
+def test_an_inventory_that_is_never_delivered_is_asked_for_no_more(
+    net: Net, victim: Member, monkeypatch: pytest.MonkeyPatch
+) -> None:  # SPEC-PEER-30
+    monkeypatch.setattr("fastledger.peers.gossip.PEER_TRANSACTIONS_PER_LINK_MAX", 100)
+    stranger = net.stranger(victim).greet()
+    for round_number in range(4):
+        ids = b"".join((1_000 * round_number + index).to_bytes(32, "big") for index in range(90))
+        stranger.say(Inventory(ids))
+        net.run(11_000)
+    assert sum(len(message.txids) for message in stranger.heard(GetTransactions)) == 32 * 100
+    assert victim.network._scores.points(MALLORY, net.now_ms) > 0
     goes_on(net, victim)
 
 
@@ -411,7 +422,11 @@ def test_what_is_wanted_is_bounded(net: Net, victim: Member, monkeypatch: pytest
         stranger.say(
             Inventory(b"".join((1_000 * base + index).to_bytes(32, "big") for index in range(1_000)))
         )
-    assert victim.network._gossip.wanted_count <= 500
+    assert victim.network._gossip.wanted_count == 500
+    monkeypatch.setattr("fastledger.peers.gossip.PEER_WANTED_TRANSACTIONS_MAX", 10_000)
+    monkeypatch.setattr("fastledger.peers.gossip.PEER_WANTED_PER_LINK_MAX", 600)
+    stranger.say(Inventory(b"".join((9_000 + index).to_bytes(32, "big") for index in range(1_000))))
+    assert victim.network._gossip.wanted_count == 600
     assert len(victim.network._gossip._sides[stranger.victim_link].known) <= 300
 
 

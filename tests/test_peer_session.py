@@ -270,3 +270,28 @@ def test_any_bytes_on_a_ready_link_are_survived(net: Net, data: bytes, cuts: int
     assert sum(link.held_bytes for link in node.network.links()) <= len(data)
     node.network.closed(stranger.victim_link, net.now_ms)
     assert node.network.peers() == []
+
+
+def test_a_node_that_slept_judges_nobody_at_once(net: Net, node: Member) -> None:  # SPEC-PEER-11
+    stranger = net.stranger(node, name="s").greet()
+    frame = encode_frame(Inventory(bytes(320)))
+    net.run(100)
+    stranger.say_bytes(frame[:10])
+    asleep_until = net.now_ms + 60_000
+    node.network.tick(asleep_until)
+    assert [info.organisation for info in node.network.peers()] == ["s"]
+    node.network.received(stranger.victim_link, frame[10:], asleep_until + 1)
+    node.network.sent(stranger.victim_link, 10_000, asleep_until + 1)
+    for later in range(1_000, 8_000, 1_000):
+        node.network.tick(asleep_until + later)
+    assert [info.points for info in node.network.peers()] == [0]
+
+
+def test_without_discovery_only_configured_addresses_are_dialled(net: Net, keys: list[SigningKey]) -> None:
+    # SPEC-PEER-24
+    node = net.add("node", keys[0], discover=False)
+    stranger = net.stranger(node, name="s").greet(listen="elsewhere:1")
+    net.run(10_000)
+    assert len(node.network._book) == 0
+    assert net.dialled == []
+    assert stranger.is_open

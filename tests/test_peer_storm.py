@@ -1,4 +1,4 @@
-"""Whole networks under seeded weather: links that end, partitions, slow links, networks that start anew (SPEC-PEER-13)."""
+"""Whole networks under seeded weather: links that end, partitions, delays, networks that begin anew (SPEC-PEER-13)."""
 
 import random
 from pathlib import Path
@@ -80,7 +80,9 @@ def ordered(member: Member) -> set[bytes]:
     """The ids of all transactions in the best chain."""
     blocks = [member.chain.block(block_id) for block_id in member.node.branch]
     return {
-        Transaction.decode(block.transaction_bytes(index)).txid for block in blocks for index in range(block.count)
+        Transaction.decode(block.transaction_bytes(index)).txid
+        for block in blocks
+        for index in range(block.count)
     }
 
 

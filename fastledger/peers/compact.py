@@ -210,6 +210,8 @@ class CompactRelay:
         except InputError as error:
             if error.code == Code.UNKNOWN_PARENT:
                 self._sync.hint(link, now_ms)
+            elif error.code == Code.NOT_YET_VALID:
+                self._host.charge(link, Offence.FAR_FUTURE)
             elif error.code not in NO_FAULT or (isinstance(error, BlockFault) and error.condemns):
                 self._host.charge(link, Offence.BAD_HEADER)
             return False

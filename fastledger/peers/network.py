@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from fastledger.errors import Code, NotFoundError
-from fastledger.limits import PEER_LINKS_MAX, PEER_UNSENT_TOTAL_BYTES_MAX
+from fastledger.limits import PEER_LINKS_MAX, PEER_SLEPT_MS, PEER_UNSENT_TOTAL_BYTES_MAX
 from fastledger.peers.addresses import AddressBook, is_address
 from fastledger.peers.blobs import BlobFetcher
 from fastledger.peers.compact import CompactRelay
@@ -87,6 +87,8 @@ class PeerNetwork:
         self.settings = settings
         self.rng = rng
         self._now_ms = now_ms
+        self._ticked_ms = now_ms
+        self._lenient_until_ms = 0
         self._nonce = random_bytes(rng, 8)
         self._links: dict[int, Link] = {}
         self._actions: list[Action] = []
@@ -191,6 +193,10 @@ class PeerNetwork:
     def tick(self, now_ms: int) -> None:
         """Time went on: to be called at ``next_tick_ms`` or later."""
         self._now_ms = now_ms
+        if now_ms - self._ticked_ms > self.settings.tick_ms_max + PEER_SLEPT_MS:
+            # This node slept or was busy: what peers sent meanwhile may still lie before its door.
+            self._lenient_until_ms = now_ms + PEER_SLEPT_MS
+        self._ticked_ms = now_ms
         for link in list(self._links.values()):
             self._tick_link(link, now_ms)
         self._sync.tick(now_ms)
@@ -377,7 +383,8 @@ class PeerNetwork:
         )
 
     def _tick_link(self, link: Link, now_ms: int) -> None:
-        late = link.late(now_ms) if not link.closing else None
+        judged = now_ms >= self._lenient_until_ms and not link.closing
+        late = link.late(now_ms) if judged else None
         if late is not None:
             code, offence = late
             if offence is not None:

@@ -159,11 +159,11 @@ class Outbound:
         if not link.inbound:
             self._book.proved(link.address, link.hello.nonce)
             self._ask_for_peers(link)
-        elif link.hello.listen:
+        elif link.hello.listen and self._host.settings.discover:
             self._book.learn(link.hello.listen, link.subject.name)
 
     def _ask_for_peers(self, link: Link) -> None:
-        if not link.expected(GetPeers):
+        if self._host.settings.discover and not link.expected(GetPeers):
             link.expect(GetPeers)
             self._host.send(link, GetPeers())
 

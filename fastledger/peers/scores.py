@@ -21,6 +21,7 @@ class Offence(Enum):
     DRIBBLED = ("dribbled", 60)
     FLOOD = ("flood", 20)
     BAD_HEADER = ("bad-header", 100)
+    FAR_FUTURE = ("far-future", 25)
     LOOSE_HEADERS = ("loose-headers", 25)
     ENDLESS_HEADERS = ("endless-headers", 100)
     NO_HEADERS = ("no-headers", 5)
@@ -30,8 +31,9 @@ class Offence(Enum):
     WRONG_HINTS = ("wrong-hints", 25)
     BAD_TRANSACTION = ("bad-transaction", 60)
     EQUIVOCATION = ("equivocation", 60)
-    STALLING = ("stalling", 10)
-    NOT_READING = ("not-reading", 25)
+    # What a busy or broken node does as well as a hostile one: it costs the link, seldom more.
+    STALLING = ("stalling", 2)
+    NOT_READING = ("not-reading", 5)
     BAD_BLOB = ("bad-blob", 60)
     BAD_SNAPSHOT = ("bad-snapshot", 100)
     # These end the link but are what a wrongly set up node does: no more than a nuisance.

@@ -12,15 +12,17 @@ from fastledger.version import VERSION
 class PeerSettings:
     """Times in milliseconds. ``peers`` are configured addresses, dialled for ever; ``bans`` those of an earlier run.
 
-    Whom to dial is looked up every ``dial_pause_ms`` at most. A tick is due after ``tick_ms_max`` at the latest: the
-    chain may want blocks without an event of the network's own, when a header's time has come. ``listen`` is the
-    address that others may dial, empty for none. Bounds that protect memory are not settings: they stand in limits.py.
+    ``listen`` is the address that others may dial, empty for none; without ``discover`` only configured addresses are
+    dialled. Whom to dial is looked up every ``dial_pause_ms`` at most. A tick is due after ``tick_ms_max`` at the
+    latest: the chain may want blocks without an event of the network's own, when a header's time has come. Bounds that
+    protect memory are not settings: they stand in limits.py.
     """
 
     listen: str = ""
     agent: str = f"fastledger/{VERSION}"
     peers: tuple[str, ...] = ()
     bans: tuple[Ban, ...] = ()
+    discover: bool = True
     outbound_target: int = 8
     inbound_max: int = 64
     inbound_per_organisation: int = 4
