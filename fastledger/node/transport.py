@@ -12,9 +12,7 @@ links at all and of one organisation, bytes that wait to be sent, and how long a
 
 import asyncio
 import contextlib
-import random
 import socket
-import time
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
@@ -33,10 +31,6 @@ STALL_TIMEOUT_S = 30.0
 FLUSH_TIMEOUT_S = 2.0
 # From here on a link counts as congested; far more than a round trip's worth of headers.
 CONGESTED_BYTES = 1024 * 1024
-DIAL_BACKOFF_S, DIAL_BACKOFF_S_MAX = 0.25, 60.0
-# A link that lives shorter than this counts as a dial that failed: it was refused after the handshake.
-SHORT_LIFE_S = 5.0
-DIAL_STATES_MAX = 4_096
 
 
 class LinkEvents(Protocol):
@@ -64,7 +58,9 @@ class PeerLink(asyncio.Protocol):
         self.inbound = inbound
         self.number = 0
         self.peer: PeerCertificate | None = None
-        self.opened_at = time.monotonic()
+        # Bytes given to be sent, and how many of them the other parts were told have gone.
+        self.given = 0
+        self.told = 0
         # From ``connection_made`` on, and before that nobody knows this link.
         self.stream: asyncio.Transport
         self._stall: asyncio.TimerHandle | None = None
@@ -98,15 +94,6 @@ class PeerLink(asyncio.Protocol):
 
 
 @dataclass(slots=True)
-class _Dial:
-    """What became of the calls to one address."""
-
-    failures: int = 0
-    not_before: float = 0.0
-    task: "asyncio.Task[None] | None" = None
-
-
-@dataclass(slots=True)
 class TransportFigures:
     """Counters since the start."""
 
@@ -125,17 +112,15 @@ class Transport:
         limits: FederationLimits,
         *,
         may_join: Callable[[str], bool] = lambda _organisation: True,
-        rng: random.Random | None = None,
     ) -> None:
         """``may_join`` says whether an organisation may be a peer at all."""
         self._tls = tls
         self._events = events
         self._limits = limits
         self._may_join = may_join
-        self._rng = rng or random.SystemRandom()
         self._links: dict[int, PeerLink] = {}
         self._next_link = 1
-        self._dials: dict[str, _Dial] = {}
+        self._dialling: set[str] = set()
         self._listener: socket.socket | None = None
         self._handshakes: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -222,26 +207,13 @@ class Transport:
     # Calling others.
 
     def dial(self, address: str) -> None:
-        """Calls ``address``, now or when its back-off is over; a call that is under way is not made twice."""
-        if self._stopped:
-            return
-        dial = self._dials.get(address)
-        if dial is None:
-            self._forget_dials()
-            dial = self._dials[address] = _Dial()
-        if dial.task is None:
-            dial.task = self._begin(self._call(address, dial))
+        """Calls ``address``; a call that is under way is not made twice. When to call again others decide."""
+        if not self._stopped and address not in self._dialling:
+            self._dialling.add(address)
+            self._begin(self._call(address))
 
-    def _forget_dials(self) -> None:
-        """Keeps the table bounded: addresses that are at rest go first."""
-        if len(self._dials) >= DIAL_STATES_MAX:
-            idle = [address for address, dial in self._dials.items() if dial.task is None]
-            for address in idle[: DIAL_STATES_MAX // 4]:
-                del self._dials[address]
-
-    async def _call(self, address: str, dial: _Dial) -> None:
+    async def _call(self, address: str) -> None:
         try:
-            await asyncio.sleep(max(0.0, dial.not_before - time.monotonic()))
             host, port = split_address(address)
             async with asyncio.timeout(self._limits.dial_timeout_ms / 1000):
                 await asyncio.get_running_loop().create_connection(
@@ -253,16 +225,9 @@ class Transport:
                     ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S,
                 )
         except (OSError, ValueError, TimeoutError):
-            self._back_off(dial)
             self._events.dial_failed(address)
         finally:
-            dial.task = None
-
-    def _back_off(self, dial: _Dial) -> None:
-        """Exponential with full jitter, so that a healed network is not met by all at once."""
-        dial.failures += 1
-        longest = min(DIAL_BACKOFF_S * 2 ** min(dial.failures, 20), DIAL_BACKOFF_S_MAX)
-        dial.not_before = time.monotonic() + self._rng.uniform(DIAL_BACKOFF_S, longest)
+            self._dialling.discard(address)
 
     # Links.
 
@@ -313,13 +278,6 @@ class Transport:
         link.stream.abort()
 
     def _lost(self, link: PeerLink) -> None:
-        short = time.monotonic() - link.opened_at < SHORT_LIFE_S
-        dial = None if link.inbound else self._dials.get(link.address)
-        if dial is not None:
-            if short:
-                self._back_off(dial)
-            else:
-                dial.failures, dial.not_before = 0, 0.0
         if self._links.pop(link.number, None) is not None:
             self._events.closed(link.number)
         elif not link.inbound:
@@ -335,7 +293,19 @@ class Transport:
             found.stream.abort()
             return
         self.figures.bytes_out += len(data)
+        found.given += len(data)
         found.stream.write(data)
+
+    def gone(self) -> list[tuple[int, int]]:
+        """(link, bytes) of what has left since this was last asked."""
+        counts = []
+        for link in self._links.values():
+            # What waits in the transport is encrypted already and a little longer than what was given.
+            gone = max(link.told, link.given - link.stream.get_write_buffer_size())
+            if gone > link.told:
+                counts.append((link.number, gone - link.told))
+                link.told = gone
+        return counts
 
     def close(self, link: int) -> None:
         """Ends a link once what was sent has left, which may take a moment and no longer."""
