@@ -4,7 +4,6 @@ The executor belongs to one thread. It knows the tip, the state root and the his
 log becomes a layer of the :class:`ChainStore` and is acknowledged by others, after the sync.
 """
 
-import hashlib
 import struct
 from array import array
 from collections.abc import Sequence
@@ -15,7 +14,15 @@ from zlib import crc32
 from fastledger.chain.admission import Admitted
 from fastledger.chain.outcome import Outcome
 from fastledger.chain.store import BlockEntry, ChainStore, Layer
-from fastledger.consensus.engine import BlockBuilt, BuildBlock, Engine, SealBlock, Tip, TransactionsPending
+from fastledger.consensus.engine import (
+    BlockBuilt,
+    BuildBlock,
+    Engine,
+    SealBlock,
+    Tip,
+    TransactionsPending,
+    seal_ref,
+)
 from fastledger.crypto.merkle import HistoryTree, leaf_hashes, merkle_root
 from fastledger.crypto.signing import SigningKey
 from fastledger.errors import Code, InputError
@@ -25,6 +32,7 @@ from fastledger.model.codec import decode, encode
 from fastledger.model.genesis import Genesis
 from fastledger.model.receipt import make_seal
 from fastledger.state.identity import install_authorities
+from fastledger.state.rewards import pay_reward
 from fastledger.state.transition import apply, keys_read
 from fastledger.state.view import View, Writes, next_state_root
 from fastledger.storage.keys import TermLog
@@ -48,21 +56,15 @@ class Position(NamedTuple):
     def pack(self) -> bytes:
         """As kept in the index's ``meta`` database, behind a CRC-32.
 
-        LMDB has no checksums, and a wrong state root here would go into every block from here on.
+        LMDB has no checksums, and a wrong state root here would go into every block from here on. What only an
+        engine with work needs stands at the end, and not at all under others.
         """
         tip = self.tip
-        data = encode(
-            [
-                tip.height,
-                tip.block_id,
-                tip.time_ms,
-                tip.seal,
-                self.ref.pack(),
-                self.next_seq,
-                self.state_root,
-                self.history,
-            ]
-        )
+        fields = [tip.height, tip.block_id, tip.time_ms, tip.seal]
+        fields += [self.ref.pack(), self.next_seq, self.state_root, self.history]
+        if tip.bits:
+            fields += [tip.bits, tip.interval_ms]
+        data = encode(fields)
         return crc32(data).to_bytes(_CHECKSUM_BYTES, "big") + data
 
     @classmethod
@@ -71,8 +73,10 @@ class Position(NamedTuple):
         checksum, data = packed[:_CHECKSUM_BYTES], packed[_CHECKSUM_BYTES:]
         if crc32(data) != int.from_bytes(checksum, "big"):
             raise InputError("the checkpoint does not match its checksum", code=Code.CORRUPT)
-        height, block_id, time_ms, seal, ref, next_seq, state_root, history = decode(data, what="checkpoint")
-        return cls(Tip(height, block_id, time_ms, seal), FrameRef.unpack(ref), next_seq, state_root, history)
+        fields = decode(data, what="checkpoint")
+        height, block_id, time_ms, seal, ref, next_seq, state_root, history, *work = fields
+        tip = Tip(height, block_id, time_ms, seal, *work)
+        return cls(tip, FrameRef.unpack(ref), next_seq, state_root, history)
 
 
 @dataclass
@@ -187,10 +191,10 @@ class Executor:
         """
         position = self.tip_position
         plan = self._plan(now_ms)
-        view = View(self.store.get_state)
-        execution = Execution(view, self.chain_id, plan.time_ms, position.next_seq)
+        proposer = self._signing_key().public_key
+        execution = self._begin(plan.time_ms, proposer)
         chosen = self._execute_batches(batches, outcomes, execution)
-        if not chosen:
+        if not chosen and not self._engine.empty_blocks:
             return None
         txids = b"".join(execution.txids)
         roots = self._roots(txids, execution)
@@ -202,8 +206,8 @@ class Executor:
             result_root=roots.results,
             state_root=roots.state,
             history_root=roots.history,
-            proposer=self._signing_key().public_key,
-            seal_ref=hashlib.sha256(tip.seal).digest(),
+            proposer=proposer,
+            seal_ref=seal_ref(self._engine, tip),
         )
         header = Header(tip.block_id, body.commitment, plan.time_ms // 1000, plan.bits)
         block = Block(
@@ -215,6 +219,14 @@ class Executor:
             execution.results,
         )
         return self._append(block, execution)
+
+    def _begin(self, time_ms: int, proposer: bytes) -> Execution:
+        """An execution on top of the tip, with the proposer's reward paid."""
+        position = self.tip_position
+        view = View(self.store.get_state)
+        if self.genesis.work is not None:
+            pay_reward(view, proposer, position.tip.height + 1, self.genesis.work.rewards)
+        return Execution(view, self.chain_id, time_ms, position.next_seq)
 
     def _plan(self, now_ms: int) -> BuildBlock:
         actions = self._engine.handle(TransactionsPending(self.tip_position.tip, now_ms))
@@ -292,7 +304,8 @@ class Executor:
     def _settle_position(self, block: Block, ref: FrameRef, execution: Execution) -> Appended:
         """Moves the tip onto ``block`` and pushes its layer."""
         self._history.append(block.block_id)
-        tip = Tip(block.height, block.block_id, block.body.time_ms, block.seal)
+        parent = self.position.tip if self.position is not None else None
+        tip = self._engine.tip(block.header, block.body, block.seal, parent)
         self.position = Position(
             tip,
             ref,
@@ -322,7 +335,7 @@ class Executor:
         """
         position = self.tip_position
         self._check_links(block, position)
-        self._engine.check(block, position.tip)
+        self._engine.check(block.header, block.body, position.tip)
         execution = self._execute_block(block, batch)
         txids = b"".join(execution.txids)
         roots = self._roots(txids, execution)
@@ -341,15 +354,15 @@ class Executor:
             raise _differs(block, f"height after {tip.height}")
         if block.header.previous_id != tip.block_id:
             raise _differs(block, "previous id")
-        if block.body.seal_ref != hashlib.sha256(tip.seal).digest():
+        if block.body.seal_ref != seal_ref(self._engine, tip):
             raise _differs(block, "seal reference")
-        if not 0 < block.count <= BLOCK_TRANSACTIONS_MAX or len(block.transactions) > BLOCK_BYTES_MAX:
+        count_min = 0 if self._engine.empty_blocks else 1
+        fits = len(block.transactions) <= BLOCK_BYTES_MAX
+        if not count_min <= block.count <= BLOCK_TRANSACTIONS_MAX or not fits:
             raise _differs(block, "number of transactions")
 
     def _execute_block(self, block: Block, batch: Admitted) -> Execution:
-        execution = Execution(
-            View(self.store.get_state), self.chain_id, block.body.time_ms, self.tip_position.next_seq
-        )
+        execution = self._begin(block.body.time_ms, block.body.proposer)
         known = self._look_ahead([batch])
         for index, (txid, code) in enumerate(zip(batch.txids, batch.codes, strict=True)):
             if code:
