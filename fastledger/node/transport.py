@@ -307,6 +307,11 @@ class Transport:
                 link.told = gone
         return counts
 
+    @property
+    def has_unsent(self) -> bool:
+        """Whether anything that was given to be sent has not been told of as gone."""
+        return any(link.given > link.told for link in self._links.values())
+
     def close(self, link: int) -> None:
         """Ends a link once what was sent has left, which may take a moment and no longer."""
         found = self._links.get(link)
