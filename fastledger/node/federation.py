@@ -411,6 +411,16 @@ class Federation:
         return self._tls.organisation if self._tls is not None else ""
 
     @property
+    def mine_threads(self) -> int:
+        """Threads that search while mining is on."""
+        return self._config.mine_threads
+
+    @property
+    def mine_percent(self) -> int:
+        """The share of each that the search takes."""
+        return self._config.mine_percent
+
+    @property
     def is_syncing(self) -> bool:
         """Whether this node is far behind what its peers have proven."""
         return self.figures.lag > self._config.ready_lag_blocks
