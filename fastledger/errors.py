@@ -120,7 +120,7 @@ class Code(IntEnum):
     UNKNOWN_UPLOAD = 318
     UNREACHABLE = 319
 
-    # Around forks: headers of other nodes.
+    # Around forks: headers of other nodes, transactions that wait.
     UNKNOWN_PARENT = 320
     BELOW_FINAL = 321
     TREE_FULL = 322

@@ -207,7 +207,9 @@ def check_signatures(
         if not verdict:
             codes[index] = Code.BAD_SIGNATURE
     if keep_hints:
-        admitted.hints = found if len(wanted) == len(codes) else _merge_hints(wanted, found, skipped, len(codes))
+        admitted.hints = (
+            found if len(wanted) == len(codes) else _merge_hints(wanted, found, skipped, len(codes))
+        )
 
 
 def _columns(scan: ScanBatch, wanted: Sequence[int], count: int) -> tuple[bytes, bytes, bytes]:

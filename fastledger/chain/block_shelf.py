@@ -34,6 +34,10 @@ class BlockShelf:
     def __len__(self) -> int:
         return len(self._places)
 
+    def ids(self) -> list[bytes]:
+        """Of all that is here."""
+        return list(self._places)
+
     def load(self) -> Iterator[Block]:
         """Every block of the journal, in the order in which they came; it is on the shelf once it is yielded."""
         for ref, payload in self._journal.load():

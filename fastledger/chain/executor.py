@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 from zlib import crc32
 
 from fastledger.chain.admission import Admitted
+from fastledger.chain.mempool import Pending
 from fastledger.chain.outcome import Outcome
-from fastledger.chain.store import BlockEntry, ChainStore, Layer
+from fastledger.chain.store import NOWHERE, BlockEntry, ChainStore, Layer
 from fastledger.consensus.engine import (
     BlockBuilt,
     BuildBlock,
@@ -33,7 +34,7 @@ from fastledger.model.genesis import Genesis
 from fastledger.model.receipt import make_seal
 from fastledger.state.identity import install_authorities
 from fastledger.state.rewards import pay_reward
-from fastledger.state.transition import apply, keys_read
+from fastledger.state.transition import apply, keys_read, validity_code
 from fastledger.state.view import View, Writes, next_state_root
 from fastledger.storage.keys import TermLog
 from fastledger.storage.log import FrameRef, SegmentLog
@@ -42,6 +43,8 @@ CHECKPOINT_KEY = b"checkpoint"
 # A retry gets the first verdict also when its window has closed meanwhile.
 _ANSWERED_AGAIN = frozenset((Code.OK, Code.EXPIRED))
 _CHECKSUM_BYTES = 4
+# The work of a chain passes 64 bits: 2^256 for each block at most.
+_WORK_BYTES = 40
 
 
 class Position(NamedTuple):
@@ -52,6 +55,7 @@ class Position(NamedTuple):
     next_seq: int
     state_root: bytes
     history: bytes
+    work: int = 0
 
     def pack(self) -> bytes:
         """As kept in the index's ``meta`` database, behind a CRC-32.
@@ -63,7 +67,7 @@ class Position(NamedTuple):
         fields = [tip.height, tip.block_id, tip.time_ms, tip.seal]
         fields += [self.ref.pack(), self.next_seq, self.state_root, self.history]
         if tip.bits:
-            fields += [tip.bits, tip.interval_ms]
+            fields += [tip.bits, tip.interval_ms, self.work.to_bytes(_WORK_BYTES, "big")]
         data = encode(fields)
         return crc32(data).to_bytes(_CHECKSUM_BYTES, "big") + data
 
@@ -75,8 +79,9 @@ class Position(NamedTuple):
             raise InputError("the checkpoint does not match its checksum", code=Code.CORRUPT)
         fields = decode(data, what="checkpoint")
         height, block_id, time_ms, seal, ref, next_seq, state_root, history, *work = fields
-        tip = Tip(height, block_id, time_ms, seal, *work)
-        return cls(tip, FrameRef.unpack(ref), next_seq, state_root, history)
+        tip = Tip(height, block_id, time_ms, seal, *work[:2])
+        total = int.from_bytes(work[2], "big") if work else 0
+        return cls(tip, FrameRef.unpack(ref), next_seq, state_root, history, total)
 
 
 @dataclass
@@ -117,6 +122,19 @@ class Appended(NamedTuple):
     erased: list[bytes]
 
 
+class Draft(NamedTuple):
+    """What executing transactions on top of block ``parent_id`` comes to; nothing has changed yet.
+
+    ``taken[i]`` tells whether the i-th transaction offered may stand in the block.
+    """
+
+    parent_id: bytes
+    execution: Execution
+    txids: bytes
+    roots: "Roots"
+    taken: list[bool]
+
+
 class Roots(NamedTuple):
     """The four roots that a header body commits to."""
 
@@ -147,6 +165,8 @@ class Executor:
         self._key = key
         self._history = HistoryTree()
         self.position: Position | None = None
+        # Where the chain stood under each block that is connected and not final.
+        self._below: list[Position] = []
 
     # Starting.
 
@@ -281,12 +301,13 @@ class Executor:
     def _known_outcome(self, txid: bytes, seq: int) -> Outcome:
         """The verdict that a transaction got when it entered the chain."""
         height, entry = self.store.entry_of_seq(seq)
-        index = seq - entry.first_seq
+        return Outcome(txid, self.code_of(height, entry, seq), height, seq - entry.first_seq, duplicate=True)
+
+    def code_of(self, height: int, entry: BlockEntry, seq: int) -> Code:
+        """The verdict on transaction number ``seq``, which stands in a block of the log, or did before pruning."""
         if height < self._log.first_height:
-            code = self.store.code_of_seq(seq)
-        else:
-            code = Code(Block.decode(self._log.read(entry.ref)).result(index))
-        return Outcome(txid, code, height, index, duplicate=True)
+            return self.store.code_of_seq(seq)
+        return Code(Block.decode(self._log.read(entry.ref)).result(seq - entry.first_seq))
 
     def _roots(self, txids: bytes, execution: Execution) -> Roots:
         entries, offsets = result_entries(txids, execution.results)
@@ -304,14 +325,16 @@ class Executor:
     def _settle_position(self, block: Block, ref: FrameRef, execution: Execution) -> Appended:
         """Moves the tip onto ``block`` and pushes its layer."""
         self._history.append(block.block_id)
-        parent = self.position.tip if self.position is not None else None
-        tip = self._engine.tip(block.header, block.body, block.seal, parent)
+        before = self.position
+        tip = self._engine.tip(block.header, block.body, block.seal, before and before.tip)
+        work = 0 if before is None else before.work + self._engine.work(block.header)
         self.position = Position(
             tip,
             ref,
             execution.first_seq + block.count,
             block.body.state_root,
             self._history.to_bytes(),
+            work,
         )
         entry = BlockEntry(ref, block.block_id, tip.time_ms, execution.first_seq, block.count)
         layer = Layer(
@@ -371,6 +394,103 @@ class Executor:
                 raise _differs(block, f"transaction {index} ({Code.DUPLICATE.slug})")
             execution.run(txid, batch.signer(index), batch.bodies[index])
         return execution
+
+    # Forks: blocks that may leave the chain again.
+
+    def plan(self, now_ms: int) -> BuildBlock:
+        """The terms under which the engine wants the next block built."""
+        return self._plan(now_ms)
+
+    def draft(self, pendings: Sequence[Pending], plan: BuildBlock) -> Draft:
+        """Executes verified transactions on top of the tip and moves nothing.
+
+        One that the chain holds, or that is not valid at the block's time, is left out.
+        """
+        proposer = self._signing_key().public_key
+        execution = self._begin(plan.time_ms, proposer)
+        self.store.prefetch(keys_read([pending.body for pending in pendings]))
+        known = self.store.seqs_of_txids([pending.txid for pending in pendings])
+        taken: list[bool] = []
+        for pending in pendings:
+            valid = validity_code(pending.issued_ms, pending.expires_ms, plan.time_ms) == Code.OK
+            taken.append(valid and pending.txid not in known and pending.txid not in execution.txids)
+            if taken[-1]:
+                execution.run(pending.txid, pending.signer, pending.body)
+        txids = b"".join(execution.txids)
+        return Draft(self.tip_position.tip.block_id, execution, txids, self._roots(txids, execution), taken)
+
+    def body_of(self, draft: Draft) -> HeaderBody:
+        """The header body that commits to a draft, with extra nonce 0."""
+        tip, roots = self.tip_position.tip, draft.roots
+        return HeaderBody(
+            height=tip.height + 1,
+            time_ms=draft.execution.time_ms,
+            tx_root=roots.transactions,
+            result_root=roots.results,
+            state_root=roots.state,
+            history_root=roots.history,
+            proposer=self._signing_key().public_key,
+            seal_ref=seal_ref(self._engine, tip),
+        )
+
+    def seal(self, header: Header, body: HeaderBody, count: int) -> bytes:
+        """This node's seal of a block of ``count`` transactions."""
+        return make_seal(self._signing_key(), self.chain_id, header, body, count)
+
+    def connect(self, block: Block, batch: Admitted | None, execution: Execution | None = None) -> Appended:
+        """Executes a checked block on top of the tip, which moves onto it; :meth:`disconnect` takes it back.
+
+        ``batch`` are its transactions; with the ``execution`` of a draft that has its roots they are not executed
+        again. The block stands in no log yet. Raises ``InputError`` with ``BAD_BLOCK`` naming what differs.
+        """
+        position = self.tip_position
+        self._check_links(block, position)
+        if execution is None:
+            if batch is None:
+                raise RuntimeError("neither transactions nor what they came to")
+            execution = self._execute_block(block, batch)
+        if execution.results != block.results:
+            raise _differs(block, "results")
+        if next_state_root(position.state_root, execution.view.writes) != block.body.state_root:
+            raise _differs(block, "state root")
+        if self._history.root() != block.body.history_root:
+            raise _differs(block, "history root")
+        self._below.append(position)
+        return self._settle_position(block, NOWHERE, execution)
+
+    def reconnect(self, appended: Appended, position: Position) -> None:
+        """Puts a layer back that :meth:`disconnect` took off this very tip."""
+        self._below.append(self.tip_position)
+        self.resume(position)
+        self.store.push(appended.layer)
+
+    def disconnect(self) -> Position:
+        """Drops the top layer; returns the position that the chain had with it."""
+        dropped = self.tip_position
+        self.store.pop()
+        self.resume(self._below.pop())
+        return dropped
+
+    def settle_final(self, blocks: Sequence[Block]) -> list[Layer]:
+        """The lowest connected blocks are final: appends them to the log, syncs it, and makes them visible.
+
+        Returns their layers, which know where they lie by now. An error halts the log, and nothing is told.
+        """
+        positions = [*self._below[1:], self.tip_position][: len(blocks)]
+        placed: list[Layer] = []
+        for at, (block, layer) in enumerate(zip(blocks, self.store.layers, strict=False)):
+            ref = self._log.append(block.height, block.encode(), block.block_id)
+            positions[at] = positions[at]._replace(ref=ref)
+            meta = {CHECKPOINT_KEY: positions[at].pack()}
+            placed.append(layer._replace(entry=layer.entry._replace(ref=ref), meta=meta))
+        self._log.sync()
+        self.store.settle_layers(placed)
+        del self._below[: len(placed)]
+        if self._below:
+            self._below[0] = positions[-1]
+        else:
+            self.position = positions[-1]
+        return placed
 
 
 def _differs(block: Block, what: str) -> InputError:
