@@ -2,9 +2,12 @@
 
 from abc import abstractmethod
 from collections.abc import Coroutine
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from fastledger.client.reading import INFO_BYTES_MAX, NodeReader
+
+if TYPE_CHECKING:
+    from fastledger.client.aio import AsyncClient
 
 T = TypeVar("T")
 
@@ -48,7 +51,7 @@ def _present(params: dict[str, Any]) -> dict[str, Any]:
 class SyncFederationCalls:
     """The same for a client that blocks."""
 
-    _client: Any
+    _client: "AsyncClient"
 
     @abstractmethod
     def _run(self, work: Coroutine[Any, Any, T]) -> T:

@@ -261,7 +261,7 @@ class Federation:
             elif isinstance(action, Close):
                 transport.send(action.link, b"".join(frames.pop(action.link, ())))
                 transport.close(action.link)
-                self._log.info("federation.closed", subscription=action.link, state=action.code.name.lower())
+                self._log.info("federation.closed", link=action.link, state=action.code.name.lower())
             elif isinstance(action, Dial):
                 transport.dial(action.address)
             else:
@@ -383,9 +383,7 @@ class Federation:
             )
         elif isinstance(event, FinalityConflict):
             self._metrics.conflicts.inc()
-            self._log.error(
-                "federation.finality-conflict", height=event.height, block_id=event.block_id
-            )
+            self._log.error("federation.finality-conflict", height=event.height, block_id=event.block_id)
 
     # The miner's thread.
 

@@ -36,7 +36,7 @@ class MiningView(msgspec.Struct, frozen=True):
 class FederationStatusView(msgspec.Struct, frozen=True):
     """Where the node stands among its peers. Blocks up to ``final_height`` stay; above, the best chain may change.
 
-    ``header_height`` is proven by work, ``lag_blocks`` of it are not executed yet; ``claimed_height`` is what peers say.
+    ``header_height`` is proven by work, ``lag_blocks`` of it are not executed yet; ``claimed_height`` is peers' word.
     """
 
     organisation: str
