@@ -13,12 +13,14 @@ beyond ``inbox_bytes_max`` no link is read (SPEC-FED-9).
 
 import asyncio
 import random
+import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from fastledger.chain.fork_events import (
     BlockConnected,
@@ -33,7 +35,7 @@ from fastledger.chain.fork_pipeline import ForkPipeline
 from fastledger.chain.forks import ForkChain
 from fastledger.chain.templates import Template
 from fastledger.clock import system_clock_ms
-from fastledger.errors import CertificateError, Code, FastLedgerError, InputError
+from fastledger.errors import CertificateError, Code, FastLedgerError, InputError, LedgerBusyError
 from fastledger.node.config_federation import FederationConfig
 from fastledger.node.federation_metrics import FederationMetrics
 from fastledger.node.federation_state import PeerState
@@ -55,6 +57,10 @@ from fastledger.peers.settings import (
 )
 
 T = TypeVar("T")
+# What is to be done on the chain's thread, given the time, and how many bytes of peers it stands for.
+_Work: TypeAlias = tuple[Callable[[int], object], int]
+# After so many bytes the chain's thread sees to its other jobs.
+TURN_BYTES = 2 * 1024 * 1024
 TICK_S = 0.05
 FIGURES_S = 0.25
 DRAIN_S = 0.005
@@ -108,15 +114,22 @@ class Federation:
         self._state = PeerState(directory)
         self._tls: PeerTls | None = None
         self._transport: Transport | None = None
+        # Of the chain's thread.
+        self._fork_chain: ForkChain
         self._network: PeerNetwork
         self._tasks: list[asyncio.Task[None]] = []
         self._inbox_bytes = 0
+        self._mail: deque[_Work] = deque()
+        self._mail_lock = threading.Lock()
+        self._mail_posted = False
         self._ticking = False
         self._drain: asyncio.TimerHandle | None = None
         self._stopped = False
         self._figures_at = 0.0
         self._progress = (-1, 0.0)
         self.figures = Figures()
+        self.reorganisations = 0
+        self.stale_blocks = 0
         self.port = 0
         self.miner = Miner(
             template=self._template,
@@ -175,6 +188,7 @@ class Federation:
             inbound_per_organisation=limits.links_per_organisation_max,
             ban_ms=limits.ban_ms,
         )
+        self._fork_chain = chain
         self._network = PeerNetwork(chain, settings, rng=random.SystemRandom(), now_ms=self._clock_ms())
 
     async def stop(self) -> None:
@@ -217,20 +231,47 @@ class Federation:
         self._post(lambda now_ms: self._network.dial_failed(address, now_ms))
 
     def _post(self, work: Callable[[int], object], byte_count: int = 0) -> None:
+        """Has ``work`` done on the chain's thread, in order; many pieces travel as one job."""
         if self._stopped:
             return
+        with self._mail_lock:
+            self._mail.append((work, byte_count))
+            if self._mail_posted:
+                return
+            self._mail_posted = True
+        self._send_mail()
 
-        def job(_chain: ForkChain) -> None:
-            try:
-                work(self._clock_ms())
-            finally:
-                self._hand_back(byte_count)
-
+    def _send_mail(self) -> None:
         try:
-            self._chain.post(job)
+            self._chain.post(self._work_mail)
+        except LedgerBusyError as error:
+            self._to_loop(lambda: self._loop.call_later(error.retry_after_ms / 1000, self._send_mail))
         except FastLedgerError:
             # Halted or closing: its own alarm has rung, and nothing more can come of peers.
-            self._stopped_hearing()
+            self._to_loop(self._stopped_hearing)
+
+    def _work_mail(self, _chain: ForkChain) -> None:
+        """On the chain's thread: some of what waits, so that answers and syncs come in between."""
+        done = 0
+        try:
+            for work, byte_count in self._take_mail():
+                done += byte_count
+                work(self._clock_ms())
+        finally:
+            self._hand_back(done)
+        with self._mail_lock:
+            self._mail_posted = bool(self._mail)
+        if self._mail_posted:
+            self._send_mail()
+
+    def _take_mail(self) -> "list[_Work]":
+        with self._mail_lock:
+            taken: list[_Work] = []
+            byte_count = 0
+            while self._mail and byte_count < TURN_BYTES:
+                taken.append(self._mail.popleft())
+                byte_count += taken[-1][1]
+            return taken
 
     def _stopped_hearing(self) -> None:
         if self._transport is not None:
@@ -294,11 +335,11 @@ class Federation:
         self._remember_bans()
 
     def _remember_bans(self) -> None:
-        def save(_chain: ForkChain) -> None:
-            bans = self._network.bans(self._clock_ms())
+        def save(now_ms: int) -> None:
+            bans = self._network.bans(now_ms)
             self._to_loop(lambda: self._begin_save(bans))
 
-        self._chain.post(save)
+        self._post(save)
 
     def _begin_save(self, bans: list[Ban]) -> None:
         async def save() -> None:
@@ -327,10 +368,11 @@ class Federation:
         if now_ms >= self._network.next_tick_ms:
             self._network.tick(now_ms)
         if time.monotonic() - self._figures_at >= FIGURES_S:
-            self._chain.post(self._read_figures)
+            self._read_figures()
 
-    def _read_figures(self, chain: ForkChain) -> None:
+    def _read_figures(self) -> None:
         self._figures_at = time.monotonic()
+        chain = self._fork_chain
         tip = chain.tip
         self.figures = Figures(
             tip_height=tip.height,
@@ -370,10 +412,12 @@ class Federation:
         """Metrics and log of what does not happen every day."""
         if isinstance(event, BlockDisconnected):
             self._metrics.stale.inc()
+            self.stale_blocks += 1
         elif isinstance(event, WrongHints):
             self._metrics.wrong_hints.inc()
         elif isinstance(event, Reorganised):
             self._metrics.reorganisations.inc()
+            self.reorganisations += 1
             self._metrics.depth.observe(event.depth)
             self._log.warning(
                 "federation.reorganised",

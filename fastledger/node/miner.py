@@ -19,8 +19,9 @@ from typing import Protocol
 from fastledger.crypto.work import NonceSearch
 from fastledger.errors import FastLedgerError
 
-# One header's nonces: some tens of milliseconds, after which a share below 100 % rests and a renewal is heard.
+# One header's nonces: some tens of milliseconds of a thread, or about one where a share of it is to rest in between.
 NONCES_PER_HEADER = 1 << 18
+NONCES_PER_HEADER_SHARED = 1 << 14
 # No template (nothing to build on, or no room to build): asked again after this.
 IDLE_S = 0.5
 # A template may cost at most this share of the time that it is searched for.
@@ -171,7 +172,7 @@ class Miner:
                 self._paced(template),
                 template.target,
                 threads=self._threads,
-                nonces_per_header=NONCES_PER_HEADER,
+                nonces_per_header=NONCES_PER_HEADER if self._percent == 100 else NONCES_PER_HEADER_SHARED,
             )
             self._renew_at = now + max(self._renew_s, TEMPLATE_COST_FACTOR * (now - began))
         work = search.run()

@@ -37,6 +37,7 @@ class FederationStatusView(msgspec.Struct, frozen=True):
     """Where the node stands among its peers. Blocks up to ``final_height`` stay; above, the best chain may change.
 
     ``header_height`` is proven by work, ``lag_blocks`` of it are not executed yet; ``claimed_height`` is peers' word.
+    ``reorganisations`` and the ``stale_blocks`` that they dropped are counted since the node's start.
     """
 
     organisation: str
@@ -54,6 +55,8 @@ class FederationStatusView(msgspec.Struct, frozen=True):
     peers: Count
     bans: Count
     clock_offset_ms: int
+    reorganisations: Count
+    stale_blocks: Count
     mining: MiningView
 
 
@@ -235,5 +238,7 @@ def _status(context: Context, federation: Federation) -> FederationStatusView:
         sum(peer.ready for peer in figures.peers),
         len(figures.bans),
         figures.sync.clock_offset_ms,
+        federation.reorganisations,
+        federation.stale_blocks,
         _mining(federation),
     )
