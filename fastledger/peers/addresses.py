@@ -22,7 +22,16 @@ OPERATOR = ""
 class Known:
     """One address: who told of it, when to try it, how often that failed, and whose it was when it answered."""
 
-    __slots__ = ("configured", "dialling", "failures", "not_before_ms", "organisation", "source", "useless")
+    __slots__ = (
+        "configured",
+        "dialling",
+        "failures",
+        "node",
+        "not_before_ms",
+        "organisation",
+        "source",
+        "useless",
+    )
 
     def __init__(self, source: str, configured: bool) -> None:
         self.source = source
@@ -30,6 +39,7 @@ class Known:
         self.not_before_ms = 0
         self.failures = 0
         self.organisation = ""
+        self.node = b""
         self.dialling = False
         self.useless = False
 
@@ -58,6 +68,11 @@ class AddressBook:
 
     def __contains__(self, address: object) -> bool:
         return address in self._known
+
+    @property
+    def dialling(self) -> int:
+        """How many are being dialled."""
+        return sum(known.dialling for known in self._known.values())
 
     def configure(self, address: str) -> None:
         """An address of the operator's: never dropped, never given up."""
@@ -126,11 +141,12 @@ class AddressBook:
             known.dialling = False
             known.organisation = organisation
 
-    def proved(self, address: str) -> None:
-        """Its handshake was good."""
+    def proved(self, address: str, node: bytes) -> None:
+        """Its handshake was good, and this is which run of a node it leads to."""
         known = self._known.get(address)
         if known is not None:
             known.failures = 0
+            known.node = node
 
     def failed(self, address: str, now_ms: int) -> None:
         """It did not answer, or not well: later again, with exponential back-off and jitter; learned ones end."""
@@ -173,7 +189,9 @@ class AddressBook:
 
     def next_ms(self) -> int:
         """When the next address may be tried."""
-        times = [known.not_before_ms for known in self._known.values() if not known.dialling and not known.useless]
+        times = [
+            known.not_before_ms for known in self._known.values() if not known.dialling and not known.useless
+        ]
         return min(times, default=NEVER_MS)
 
     def configured(self) -> list[str]:

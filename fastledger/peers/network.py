@@ -10,7 +10,6 @@ from typing import Any
 
 from fastledger.errors import Code, NotFoundError
 from fastledger.limits import PEER_LINKS_MAX
-from fastledger.model.block import Block
 from fastledger.peers.addresses import AddressBook, is_address
 from fastledger.peers.blobs import BlobFetcher
 from fastledger.peers.compact import CompactRelay
@@ -65,6 +64,11 @@ from fastledger.peers.wire import (
     encode_frame,
 )
 
+# Whatever a part thinks is due, the node is not woken more often than this.
+TICK_MS_MIN = 5
+# After these an address is tried again soon; after all others with growing pauses.
+_REDIALLED = {CloseCode.DONE, CloseCode.PEER_CLOSED, CloseCode.DUPLICATE_LINK, CloseCode.EVICTED}
+
 
 class PeerNetwork:
     """The peers of one node. Single-threaded; ``rng`` is a ``random.Random`` or like one."""
@@ -97,14 +101,13 @@ class PeerNetwork:
         self._blobs = BlobFetcher(self)
         self._snapshots = SnapshotFetcher(self, snapshots)
         self._server = Server(self, self._gossip, blobs, snapshots)
-        self._outbound = Outbound(self, self._book, self._scores)
+        self._outbound = Outbound(self, self._book, self._scores, now_ms)
         self._handlers = self._make_handlers()
 
     def _make_handlers(self) -> dict[type[Message], Callable[[Link, Any, int], None]]:
         return {
             Ping: self._on_ping,
             Pong: self._on_pong,
-            Goodbye: self._on_goodbye,
             Headers: self._on_headers,
             BlockMessage: self._on_block,
             NotFound: self._fetch.on_not_found,
@@ -118,7 +121,15 @@ class PeerNetwork:
             Snapshots: self._snapshots.on_snapshots,
             Piece: self._snapshots.on_piece,
             **dict.fromkeys(
-                (GetHeaders, GetBlocks, GetBlockTransactions, GetTransactions, GetBlob, GetSnapshots, GetPiece),
+                (
+                    GetHeaders,
+                    GetBlocks,
+                    GetBlockTransactions,
+                    GetTransactions,
+                    GetBlob,
+                    GetSnapshots,
+                    GetPiece,
+                ),
                 self._server.on_request,
             ),
         }
@@ -174,7 +185,7 @@ class PeerNetwork:
         self._now_ms = now_ms
         state = self._links.get(link)
         if state is not None and not state.closing:
-            self._forget(state)
+            self._forget(state, CloseCode.PEER_CLOSED)
 
     def tick(self, now_ms: int) -> None:
         """Time went on: to be called at ``next_tick_ms`` or later."""
@@ -192,15 +203,24 @@ class PeerNetwork:
     @property
     def next_tick_ms(self) -> int:
         """When ``tick`` has something to do again, as far as is known now."""
-        parts = (self._sync, self._compact, self._fetch, self._gossip, self._blobs, self._snapshots, self._outbound)
+        parts = (
+            self._sync,
+            self._compact,
+            self._fetch,
+            self._gossip,
+            self._blobs,
+            self._snapshots,
+            self._outbound,
+        )
         times = [part.next_ms for part in parts]
         times += [link.next_ms for link in self._links.values()]
-        return max(self._now_ms + 1, min(times, default=NEVER_MS))
+        return max(self._now_ms + TICK_MS_MIN, min(times, default=NEVER_MS))
 
     def chain_events(self, events: Sequence[Any], now_ms: int) -> None:
         """What the chain reported: blocks and transactions are told to the peers that do not have them."""
         self._now_ms = now_ms
         self._gossip.chain_events(events, now_ms)
+        self._fetch.chain_events(events, now_ms)
         self._compact.chain_events(events, now_ms)
         self._outbound.chain_events(events, now_ms)
         self._fetch.tick(now_ms)
@@ -290,7 +310,7 @@ class PeerNetwork:
         if code != CloseCode.PEER_CLOSED:
             self._actions.append(Send(link.number, encode_frame(Goodbye(int(code)))))
         self._actions.append(Close(link.number, code, why))
-        self._forget(link)
+        self._forget(link, code)
 
     def link(self, number: int) -> Link | None:
         """A ready link by its number."""
@@ -309,6 +329,10 @@ class PeerNetwork:
         """How many whole blocks are asked of a peer."""
         return self._fetch.load(link)
 
+    def dial(self, address: str) -> None:
+        """Asks the node to connect."""
+        self._actions.append(Dial(address))
+
     # Inside.
 
     def _refusal(self, link: Link) -> CloseCode | None:
@@ -319,11 +343,11 @@ class PeerNetwork:
             return CloseCode.FULL
         return self._outbound.refusal(link)
 
-    def _forget(self, link: Link) -> None:
+    def _forget(self, link: Link, code: CloseCode) -> None:
         self._links.pop(link.number, None)
         link.closing = True
         if not link.inbound:
-            if link.ready:
+            if link.ready and code in _REDIALLED:
                 self._book.closed(link.address, self._now_ms)
             else:
                 self._book.failed(link.address, self._now_ms)
@@ -401,7 +425,7 @@ class PeerNetwork:
         self._gossip.ready(link, self._now_ms)
         self._sync.ready(link, self._now_ms)
         self._fetch.ready(link, self._now_ms)
-        self._blobs.ready(link, self._now_ms)
+        self._snapshots.ready(link, self._now_ms)
 
     def _told_tip(self, link: Link, message: Hello | Ping | Pong | Headers) -> None:
         """What a peer says of its tip: it steers whom to ask, and is proven by headers or held against it."""

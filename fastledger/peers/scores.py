@@ -23,6 +23,7 @@ class Offence(Enum):
     BAD_HEADER = ("bad-header", 100)
     LOOSE_HEADERS = ("loose-headers", 25)
     ENDLESS_HEADERS = ("endless-headers", 100)
+    NO_HEADERS = ("no-headers", 5)
     FALSE_WORK = ("false-work", 50)
     BAD_BLOCK = ("bad-block", 100)
     BAD_COPY = ("bad-copy", 50)

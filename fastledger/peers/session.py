@@ -254,4 +254,3 @@ class Link:
         if self.unsent:
             times.append(self._drained_ms + PEER_UNSENT_STALL_MS_MAX)
         return min(times)
-

@@ -61,7 +61,7 @@ class WireFault(InputError):
         self.offence = offence
 
 
-class Message(msgspec.Struct, array_like=True, forbid_unknown_fields=True, frozen=True):
+class Message(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     """Of these the tag is an integer, ``bytes_max`` bounds the encoded form, ``answers`` names the request's tag."""
 
     bytes_max: ClassVar[int] = PEER_FRAME_SMALL_BYTES_MAX
@@ -306,7 +306,7 @@ AnyMessage: TypeAlias = (
     | Piece
 )
 MESSAGES: dict[int, type[Message]] = {
-    int(kind.__struct_config__.tag or 0): kind for kind in AnyMessage.__args__  # type: ignore[attr-defined]
+    int(kind.__struct_config__.tag or 0): kind for kind in AnyMessage.__args__
 }
 TAGS: dict[type[Message], int] = {kind: tag for tag, kind in MESSAGES.items()}
 _ENCODER = msgspec.msgpack.Encoder()
@@ -399,4 +399,6 @@ class FrameReader:
             with memoryview(self._buffer) as view:
                 return _DECODER.decode(view[start:end])
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, MemoryError) as error:
-            raise WireFault(f"a message that does not decode ({type(error).__name__})", Offence.GARBAGE) from None
+            raise WireFault(
+                f"a message that does not decode ({type(error).__name__})", Offence.GARBAGE
+            ) from None
