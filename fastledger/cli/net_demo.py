@@ -238,9 +238,7 @@ def _compare(watcher: Watcher, look: Any, submitters: list[Submitter], settled: 
     look()
     txids = {txid for submitter in submitters for txid in submitter.txids}
     final_height = min(member.connect().tip().height for member in world.members.values())
-    roots = {
-        name: member.connect().header(final_height)["state_root"] for name, member in world.members.items()
-    }
+    roots = {name: member.state_root(final_height) for name, member in world.members.items()}
     missing = {
         name: len(txids - {entry.txid for entry in _entries(member)})
         for name, member in world.members.items()

@@ -11,8 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+import msgspec
+
 from fastledger.cli.homes import LOOPBACK, START_S, STOP_S
 from fastledger.cli.proxies import Wires
+from fastledger.cli.top import fetch, scrape
 from fastledger.errors import LedgerError, UnreachableError
 
 if TYPE_CHECKING:
@@ -118,6 +121,24 @@ class Member:
                 time.sleep(0.02)
             else:
                 return self._client
+
+    def call(self, method: str, **params: Any) -> Any:
+        """A JSON-RPC method's result; raises ``LedgerError`` where it is an error."""
+        body = msgspec.json.encode({"jsonrpc": "2.0", "id": 1, "method": method, "params": params})
+        answer = msgspec.json.decode(fetch(f"{self.url}/v1/rpc", data=body)[1])
+        if "result" not in answer:
+            raise LedgerError(f"{self.name} answers {method} with code {answer['error']['code']}")
+        return answer["result"]
+
+    def metric(self, name: str) -> float:
+        """The sum of a metric over its labels."""
+        return scrape(self.url).total(name)
+
+    def state_root(self, height: int | None = None) -> str:
+        """After the final block at ``height``, or the newest."""
+        given = {} if height is None else {"height": height}
+        root: str = self.call("block.header", **given)["state_root"]
+        return root
 
     def status(self) -> dict[str, Any]:
         """Where the node stands among its peers."""

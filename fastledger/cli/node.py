@@ -25,6 +25,8 @@ from fastledger.cli.top import fetch, read_token, token_option
 from fastledger.errors import Code, InputError, LedgerBusyError, LedgerError, NotFoundError
 
 if TYPE_CHECKING:
+    from ssl import SSLContext
+
     from fastledger.client.views import JobView
     from fastledger.node.config import NodeConfig, RpcConfig
 
@@ -242,18 +244,25 @@ def status(output: Output, config_path: Path, certificate: str, key: str, token_
     address = url or node_address(loaded.rpc)  # the port of a configured 0 stands in the file alone
     code, _ = fetch(f"{address}/health/ready", context)
     ready = code == 200
-    call = msgspec.json.encode({"jsonrpc": "2.0", "id": 1, "method": "ledger.status", "params": {}})
-    _, body = (
-        fetch(f"{address}/v1/rpc", context, data=call, token=read_token(token_file)) if ready else (0, b"{}")
-    )
+    token = read_token(token_file)
+    # A node that is far behind its peers is not ready, and tells how far.
+    figures = _ask(address, "ledger.status", context, token) if ready or code == 503 else {}
+    if figures.get("engine", "solo") != "solo":
+        figures["federation"] = _ask(address, "federation.status", context, token)
+    output.answer({"ready": ready, "address": address, "pid": pid, **figures})
+    if not ready:
+        raise click.exceptions.Exit(int(Exit.WRONG))
+
+
+def _ask(address: str, name: str, context: "SSLContext | None", token: str) -> dict[str, Any]:
+    """A method's result; nothing where it is refused."""
+    call = msgspec.json.encode({"jsonrpc": "2.0", "id": 1, "method": name, "params": {}})
+    _, body = fetch(f"{address}/v1/rpc", context, data=call, token=token)
     try:
         result = msgspec.json.decode(body, type=dict[str, Any]).get("result", {})
     except (msgspec.MsgspecError, UnicodeDecodeError):
         raise LedgerError("what answers at that address is not a node") from None
-    figures = result if isinstance(result, dict) else {}
-    output.answer({"ready": ready, "address": address, "pid": pid, **figures})
-    if not ready:
-        raise click.exceptions.Exit(int(Exit.WRONG))
+    return result if isinstance(result, dict) else {}
 
 
 @node.command(cls=LedgerCommand)

@@ -148,7 +148,12 @@ class Wires:
 
     def heal(self) -> None:
         """Every wire carries again."""
-        self._call(lambda: [proxy.heal() for proxy in self._proxies.values()])
+
+        def heal() -> None:
+            for proxy in self._proxies.values():
+                proxy.heal()
+
+        self._call(heal)
 
     @property
     def byte_count(self) -> int:
