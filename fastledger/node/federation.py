@@ -245,7 +245,8 @@ class Federation:
         try:
             self._chain.post(self._work_mail)
         except LedgerBusyError as error:
-            self._to_loop(lambda: self._loop.call_later(error.retry_after_ms / 1000, self._send_mail))
+            pause_s = error.retry_after_ms / 1000
+            self._to_loop(lambda: self._loop.call_later(pause_s, self._send_mail))
         except FastLedgerError:
             # Halted or closing: its own alarm has rung, and nothing more can come of peers.
             self._to_loop(self._stopped_hearing)
