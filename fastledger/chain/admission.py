@@ -15,7 +15,7 @@ from typing import Any
 
 from typing_extensions import Buffer
 
-from fastledger._native.ecdsa import HINTS_FULL, default_threads
+from fastledger._native.ecdsa import HINTS_FULL, HINTS_PARITY, default_threads
 from fastledger._native.scan import ScanBatch, scan_many, split
 from fastledger.chain.metrics import StageTimes
 from fastledger.crypto import verify_batch
@@ -139,7 +139,7 @@ def admit_block(block: Block, *, chain_id: bytes, verify_signatures: bool) -> Ad
     admitted = Admitted(scan, len(block.transactions), list(scan.statuses), [None] * block.count)
     check_contents(admitted, chain_id, block.body.time_ms)
     if verify_signatures:
-        check_signatures(admitted)
+        check_signatures(admitted, hints=block.hints if are_hints(block.hints, block.count) else None)
     return admitted
 
 
@@ -236,6 +236,13 @@ def _merge_hints(wanted: Sequence[int], found: bytes, skipped: Mapping[int, byte
     for place, index in enumerate(wanted):
         parts[index] = found[1 + HINT_BYTES * place : 1 + HINT_BYTES * (place + 1)]
     return bytes((HINTS_FULL,)) + b"".join(parts) if count else b""
+
+
+def are_hints(hints: bytes, count: int) -> bool:
+    """Whether ``hints`` are a column of hints, right or wrong, for ``count`` transactions (SPEC-SIG-6)."""
+    if not hints or not count:
+        return False
+    return (hints[0], len(hints)) in ((HINTS_FULL, 1 + HINT_BYTES * count), (HINTS_PARITY, 1 + count))
 
 
 def hint_at(hints: bytes, index: int) -> bytes:

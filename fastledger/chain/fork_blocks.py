@@ -10,9 +10,9 @@ no, is the id condemned, at every node alike.
 from array import array
 from typing import Any, NamedTuple
 
-from fastledger._native.ecdsa import HINTS_FULL, HINTS_PARITY, parity_hints
+from fastledger._native.ecdsa import HINTS_PARITY, parity_hints
 from fastledger._native.scan import ScanBatch, scan_many
-from fastledger.chain.admission import HINT_BYTES, Admitted, check_contents, check_signatures, hint_at
+from fastledger.chain.admission import Admitted, are_hints, check_contents, check_signatures, hint_at
 from fastledger.chain.mempool import Mempool, Pending
 from fastledger.crypto.merkle import leaf_hashes, merkle_root
 from fastledger.errors import BlockFault, Code, InputError
@@ -48,7 +48,7 @@ def check_copy(
     skipped = _take_known(batch, pool)
     check_contents(batch, chain_id, block.body.time_ms)
     bad_contents = next((Code(code) for code in batch.codes if code), None)
-    hints = block.hints if _are_hints(block.hints, block.count) else None
+    hints = block.hints if are_hints(block.hints, block.count) else None
     check_signatures(batch, verify_threads, keep_hints=True, skipped=skipped, hints=hints)
     if Code.BAD_SIGNATURE in batch.codes:
         raise _copy_fault(block, f"signature of transaction {batch.codes.index(Code.BAD_SIGNATURE)}")
@@ -116,12 +116,6 @@ def _take_known(batch: Admitted, pool: Mempool) -> dict[int, bytes]:
         if pending.encoded == batch.scan.transaction(index):
             known[index] = pending.hint
     return known
-
-
-def _are_hints(hints: bytes, count: int) -> bool:
-    if not hints or not count:
-        return False
-    return (hints[0], len(hints)) in ((HINTS_FULL, 1 + HINT_BYTES * count), (HINTS_PARITY, 1 + count))
 
 
 def _agree(given: bytes, right: bytes) -> bool:

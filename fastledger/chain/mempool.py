@@ -165,9 +165,10 @@ class Mempool:
 
     def expire(self, final_time_ms: int) -> list[bytes]:
         """Drops what no block to come may hold, given the time of the last final one; returns their ids."""
-        if not self._waiting or self._first_expiry_ms >= final_time_ms:
+        if not self._waiting or self._first_expiry_ms > final_time_ms:
             return []
-        expired = [txid for txid, pending in self._waiting.items() if pending.expires_ms < final_time_ms]
+        # A block to come is later than this one, by a millisecond at least.
+        expired = [txid for txid, pending in self._waiting.items() if pending.expires_ms <= final_time_ms]
         for txid in expired:
             self._remove(txid)
         self._first_expiry_ms = min((item.expires_ms for item in self._waiting.values()), default=0)
