@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
+import fork_world
 from fork_world import Node
 from world import START_MS
 
@@ -18,6 +20,8 @@ from fastledger.model.block import Block
 from fastledger.peers.network import PeerNetwork
 from fastledger.peers.settings import Banned, Close, CloseCode, Dial, PeerSettings, Send
 from fastledger.peers.wire import TAGS, FrameReader, Hello, Message, encode_frame
+
+SEGMENT_BYTES = 1 << 22
 
 
 @dataclass
@@ -125,7 +129,9 @@ class Net:
     def add(self, name: str, key: SigningKey | None, *, peers: Sequence[str] = (), **settings: Any) -> Member:
         node = Node(self.root / name, self.genesis, key)
         node.now_ms = self.now_ms
-        node.start()
+        # Larger blocks than the tests of the chain make.
+        with patch.object(fork_world, "SEGMENT_BYTES", SEGMENT_BYTES):
+            node.start()
         ports = {port: settings.pop(port) for port in ("blobs", "snapshots") if port in settings}
         options = PeerSettings(
             listen=f"{name}:1", peers=tuple(f"{peer}:1" for peer in peers), redial_ms=200, **settings
