@@ -193,7 +193,6 @@ class NetWorld:
     def _found(self) -> "Genesis":
         """Keys first, then the document, then a ledger for each."""
         from fastledger.chain.ledger import Ledger
-        from fastledger.chain.node_key import save_node_key
         from fastledger.clock import system_clock_ms
         from fastledger.crypto.signing import SigningKey
         from fastledger.crypto.work import target_to_bits
@@ -220,8 +219,7 @@ class NetWorld:
         )
         for name, member in self.members.items():
             member.folder.mkdir(parents=True)
-            Ledger.join(member.ledger, genesis, node_key=keys[name]).close()
-            save_node_key(member.ledger / "node.key", keys[name], None)
+            Ledger.join(member.ledger, genesis, node_key=keys[name], keep_key=True).close()
         return genesis
 
     def _configure(self, member: Member) -> None:
@@ -252,6 +250,7 @@ class NetWorld:
             federation=FederationConfig(
                 listen=f"{LOOPBACK}:{member.peer_port}",
                 peers=peers,
+                discover=False,  # a proxy that is another's would lead around a cut
                 mine=miners is None or member.name in miners,
                 mine_percent=self.options.percent,
                 tls=FederationTlsConfig(

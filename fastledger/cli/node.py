@@ -114,8 +114,8 @@ def _joined_chain(
         raise InputError("the node's key is not among the document's proposers", code=Code.NOT_AUTHORISED)
 
     def join() -> dict[str, str]:
-        Ledger.join(folder / "ledger", document, node_key=key).close()
-        path.rename(folder / "ledger" / "node.key")  # one copy of a secret is enough
+        Ledger.join(folder / "ledger", document, node_key=key, keep_key=True, password=password).close()
+        path.unlink()  # one copy of a secret is enough
         return {"chain_id": document.chain_id.hex(), "ledger": str(folder / "ledger")}
 
     return join

@@ -43,6 +43,7 @@ from fastledger.node.logs import Log
 from fastledger.node.miner import Miner
 from fastledger.node.peer_tls import PeerTls
 from fastledger.node.transport import Transport
+from fastledger.peers.addresses import is_address
 from fastledger.peers.network import PeerNetwork
 from fastledger.peers.scores import Ban, Subject
 from fastledger.peers.settings import (
@@ -305,13 +306,19 @@ class Federation:
                 transport.close(action.link)
                 self._log.info("federation.closed", link=action.link, state=action.code.name.lower())
             elif isinstance(action, Dial):
-                transport.dial(action.address)
+                self._dial(transport, action.address)
             else:
                 self._banned(action)
         for link, parts in frames.items():
             transport.send(link, parts[0] if len(parts) == 1 else b"".join(parts))
         if frames and self._drain is None:
             self._drain = self._loop.call_later(DRAIN_S, self._tell_gone)
+
+    def _dial(self, transport: Transport, address: str) -> None:
+        if self._config.discover or address in self._config.peers or address in self._state.peers:
+            transport.dial(address)
+        else:
+            self.dial_failed(address)
 
     def _tell_gone(self) -> None:
         """What has left the buffers makes room for more."""
@@ -497,11 +504,10 @@ class Federation:
         """Calls ``address`` from now on, also after a restart; raises ``InputError`` where it is none."""
         if self._transport is None:
             raise InputError("this node has no certificate for peers: federation.tls", code=Code.BAD_QUERY)
-        try:
-            await self.ask(lambda network, _now_ms: network.add_peer(address))
-        except ValueError:
-            raise InputError("an address is host:port", code=Code.BAD_QUERY) from None
+        if not is_address(address):
+            raise InputError("an address is host:port", code=Code.BAD_QUERY)
         await asyncio.to_thread(self._state.add_peer, address)
+        await self.ask(lambda network, _now_ms: network.add_peer(address))
 
     async def ban(self, subject: Subject, duration_ms: int) -> None:
         """Shuts an organisation or a host out, also after a restart."""
