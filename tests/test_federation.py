@@ -12,7 +12,7 @@ import pytest
 from commands import Cli
 from hostile_peer import HostilePeer
 
-from fastledger import KemSuite, Role, Wallet
+from fastledger import Client, KemSuite, Role, Wallet
 from fastledger.cli.net_world import Member, NetOptions, NetWorld
 from fastledger.errors import FastLedgerError
 from fastledger.peers.wire import BlockMessage, GetHeaders, Headers, Inventory, Ping, WireHeader
@@ -54,13 +54,15 @@ class Submitters:
             thread.start()
 
     def _run(self, member: Member) -> None:
-        while not self._stop.wait(0.2):
-            batch = registrations(self.world, 4)
-            try:
-                outcomes = member.connect().submit(batch, wait="ordered")
-            except (FastLedgerError, AttributeError):
-                continue  # it is down, or was killed under this very call
-            self.taken[member.name] += [outcome.txid for outcome in outcomes if outcome.height is not None]
+        with Client.connect(member.url) as client:
+            while not self._stop.wait(0.2):
+                try:
+                    outcomes = client.submit(registrations(self.world, 4), wait="ordered")
+                except FastLedgerError:
+                    continue  # it is down, or was killed under this very call
+                self.taken[member.name] += [
+                    outcome.txid for outcome in outcomes if outcome.height is not None
+                ]
 
     def stop(self) -> set[bytes]:
         self._stop.set()
@@ -278,7 +280,8 @@ def test_a_node_of_one_organisation_has_no_peers(tmp_path: Path) -> None:  # SPE
     cli.run("node", "init", tmp_path / "clinic")
     config = tmp_path / "clinic" / "node.toml"
     config.write_text(config.read_text().replace("# mine = false", "mine = true"))
-    assert "one organisation" in cli.error("node", "start", "--config", config)["message"]
+    failed = cli.run("node", "start", "--config", config, code=3)
+    assert "federation: the ledger's chain is one organisation's" in failed.stderr
 
 
 def test_organisations_found_a_chain_by_hand(tmp_path: Path) -> None:  # SPEC-FED-17
