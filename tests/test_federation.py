@@ -167,7 +167,7 @@ def banned(member: Member) -> list[str]:
     return [ban["name"] for ban in member.connect().peers()["bans"]]
 
 
-def test_a_hostile_member_is_shut_out_and_the_rest_goes_on(make_world: MakeWorld) -> None:  # SPEC-FED-16
+def test_a_hostile_member_is_shut_out_and_the_rest_goes_on(make_world: MakeWorld) -> None:  # SPEC-FED-9, SPEC-FED-10, SPEC-FED-16
     world = make_world(finality_depth=6)
     *honest, rogue = world.members
     world.start(*honest)
@@ -246,7 +246,7 @@ def test_a_revoked_organisation_is_cut_off_without_a_restart(make_world: MakeWor
     assert world[first].status()["peers"] == 0
 
 
-def test_operators_commands(make_world: MakeWorld, tmp_path: Path) -> None:  # SPEC-FED-13
+def test_operators_commands(make_world: MakeWorld, tmp_path: Path) -> None:  # SPEC-FED-13, SPEC-CLI-11
     world = make_world(miners=())
     first, second, *_ = world.members
     world.start(first, second)
@@ -275,7 +275,7 @@ def test_operators_commands(make_world: MakeWorld, tmp_path: Path) -> None:  # S
     assert cli.json("node", "status", "--config", world[first].folder / "node.toml")["engine"] == "pow"
 
 
-def test_a_node_of_one_organisation_has_no_peers(tmp_path: Path) -> None:  # SPEC-FED-13
+def test_a_node_of_one_organisation_has_no_peers(tmp_path: Path) -> None:  # SPEC-FED-2
     cli = Cli(tmp_path)
     cli.run("node", "init", tmp_path / "clinic")
     config = tmp_path / "clinic" / "node.toml"

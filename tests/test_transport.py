@@ -101,7 +101,7 @@ def site(tmp_path: Path) -> Site:
     return Site(tmp_path / "ca")
 
 
-async def test_two_organisations_meet_and_talk(site: Site) -> None:  # SPEC-FED-3
+async def test_two_organisations_meet_and_talk(site: Site) -> None:  # SPEC-FED-3, SPEC-FED-5
     async with site.end("clinic") as clinic, site.end("hospital", listens=False) as hospital:
         assert clinic.tls.organisation == "clinic"
         hospital.transport.dial(clinic.address)
@@ -120,7 +120,7 @@ async def test_two_organisations_meet_and_talk(site: Site) -> None:  # SPEC-FED-
         assert clinic.transport.figures.bytes_in == 3_000_000
 
 
-async def test_only_nodes_of_certified_organisations_get_in(site: Site, tmp_path: Path) -> None:  # SPEC-FED-3
+async def test_only_nodes_of_certified_organisations_get_in(site: Site, tmp_path: Path) -> None:  # SPEC-FED-3, SPEC-FED-5
     stranger = Authority.create(tmp_path / "other")
     stranger.issue("clinic", "node")
     async with site.end("hospital", members="lab") as hospital:
@@ -146,7 +146,7 @@ async def test_only_nodes_of_certified_organisations_get_in(site: Site, tmp_path
 
 async def test_nothing_is_said_to_a_listener_that_is_no_peer(
     site: Site, tmp_path: Path
-) -> None:  # SPEC-FED-3
+) -> None:  # SPEC-FED-3, SPEC-FED-5
     stranger = Site(tmp_path / "other")
     async with stranger.end("clinic") as foreign, site.end("hospital", listens=False) as hospital:
         hospital.transport.dial(foreign.address)
