@@ -18,14 +18,16 @@ HOST = "127.0.0.1"
 class HostilePeer:
     """One connection to a node's peer port, over which anything may be sent."""
 
-    def __init__(self, authority: Path, name: str, port: int, genesis: Genesis) -> None:
+    def __init__(
+        self, authority: Path, name: str, port: int, genesis: Genesis, *, source: str = HOST
+    ) -> None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
         context.load_verify_locations(authority / "bundle.pem")
         context.load_cert_chain(authority / f"{name}.pem", authority / f"{name}.key")
         context.set_alpn_protocols([PEER_PROTOCOL])
         self.genesis = genesis
-        self.socket = context.wrap_socket(socket.create_connection((HOST, port), 10))
+        self.socket = context.wrap_socket(socket.create_connection((HOST, port), 10, (source, 0)))
         self.socket.settimeout(10)
         self._reader = FrameReader(lambda _tag: None)
         self.heard: list[Message] = []

@@ -14,7 +14,7 @@ from fastledger.errors import CertificateError
 from fastledger.node.authority import Authority
 from fastledger.node.config_federation import FederationLimits, FederationTlsConfig
 from fastledger.node.peer_tls import PeerTls
-from fastledger.node.transport import Transport
+from fastledger.node.transport import CALLERS_MAX, HANDSHAKES_BURST, CallRates, Transport
 
 LOOPBACK = "127.0.0.1:0"
 
@@ -120,7 +120,9 @@ async def test_two_organisations_meet_and_talk(site: Site) -> None:  # SPEC-FED-
         assert clinic.transport.figures.bytes_in == 3_000_000
 
 
-async def test_only_nodes_of_certified_organisations_get_in(site: Site, tmp_path: Path) -> None:  # SPEC-FED-3, SPEC-FED-5
+async def test_only_nodes_of_certified_organisations_get_in(
+    site: Site, tmp_path: Path
+) -> None:  # SPEC-FED-3, SPEC-FED-5
     stranger = Authority.create(tmp_path / "other")
     stranger.issue("clinic", "node")
     async with site.end("hospital", members="lab") as hospital:
@@ -204,6 +206,19 @@ async def test_links_are_bounded(site: Site) -> None:  # SPEC-FED-6
         await until(lambda: len(clinic.heard.open) == 3)
         await second.stop()
         await third.stop()
+
+
+def test_an_address_calls_so_often_and_no_more() -> None:  # SPEC-FED-6
+    rates = CallRates()
+    assert [rates.admit("a", 0.0) for _ in range(HANDSHAKES_BURST + 2)] == [True] * HANDSHAKES_BURST + [
+        False
+    ] * 2
+    assert rates.admit("b", 0.0)
+    assert rates.admit("a", 0.5)
+    assert not rates.admit("a", 0.5)
+    for number in range(2 * CALLERS_MAX):
+        rates.admit(str(number), 1.0)
+    assert len(rates._buckets) == CALLERS_MAX
 
 
 async def test_what_nobody_reads_ends_the_link(site: Site) -> None:  # SPEC-FED-7

@@ -98,9 +98,9 @@ class FederationConfig(Struct, frozen=True, kw_only=True):
         AddressOrNone,
         Meta(description="Address and port under which others reach this node; empty: they are not told."),
     ] = ""
-    peers: Annotated[
-        list[Address], Meta(description="Nodes to call, as address:port.", max_length=1_000)
-    ] = field(default_factory=list)
+    peers: Annotated[list[Address], Meta(description="Nodes to call, as address:port.", max_length=1_000)] = (
+        field(default_factory=list)
+    )
     discover: Annotated[
         bool, Meta(description="Whether nodes that peers tell of are called too, not those of `peers` alone.")
     ] = True

@@ -406,6 +406,7 @@ class Federation:
         for event in events:
             if isinstance(event, BlockConnected):
                 moved = True
+                self._log.debug("federation.tip", height=event.height, block_id=event.block.block_id)
             elif isinstance(event, TransactionsAccepted):
                 self.miner.transactions_arrived()
             elif isinstance(event, BlockStored):

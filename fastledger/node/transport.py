@@ -13,7 +13,8 @@ links at all and of one organisation, bytes that wait to be sent, and how long a
 import asyncio
 import contextlib
 import socket
-from collections import Counter
+import time
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
@@ -26,6 +27,11 @@ BACKLOG = 128
 HANDSHAKES_MAX = 64
 HANDSHAKES_PER_ADDRESS_MAX = 16
 HANDSHAKE_TIMEOUT_S = 10.0
+# A handshake costs milliseconds of a core. An honest node calls every few seconds at most; whoever is shut out and
+# calls on and on is turned away before that.
+HANDSHAKES_BURST = 32
+HANDSHAKES_PER_SECOND = 2.0
+CALLERS_MAX = 4_096
 # A peer that leaves what it asked for unread for so long is gone or means ill.
 STALL_TIMEOUT_S = 30.0
 FLUSH_TIMEOUT_S = 2.0
@@ -93,6 +99,23 @@ class PeerLink(asyncio.Protocol):
         self._owner._lost(self)
 
 
+class CallRates:
+    """How often each address may call: a bucket of handshakes each, of a bounded number of addresses."""
+
+    def __init__(self) -> None:
+        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def admit(self, host: str, now: float) -> bool:
+        """Takes one handshake of an address, where it has one left; ``now`` in seconds."""
+        left, at = self._buckets.pop(host, (float(HANDSHAKES_BURST), now))
+        left = min(HANDSHAKES_BURST, left + (now - at) * HANDSHAKES_PER_SECOND)
+        admitted = left >= 1
+        self._buckets[host] = (left - admitted, now)
+        if len(self._buckets) > CALLERS_MAX:
+            self._buckets.popitem(last=False)
+        return admitted
+
+
 @dataclass(slots=True)
 class TransportFigures:
     """Counters since the start."""
@@ -123,6 +146,7 @@ class Transport:
         self._dialling: set[str] = set()
         self._listener: socket.socket | None = None
         self._handshakes: Counter[str] = Counter()
+        self._callers = CallRates()
         self._tasks: set[asyncio.Task[None]] = set()
         self._reading = True
         self._stopped = False
@@ -175,6 +199,10 @@ class Transport:
                 await asyncio.sleep(0.1)
                 continue
             host = str(place[0])
+            if not self._callers.admit(host, time.monotonic()):
+                self.figures.refused["rate"] += 1
+                connection.close()
+                continue
             if (
                 self._handshakes.total() >= HANDSHAKES_MAX
                 or self._handshakes[host] >= HANDSHAKES_PER_ADDRESS_MAX
