@@ -203,6 +203,34 @@ def start(output: Output, config_path: Path) -> None:
 
 @node.command()
 @config_option
+@command_options
+def repair(output: Output, config_path: Path) -> None:
+    """Rebuild a damaged log of a stopped node with the blocks of its peers; the damaged one is kept."""
+    from dataclasses import asdict
+
+    from fastledger.chain.ledger import Ledger
+    from fastledger.chain.repair import repair_log
+    from fastledger.cli.genesis import load_genesis
+    from fastledger.node.config import load_config
+    from fastledger.node.peer_source import PeerSource
+
+    loaded = load_config(config_path)
+    path = Path(loaded.ledger.path)
+    source = PeerSource(loaded.federation, load_genesis(path / "genesis.cbor"))
+    try:
+        with output.progress("repair") as bar:
+            report = repair_log(
+                path, source, progress=lambda stage, done, total: bar.update(done, total, stage)
+            )
+    finally:
+        source.close()
+    if report.replaced:
+        Ledger.reindex(path, replica=True).close()
+    output.answer(asdict(report))
+
+
+@node.command()
+@config_option
 @click.option("--timeout", type=click.IntRange(0, 3_600), default=STOP_TIMEOUT_S, help="Seconds to wait.")
 @command_options
 def stop(output: Output, config_path: Path, timeout: int) -> None:
