@@ -1,7 +1,7 @@
 """Chains with forks in real directories, fed by hand: no threads, no clock but the test's."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from fastledger.chain.mine import mine_block
 from fastledger.chain.replay import checkpoint_position
 from fastledger.chain.store import ChainStore
 from fastledger.consensus.engines import make_engine
+from fastledger.crypto.work import check_work
 from fastledger.model.block import Block
 from fastledger.model.genesis import WorkParameters
 from fastledger.storage.files import OsFiles
@@ -136,6 +137,13 @@ def patients(genesis: Genesis, count: int, clock: Clock | None = None) -> list[T
     """Registrations of so many new patients: each is valid on any branch."""
     clock = clock or Clock(START_MS + SPACING_MS)
     return [new_wallet(clock).join(genesis.chain_id).register(Role.PATIENT) for _ in range(count)]
+
+
+def search(make_header: Callable[[int], bytes]) -> bytes:
+    """A header with enough work, where little is asked for."""
+    header = make_header(0)
+    candidates = (header[:-4] + nonce.to_bytes(4, "little") for nonce in range(1 << 16))
+    return next(filter(check_work, candidates))
 
 
 def shuffled(blocks: Sequence[Block], seed: int) -> list[Block]:

@@ -5,13 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fork_world import SPACING_MS, Node, make_genesis, patients, shuffled
+from fork_world import SPACING_MS, Node, make_genesis, patients, search, shuffled
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from world import START_MS
+from world import START_MS, Clock, new_wallet
 
-from fastledger import Code, SigningKey
-from fastledger.chain.executor import Draft, Executor
+from fastledger import Code, Role, SigningKey
+from fastledger.chain.executor import Draft, Execution, Executor
 from fastledger.chain.fork_events import (
     BlockConnected,
     BlockDisconnected,
@@ -22,6 +22,8 @@ from fastledger.chain.fork_events import (
     TransactionsAccepted,
 )
 from fastledger.chain.mine import mine_block
+from fastledger.consensus.engine import Tip
+from fastledger.consensus.engines import make_engine
 from fastledger.errors import BlockFault, InputError
 from fastledger.limits import FUTURE_MS_MAX, HELD_MS_MAX
 from fastledger.model.block import Block
@@ -92,7 +94,7 @@ def test_a_mined_block_pays_its_miner_and_reaches_others(nodes: MakeNode) -> Non
     assert account is not None and ACCOUNTS.decode(account).balance == 5
     events = [event for event in theirs.events if isinstance(event, BlockConnected)]
     assert events[0].txids == [item.txid for item in transactions]
-    assert events[0].codes == [0] * 5
+    assert events[0].codes == (0,) * 5
 
 
 def test_empty_blocks_are_mined(nodes: MakeNode) -> None:
@@ -122,6 +124,53 @@ def test_a_draft_moves_nothing(nodes: MakeNode) -> None:  # SPEC-FORK-11
     assert all(isinstance(template and template.draft, Draft) for template in templates)
 
 
+def test_a_template_goes_on_from_the_last_one(
+    nodes: MakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:  # SPEC-FORK-11
+    ours, theirs = nodes(0), nodes(1)
+    transactions = patients(ours.genesis, 5)
+    ours.submit(*transactions[:2])
+    first = ours.chain.template(ours.now_ms)
+    executed: list[bytes] = []
+    run = Execution.run
+
+    def counted(self: Execution, txid: bytes, signer: bytes, body: object) -> Code:
+        executed.append(txid)
+        return run(self, txid, signer, body)
+
+    monkeypatch.setattr(Execution, "run", counted)
+    ours.submit(*transactions[2:4])
+    second = ours.chain.template(ours.now_ms + SPACING_MS // 2)
+    third = ours.chain.template(ours.now_ms + SPACING_MS // 2)
+    assert executed == [item.txid for item in transactions[2:4]]
+    assert first is not None and second is not None and third is not None
+    assert [len(template.transactions) for template in (first, second, third)] == [2, 4, 4]
+    assert second.body == third.body
+    # Later, or on another parent, everything is executed anew.
+    late = ours.chain.template(ours.now_ms + 2 * SPACING_MS)
+    assert late is not None and late.body.time_ms == ours.now_ms + 2 * SPACING_MS
+    assert len(executed) == 6
+    # Each can be completed, also the earlier ones, and others agree to what they say.
+    for template in (first, second):
+        block = ours.chain.complete(template, search(template.make_header), 0)
+        theirs.take(block)
+    assert ours.chain.add_block(block, ours.now_ms)
+    theirs.take(*ours.mine())
+    assert_same(ours, theirs)
+
+
+def test_nothing_is_final_beside_a_heavier_chain_on_its_way(nodes: MakeNode) -> None:  # SPEC-FORK-7
+    ours, theirs = nodes(0), nodes(1)
+    ours.mine(4)
+    heavier = theirs.mine(9)
+    ours.chain.add_headers([block.sealed_header for block in heavier], theirs.now_ms)
+    ours.mine(3)
+    assert ours.chain.final.height == 0
+    ours.take(*heavier)
+    assert_same(ours, theirs)
+    assert ours.chain.final.height == 5
+
+
 def test_a_stale_template_can_still_be_completed(nodes: MakeNode) -> None:
     """A rival on the same parent: valid, and beside the best branch."""
     ours, theirs = nodes(0), nodes(1)
@@ -129,24 +178,13 @@ def test_a_stale_template_can_still_be_completed(nodes: MakeNode) -> None:
     template = ours.chain.template(ours.now_ms)
     assert template is not None
     ours.take(first)
-    header, extra = _search(template.make_header), 0
+    header, extra = search(template.make_header), 0
     block = ours.chain.complete(template, header, extra)
     assert ours.chain.add_block(block, ours.now_ms)
     assert ours.chain.tip.block_id == first.block_id
     assert ours.chain.has_block(block.block_id)
     with pytest.raises(InputError):
         ours.chain.complete(template, header, extra + 1)
-
-
-def _search(make_header: Callable[[int], bytes]) -> bytes:
-    header = make_header(0)
-    for nonce in range(1 << 16):
-        found = header[:-4] + nonce.to_bytes(4, "little")
-        from fastledger.crypto.work import check_work
-
-        if check_work(found):
-            return found
-    raise AssertionError("no nonce")
 
 
 def test_a_node_without_a_key_mines_nothing(nodes: MakeNode) -> None:
@@ -206,11 +244,7 @@ def test_transactions_of_a_dropped_block_keep_their_order(nodes: MakeNode) -> No
 
 def test_a_double_registration_is_decided_by_the_branch(nodes: MakeNode) -> None:  # SPEC-FORK-8
     """Two transactions that exclude each other: the first in the winning chain counts, at every node."""
-    from fastledger import Role
-
     ours, theirs = nodes(0), nodes(1)
-    from fork_world import Clock, new_wallet
-
     wallet = new_wallet(Clock(ours.now_ms)).join(ours.genesis.chain_id)
     one, other = wallet.register(Role.PATIENT), wallet.register(Role.ORGANISATION)
     assert ours.submit(one) == theirs.submit(other) == [Code.OK]
@@ -227,10 +261,6 @@ def test_a_double_registration_is_decided_by_the_branch(nodes: MakeNode) -> None
 
 
 def test_a_refused_transaction_may_pass_in_the_new_branch(nodes: MakeNode) -> None:  # SPEC-POOL-4
-    from fork_world import Clock, new_wallet
-
-    from fastledger import Role
-
     ours, theirs = nodes(0), nodes(1)
     wallet = new_wallet(Clock(ours.now_ms)).join(ours.genesis.chain_id)
     register, folder = wallet.register(Role.PATIENT), wallet.open_folders("vitals")
@@ -274,28 +304,21 @@ def _mine_invalid(node: Node) -> Block:
     template = node.chain.template(node.now_ms)
     assert template is not None
     wrong = replace(template, body=replace(template.body, state_root=bytes(32)))
-    return node.chain.complete(wrong, _search(wrong.make_header), 0)
+    return node.chain.complete(wrong, search(wrong.make_header), 0)
 
 
 def _mine_on(node: Node, parent: Block, count: int) -> list[Block]:
     """Empty blocks on top of any block; their state roots are as wrong as its own."""
-    from fastledger.consensus.engine import Tip
-    from fastledger.consensus.engines import make_engine
-
     engine = make_engine(node.genesis)
     blocks: list[Block] = []
     template = node.chain.template(node.now_ms)
     assert template is not None
     for _ in range(count):
-        tip = Tip(
-            parent.height, parent.block_id, parent.body.time_ms, b"", parent.header.bits, SPACING_MS
-        )
-        body = replace(
-            template.body, height=parent.height + 1, time_ms=parent.body.time_ms + SPACING_MS
-        )
+        tip = Tip(parent.height, parent.block_id, parent.body.time_ms, b"", parent.header.bits, SPACING_MS)
+        body = replace(template.body, height=parent.height + 1, time_ms=parent.body.time_ms + SPACING_MS)
         bits = engine.next_bits(tip)  # type: ignore[attr-defined]
         made = replace(template, parent_id=parent.block_id, body=body, bits=bits)
-        parent = node.chain.complete(made, _search(made.make_header), 0)
+        parent = node.chain.complete(made, search(made.make_header), 0)
         blocks.append(parent)
     return blocks
 

@@ -68,6 +68,7 @@ class ForkPipeline(Stages):
         # What was submitted and has not reached the pool yet.
         self._coming_count = 0
         self._coming_bytes = 0
+        self._after_turn: list[Callable[[], None]] = []
         self._busy = False
         self._chain_ended = False
         self._ticked_ms = clock_ms()
@@ -123,7 +124,7 @@ class ForkPipeline(Stages):
     def call(self, job: Callable[[ForkChain], T]) -> "Future[T]":
         """Has ``job`` run on the chain thread, in turn; its result or its ``InputError`` is the future's.
 
-        The future resolves before what the job did is told to subscribers. Another error halts the ledger.
+        The future resolves when what the job did is on the disk and told. Another error halts the ledger.
         """
         future: Future[T] = Future()
         future.set_running_or_notify_cancel()
@@ -131,14 +132,12 @@ class ForkPipeline(Stages):
         def run(chain: ForkChain) -> None:
             try:
                 result = job(chain)
-            except BaseException as error:
-                _fail(future, error)
-                if not isinstance(error, InputError):
-                    raise
+            except InputError as error:
+                refused = error
+                self._after_turn.append(lambda: _fail(future, refused))
             else:
-                _resolve(future, result)
-            finally:
-                self._calls.discard(future)
+                self._after_turn.append(lambda: _resolve(future, result))
+            self._after_turn.append(lambda: self._calls.discard(future))
 
         with self._changed:
             self._raise_if_ended()
@@ -188,6 +187,9 @@ class ForkPipeline(Stages):
                 job(self._chain)
             self._tick()
             self._tell()
+            for step in self._after_turn:
+                step()
+            self._after_turn.clear()
         finally:
             with self._changed:
                 self._busy = False
@@ -205,11 +207,9 @@ class ForkPipeline(Stages):
 
     def _tell(self) -> None:
         """Until nothing more happens: who is told may have used the chain."""
-        while True:
+        while self._chain.has_news:
             with self._times.stage("sync"):
                 events = self._chain.take_events()
-            if not events:
-                return
             self._answer(self._tracker.consume(events))
             final = [layer for event in events if isinstance(event, BlocksFinal) for layer in event.layers]
             if final:

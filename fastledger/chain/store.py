@@ -303,7 +303,7 @@ class ChainStore:
 
     def seqs_of_txids(self, txids: Sequence[bytes]) -> dict[bytes, int]:
         """Those of ``txids`` that the chain holds, durable or not; for the executor's thread."""
-        known = [layer.txids for layer in self._layers]
+        known = [layer.txids for layer in self._layers if layer.txids]
         known += [overlay.txids for overlay in self._overlays]
         found = self._reader.seqs_of_txids(txids)
         for seqs in known:

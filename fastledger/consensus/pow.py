@@ -79,6 +79,10 @@ class PowEngine:
             raise _bad_block(f"height {height} refers to a seal under the pow engine")
         if header.bits != self.next_bits(parent):
             raise _bad_block(f"height {height} has other bits than are due")
+        self.check_hash(header, height)
+
+    def check_hash(self, header: Header, height: int) -> None:
+        """Raises ``InputError`` (``BAD_BLOCK``) unless the header's hash meets its bits (SPEC-WORK-3)."""
         if int.from_bytes(header.block_id, "little") > bits_to_target(header.bits):
             raise _bad_block(f"height {height} lacks the work that it claims")
 

@@ -1,4 +1,4 @@
-"""The headers above the last final block, and which of their chains is the best (SPEC-TREE-1..8).
+"""The headers above the last final block, and which of their chains is the best (SPEC-TREE-1..7).
 
 Bookkeeping only: the tree neither executes nor stores blocks; it is told what became of them. Its root is the last
 final block, so that nothing in it can ever ask for final blocks to be undone. All walks are loops: a chain may be as
@@ -76,7 +76,6 @@ class Entry:
         return f"Entry(height={self.height}, block_id={self.block_id[::-1].hex()}, {self.status.name})"
 
 
-HEAP_SLACK = 1_024
 # Heap item: a rank that is better the smaller it is, a number that tells stale items, and the block's id.
 _Item: TypeAlias = tuple[int, int, bytes]
 
@@ -88,6 +87,8 @@ class BlockTree:
     O(log n) amortised, also after blocks turned out to be invalid.
     """
 
+    _heap_slack = 1_024
+
     def __init__(
         self,
         engine: Engine,
@@ -98,6 +99,8 @@ class BlockTree:
         entries_max: int = TREE_ENTRIES_MAX,
     ) -> None:
         """``root`` is the last final block and ``sealed`` its header; ``work`` is that of the chain up to it."""
+        if root.block_id != sealed.block_id:
+            raise ValueError("root: another block's header")
         self._engine = engine
         self._entries_max = entries_max
         self._arrivals = 0
@@ -299,7 +302,7 @@ class BlockTree:
 
     def _compact(self, heap: list[_Item], is_fresh: "Callable[[_Item], bool]") -> None:
         """Keeps stale items from outnumbering the entries."""
-        if len(heap) > 2 * len(self._entries) + HEAP_SLACK:
+        if len(heap) > 2 * len(self._entries) + self._heap_slack:
             heap[:] = dict.fromkeys(filter(is_fresh, heap))
             heapify(heap)
 
@@ -359,6 +362,18 @@ class BlockTree:
         return found
 
     # Finality.
+
+    def agreed(self, height_max: int) -> Entry:
+        """The highest block up to ``height_max`` that is on the way both to the best header and to what is held best.
+
+        What lies above it may yet be left for a chain of more work whose blocks are still on their way here, so that
+        nothing above it should become final, however deep it lies (SPEC-TREE-10).
+        """
+        chain, base = self._best_chain(), self._root.height
+        entry = self.best_stored()
+        while entry.height - base >= len(chain) or chain[entry.height - base] is not entry:
+            entry = _parent_of(entry)
+        return chain[max(0, min(entry.height, height_max) - base)]
 
     def finalise(self, entry: Entry) -> list[Entry]:
         """Makes ``entry`` the root; returns what was dropped because it does not descend from it, parents first.

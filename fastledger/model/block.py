@@ -125,7 +125,7 @@ def _check_commitment(header: Header, body: HeaderBody, encoded_body: bytes) -> 
 
 @dataclass(frozen=True, slots=True)
 class SealedHeader:
-    """A block without its ``count`` transactions: what nodes tell each other first (SPEC-BLK-10).
+    """A block without its ``count`` transactions: what nodes tell each other first (SPEC-TREE-8).
 
     Made by :meth:`decode` or from a :class:`Block`, so that header and body belong together; whether the seal is
     good, ``model.receipt.check_seals`` says.

@@ -44,7 +44,7 @@ class Authority:
 
 @dataclass(frozen=True)
 class WorkParameters:
-    """What the ``pow`` engine's rules leave to the chain (SPEC-GEN-3).
+    """What the ``pow`` engine's rules leave to the chain (SPEC-WORK-9).
 
     ``bits`` are compact targets: block 1 has ``initial_bits``, no block an easier target than ``limit_bits``. The
     target follows the mean interval of about ``window_blocks`` blocks. ``rewards`` are pairs (height, credits of each

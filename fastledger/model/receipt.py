@@ -125,7 +125,7 @@ def check_seal(block: Block, chain_id: bytes) -> None:
 
 
 def check_seals(headers: Sequence[SealedHeader], chain_id: bytes, *, threads: int | None = None) -> bytes:
-    """Which of n seals are their own proposers' over these very headers: n bytes, 1 for each that is (SPEC-RCP-6).
+    """Which of n seals are their own proposers' over these very headers: n bytes, 1 for each that is (SPEC-TREE-9).
 
     The same seals pass as in :func:`check_seal`, at the cost of one batch of signatures.
     """

@@ -23,6 +23,7 @@ from fastledger.errors import (
     LedgerClosedError,
     LedgerError,
     LedgerHaltedError,
+    StorageFullError,
 )
 from fastledger.limits import LOG_FRAME_BYTES_MAX
 from fastledger.storage.files import OpenFile, OsFiles
@@ -191,7 +192,8 @@ class ForkJournal:
         try:
             places = self._copy(file, kept)
             self._files.fdatasync(file)
-        except BaseException:
+        except BaseException as error:
+            self._halted = not isinstance(error, StorageFullError)
             self._files.close(file)
             raise
         try:
