@@ -93,7 +93,7 @@ class Stranger:
         fields: dict[str, Any] = {
             "chain_id": chain.chain_id,
             "genesis_digest": chain.genesis.digest,
-            "nonce": self.name.encode().ljust(8, b"\0")[:8],
+            "nonce": self.link.to_bytes(8, "big"),
             "height": 0,
             "work": bytes(32),
             "tip": bytes(32),
@@ -107,7 +107,9 @@ class Stranger:
 class Net:
     """Members, the links between them, and the one clock."""
 
-    def __init__(self, root: Path, genesis: Genesis, *, seed: int = 1, delay_ms: tuple[int, int] = (1, 20)) -> None:
+    def __init__(
+        self, root: Path, genesis: Genesis, *, seed: int = 1, delay_ms: tuple[int, int] = (1, 20)
+    ) -> None:
         self.root = root
         self.genesis = genesis
         self.rng = random.Random(seed)

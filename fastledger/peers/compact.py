@@ -130,6 +130,9 @@ class CompactRelay:
         for block_id, partial in list(self._partials.items()):
             if partial.deadline_ms <= now_ms:
                 self._drop(block_id)
+                link = self._host.link(partial.link)
+                if link is not None:
+                    self._host.charge(link, Offence.STALLING)
         self._fetch.refill(now_ms)
 
     def _drop(self, block_id: bytes) -> None:
@@ -186,6 +189,7 @@ class CompactRelay:
             raise WireFault("short ids or results differ from the header in number", Offence.GARBAGE)
         block_id = sealed.block_id
         self._knows(link, block_id)
+        link.height = max(link.height, sealed.body.height)
         if not self._take_header(link, sealed, now_ms):
             return
         chain = self._host.chain
@@ -205,8 +209,9 @@ class CompactRelay:
             self._host.chain.add_headers([sealed], now_ms)
         except InputError as error:
             if error.code == Code.UNKNOWN_PARENT:
-                link.height = max(link.height, sealed.body.height)
                 self._sync.hint(link, now_ms)
+            elif error.code == Code.NOT_YET_VALID:
+                self._host.charge(link, Offence.FAR_FUTURE)
             elif error.code not in NO_FAULT or (isinstance(error, BlockFault) and error.condemns):
                 self._host.charge(link, Offence.BAD_HEADER)
             return False

@@ -278,6 +278,9 @@ class BlockFetcher:
         """An id fault is a block that no honest node passes on; a copy fault is this sender's copy."""
         if fault.code in _NO_FAULT and not fault.condemns:
             return
+        if fault.code == Code.NOT_YET_VALID:
+            self._host.charge(link, Offence.FAR_FUTURE)
+            return
         culprit: Link | None = link
         if fault.block_id and fault.block_id != block_id:
             culprit = self._host.link(self._bringers.get(fault.block_id, -1))

@@ -23,6 +23,7 @@ from fastledger.limits import (
     PEER_TRANSACTIONS_BYTES,
     PEER_TRANSACTIONS_PER_LINK_MAX,
     PEER_TRANSACTIONS_PER_REQUEST,
+    PEER_WANTED_PER_LINK_MAX,
     PEER_WANTED_TRANSACTIONS_MAX,
 )
 from fastledger.peers.host import NEVER_MS, Host, pick
@@ -46,6 +47,8 @@ _HARMLESS = {
     Code.POOL_FULL,
     Code.BUSY,
     Code.BLOB_MISSING,
+    # A newer release may know it.
+    Code.UNKNOWN_KIND,
 }
 # What is worth another try later, when there is room or it has become valid.
 _UNDECIDED = {Code.POOL_FULL, Code.NOT_YET_VALID, Code.BUSY, Code.BLOB_MISSING}
@@ -85,8 +88,13 @@ class _Side:
         if len(self.known) > PEER_KNOWN_IDS_MAX:
             self.known.popitem(last=False)
 
+    @property
+    def room(self) -> int:
+        """How much more the peer may be asked for: what it owes takes its place, so a mute one is asked no more."""
+        return PEER_TRANSACTIONS_PER_LINK_MAX - len(self.asked) - len(self.late)
+
     def equivocates(self) -> bool:
-        """Whether most of what the peer told of it did not deliver."""
+        """Whether most of what the peer told of it turned out not to have."""
         return self.undelivered >= _UNDELIVERED_MIN and self.undelivered > self.delivered
 
     def fade(self) -> None:
@@ -240,7 +248,12 @@ class TransactionRelay:
                 continue
             want = self._wants.get(txid)
             if want is None:
-                if len(self._wants) >= PEER_WANTED_TRANSACTIONS_MAX or self._host.chain.mempool.find(txid):
+                if len(side.todo) + len(side.asked) >= PEER_WANTED_PER_LINK_MAX:
+                    continue
+                if (
+                    len(self._wants) >= PEER_WANTED_TRANSACTIONS_MAX
+                    or self._host.chain.mempool.find(txid) is not None
+                ):
                     continue
                 want = self._wants[txid] = _Want()
                 side.todo.append(txid)
@@ -255,25 +268,23 @@ class TransactionRelay:
         if chain.tree.best_header().height > chain.tip.height + 2:
             # What waits elsewhere may well stand in the blocks that are still to come.
             return
-        for number, side in self._sides.items():
+        for number, side in list(self._sides.items()):
             link = self._host.link(number)
-            while link is not None and side.todo and len(side.asked) < PEER_TRANSACTIONS_PER_LINK_MAX:
+            while link is not None and not link.closing and side.todo and side.room > 0:
                 batch = self._batch(number, side)
                 if not batch:
                     break
                 for txid in batch:
                     side.asked[txid] = now_ms + PEER_TRANSACTION_MS_MAX
-                    side.late.pop(txid, None)
                 link.expect(GetTransactions, len(batch))
                 self._host.send(link, GetTransactions(b"".join(batch)))
 
     def _batch(self, number: int, side: _Side) -> list[bytes]:
         batch: list[bytes] = []
-        room = PEER_TRANSACTIONS_PER_LINK_MAX - len(side.asked)
-        while side.todo and len(batch) < min(room, PEER_TRANSACTIONS_PER_REQUEST):
+        while side.todo and len(batch) < min(side.room, PEER_TRANSACTIONS_PER_REQUEST):
             txid = side.todo.popleft()
             want = self._wants.get(txid)
-            if want is None or want.asked is not None or txid in side.asked:
+            if want is None or want.asked is not None or txid in side.asked or txid in side.late:
                 continue
             want.asked = number
             batch.append(txid)
@@ -299,10 +310,8 @@ class TransactionRelay:
             side.late[txid] = None
             self._next_teller(txid, link.number)
             late += 1
-        while len(side.late) > PEER_TRANSACTIONS_PER_LINK_MAX:
-            side.late.popitem(last=False)
         if late:
-            self._undelivered(link, side, late)
+            self._host.charge(link, Offence.STALLING)
 
     def _undelivered(self, link: Link, side: _Side, count: int) -> None:
         side.undelivered += count

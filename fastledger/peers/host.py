@@ -41,8 +41,8 @@ class Host(Protocol):
     def ready_links(self) -> Iterable[Link]:
         """The links whose handshake is done, oldest first."""
 
-    def blocks_in_flight(self, link: Link) -> int:
-        """How many whole blocks are asked of a peer."""
+    def may_serve(self, link: Link) -> bool:
+        """Whether an answer may be made for a peer: it reads, and all peers together leave not too much unread."""
 
 
 def pick(rng: Random, count: int) -> int:

@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from fastledger.errors import Code, NotFoundError
-from fastledger.limits import PEER_LINKS_MAX
+from fastledger.limits import PEER_LINKS_MAX, PEER_SLEPT_MS, PEER_UNSENT_TOTAL_BYTES_MAX
 from fastledger.peers.addresses import AddressBook, is_address
 from fastledger.peers.blobs import BlobFetcher
 from fastledger.peers.compact import CompactRelay
 from fastledger.peers.fetch import BlockFetcher
 from fastledger.peers.gossip import TransactionRelay
-from fastledger.peers.host import NEVER_MS, Random, random_bytes
+from fastledger.peers.host import Random, random_bytes
 from fastledger.peers.outbound import Outbound
 from fastledger.peers.port import BlobPort, BlobSink, ChainPort, SnapshotPort
 from fastledger.peers.scores import Ban, Offence, ScoreBoard, Subject
@@ -87,6 +87,8 @@ class PeerNetwork:
         self.settings = settings
         self.rng = rng
         self._now_ms = now_ms
+        self._ticked_ms = now_ms
+        self._lenient_until_ms = 0
         self._nonce = random_bytes(rng, 8)
         self._links: dict[int, Link] = {}
         self._actions: list[Action] = []
@@ -147,6 +149,7 @@ class PeerNetwork:
         if refusal is not None:
             self.close(state, refusal)
             return
+        state.hello_tip = self.chain.tip.block_id
         self.send(state, self._hello())
 
     def dial_failed(self, address: str, now_ms: int) -> None:
@@ -190,6 +193,10 @@ class PeerNetwork:
     def tick(self, now_ms: int) -> None:
         """Time went on: to be called at ``next_tick_ms`` or later."""
         self._now_ms = now_ms
+        if now_ms - self._ticked_ms > self.settings.tick_ms_max + PEER_SLEPT_MS:
+            # This node slept or was busy: what peers sent meanwhile may still lie before its door.
+            self._lenient_until_ms = now_ms + PEER_SLEPT_MS
+        self._ticked_ms = now_ms
         for link in list(self._links.values()):
             self._tick_link(link, now_ms)
         self._sync.tick(now_ms)
@@ -214,7 +221,7 @@ class PeerNetwork:
         )
         times = [part.next_ms for part in parts]
         times += [link.next_ms for link in self._links.values()]
-        return max(self._now_ms + TICK_MS_MIN, min(times, default=NEVER_MS))
+        return min(max(self._now_ms + TICK_MS_MIN, min(times)), self._now_ms + self.settings.tick_ms_max)
 
     def chain_events(self, events: Sequence[Any], now_ms: int) -> None:
         """What the chain reported: blocks and transactions are told to the peers that do not have them."""
@@ -325,9 +332,10 @@ class PeerNetwork:
         """The links whose handshake is done, oldest first."""
         return [link for link in self._links.values() if link.ready and not link.closing]
 
-    def blocks_in_flight(self, link: Link) -> int:
-        """How many whole blocks are asked of a peer."""
-        return self._fetch.load(link)
+    def may_serve(self, link: Link) -> bool:
+        """Whether an answer may be made for a peer: it reads, and all peers together leave not too much unread."""
+        unsent = sum(other.unsent for other in self._links.values())
+        return link.may_serve and unsent < PEER_UNSENT_TOTAL_BYTES_MAX
 
     def dial(self, address: str) -> None:
         """Asks the node to connect."""
@@ -375,19 +383,23 @@ class PeerNetwork:
         )
 
     def _tick_link(self, link: Link, now_ms: int) -> None:
-        late = link.late(now_ms)
+        judged = now_ms >= self._lenient_until_ms and not link.closing
+        late = link.late(now_ms) if judged else None
         if late is not None:
             code, offence = late
             if offence is not None:
                 self.charge(link, offence)
             self.close(link, code)
         elif link.ping_due(now_ms):
-            nonce = random_bytes(self.rng, 8)
-            link.pinged(nonce, now_ms)
-            link.expect(Ping)
-            self.send(link, Ping(nonce, *self._tip_fields()))
+            self._ping(link)
         if link.ready and not link.closing:
             self._server.pump(link, now_ms)
+
+    def _ping(self, link: Link) -> None:
+        nonce = random_bytes(self.rng, 8)
+        link.pinged(nonce, self._now_ms)
+        link.expect(Ping)
+        self.send(link, Ping(nonce, *self._tip_fields()))
 
     def _tip_fields(self) -> tuple[int, bytes, bytes]:
         tip = self.chain.tip
@@ -421,6 +433,9 @@ class PeerNetwork:
         link.ready = True
         link.clock_offset_ms = hello.time_ms - self._now_ms
         self._told_tip(link, hello)
+        if link.hello_tip != self.chain.tip.block_id:
+            # The tip moved between our Hello and theirs, when there was nobody yet to tell.
+            self._ping(link)
         self._outbound.ready(link, self._now_ms)
         self._gossip.ready(link, self._now_ms)
         self._sync.ready(link, self._now_ms)

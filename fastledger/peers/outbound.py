@@ -12,8 +12,6 @@ from fastledger.peers.session import Link
 from fastledger.peers.settings import CloseCode
 from fastledger.peers.wire import GetPeers, Peers
 
-_TRY_MS = 500
-
 
 class LinkHost(Host, Protocol):
     """A host that shows all its links and dials."""
@@ -53,7 +51,7 @@ class Outbound:
             for link in self._host.ready_links():
                 self._ask_for_peers(link)
         self._dial(now_ms)
-        self._try_ms = now_ms + _TRY_MS
+        self._try_ms = now_ms + self._host.settings.dial_pause_ms
 
     def chain_events(self, events: Sequence[Any], now_ms: int) -> None:
         """A tip that moves is not stale; the link that was opened in doubt is closed."""
@@ -161,11 +159,11 @@ class Outbound:
         if not link.inbound:
             self._book.proved(link.address, link.hello.nonce)
             self._ask_for_peers(link)
-        elif link.hello.listen:
+        elif link.hello.listen and self._host.settings.discover:
             self._book.learn(link.hello.listen, link.subject.name)
 
     def _ask_for_peers(self, link: Link) -> None:
-        if not link.expected(GetPeers):
+        if self._host.settings.discover and not link.expected(GetPeers):
             link.expect(GetPeers)
             self._host.send(link, GetPeers())
 

@@ -67,7 +67,7 @@ class Server:
 
     def pump(self, link: Link, now_ms: int) -> None:
         """Answers as much as the peer reads."""
-        while link.requests and link.may_serve and not link.closing:
+        while link.requests and not link.closing and self._host.may_serve(link):
             request = link.requests.popleft()
             try:
                 if isinstance(request, bytes):

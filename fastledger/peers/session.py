@@ -77,6 +77,7 @@ class Link:
         self.inbound = inbound
         self.connected_ms = now_ms
         self.hello: Hello | None = None
+        self.hello_tip = b""
         self.ready = False
         self.closing = False
         # What the peer last told of its chain; proven by nothing but headers.

@@ -149,6 +149,9 @@ class HeaderSync:
         self._cool_until[link.number] = now_ms + _COOL_MS
         if code in NO_FAULT:
             return
+        if code == Code.NOT_YET_VALID:
+            self._host.charge(link, Offence.FAR_FUTURE)
+            return
         if code == Code.UNKNOWN_PARENT and index == 0:
             # The block that the locator named may have left the tree since.
             self._host.charge(link, Offence.LOOSE_HEADERS)
