@@ -24,6 +24,7 @@ from bench_ledger import signed_batches, world_transactions
 from bench_node import cpu_seconds, resident_mib
 
 from fastledger.cli.net_world import Member, NetOptions, NetWorld
+from fastledger.cli.top import scrape
 from fastledger.peers.wire import BlockMessage, Headers, Ping, WireHeader
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
@@ -93,6 +94,7 @@ def measure_gossip(folder: Path, thousands: int) -> dict[str, Any]:
         world.wait_for(
             lambda: len({member.connect().transaction_count for member in members}) == 1, "one beginning"
         )
+        kinds_before = sent_by_kind(members)
         count_before, bytes_before = members[0].connect().transaction_count, world.wires.byte_count
         threads = [
             threading.Thread(target=submit, args=(member, batches[place :: len(members)]))
@@ -112,7 +114,23 @@ def measure_gossip(folder: Path, thousands: int) -> dict[str, Any]:
             "transaction_bytes": round(size, 1),
             "bytes_per_transaction_and_node": round(per_node, 1),
             "ratio": round(per_node / size, 3),
+            "kinds": {
+                kind: round((count - kinds_before.get(kind, 0)) / carried, 3)
+                for kind, count in sorted(sent_by_kind(members).items())
+                if count - kinds_before.get(kind, 0) > carried / 1_000
+            },
         }
+
+
+def sent_by_kind(members: list[Member]) -> dict[str, float]:
+    """Bytes that all nodes gave to be sent so far, by kind of message."""
+    total: dict[str, float] = defaultdict(float)
+    for member in members:
+        for labels, value in (
+            scrape(member.url).values.get("fastledger_federation_sent_bytes_total", {}).items()
+        ):
+            total[dict(labels)["kind"]] += value
+    return total
 
 
 class Attacker:

@@ -15,8 +15,8 @@ import asyncio
 import random
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -56,8 +56,11 @@ from fastledger.peers.settings import (
     Send,
     SyncStatus,
 )
+from fastledger.peers.wire import MESSAGES
 
 T = TypeVar("T")
+_KINDS = {tag: kind.__name__ for tag, kind in MESSAGES.items()}
+_TAG_AT = 6  # behind length, version and the array's head
 # What is to be done on the chain's thread, given the time, and how many bytes of peers it stands for.
 _Work: TypeAlias = tuple[Callable[[int], object], int]
 # After so many bytes the chain's thread sees to its other jobs.
@@ -83,7 +86,6 @@ class Figures:
     sync: SyncStatus = field(default_factory=lambda: SyncStatus(0, 0, 0, 0, False, 0, 0))
     peers: Sequence[PeerInfo] = ()
     bans: Sequence[Ban] = ()
-    traffic: Mapping[tuple[str, bool], int] = field(default_factory=dict)
 
     @property
     def lag(self) -> int:
@@ -128,6 +130,7 @@ class Federation:
         self._stopped = False
         self._figures_at = 0.0
         self._progress = (-1, 0.0)
+        self._traffic: Counter[str] = Counter()
         self.figures = Figures()
         self.reorganisations = 0
         self.stale_blocks = 0
@@ -184,6 +187,7 @@ class Federation:
             listen=config.advertise,
             peers=tuple(dict.fromkeys((*config.peers, *self._state.peers))),
             bans=self._state.bans,
+            discover=config.discover,
             outbound_target=limits.outbound_links,
             inbound_max=limits.links_max,
             inbound_per_organisation=limits.links_per_organisation_max,
@@ -300,25 +304,20 @@ class Federation:
         frames: dict[int, list[bytes]] = {}
         for action in actions:
             if isinstance(action, Send):
+                self._traffic[_kind_of(action.data)] += len(action.data)
                 frames.setdefault(action.link, []).append(action.data)
             elif isinstance(action, Close):
                 transport.send(action.link, b"".join(frames.pop(action.link, ())))
                 transport.close(action.link)
                 self._log.info("federation.closed", link=action.link, state=action.code.name.lower())
             elif isinstance(action, Dial):
-                self._dial(transport, action.address)
+                transport.dial(action.address)
             else:
                 self._banned(action)
         for link, parts in frames.items():
             transport.send(link, parts[0] if len(parts) == 1 else b"".join(parts))
         if frames and self._drain is None:
             self._drain = self._loop.call_later(DRAIN_S, self._tell_gone)
-
-    def _dial(self, transport: Transport, address: str) -> None:
-        if self._config.discover or address in self._config.peers or address in self._state.peers:
-            transport.dial(address)
-        else:
-            self.dial_failed(address)
 
     def _tell_gone(self) -> None:
         """What has left the buffers makes room for more."""
@@ -392,7 +391,6 @@ class Federation:
             sync=self._network.sync_status(),
             peers=self._network.peers(),
             bans=self._network.bans(self._clock_ms()),
-            traffic=dict(getattr(self._network, "traffic", {})),
         )
         if tip.height > self._progress[0]:
             self._progress = (tip.height, self._figures_at)
@@ -478,9 +476,11 @@ class Federation:
 
     def update_metrics(self) -> None:
         """At a scrape."""
-        refused = dict(self._transport.figures.refused) if self._transport is not None else {}
         miner = self.miner
-        self._metrics.set_figures(self.figures, refused, miner.hashes_per_second, miner.blocks_found)
+        self._metrics.set_figures(self.figures, miner.hashes_per_second, miner.blocks_found)
+        if self._transport is not None:
+            counted = self._transport.figures
+            self._metrics.set_links(dict(counted.refused), counted.bytes_in, dict(self._traffic))
 
     async def ask(self, question: Callable[[PeerNetwork, int], T]) -> T:
         """What the network answers, on the chain's thread."""
@@ -534,3 +534,8 @@ class Federation:
         self._log.info("federation.tls-reloaded")
         if self._transport is not None:
             self._to_loop(self._transport.drop_revoked)
+
+
+def _kind_of(frame: bytes) -> str:
+    """The message in a frame that is about to be sent, for metrics."""
+    return _KINDS.get(frame[_TAG_AT], "other")

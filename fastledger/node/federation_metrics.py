@@ -47,7 +47,8 @@ class FederationMetrics:
         self.wrong_hints = self._counter("wrong_hints", "Good blocks that came with wrong hints.")
         self.banned = self._counter("banned", "Bans that began.")
         self.refused = self._counter("links_refused", "Connections refused, by reason.", "reason")
-        self.bytes = self._counter("bytes", "Bytes of messages.", "direction", "kind")
+        self.received = self._counter("received_bytes", "Bytes of peers' messages.")
+        self.sent = self._counter("sent_bytes", "Bytes of messages given to be sent, by kind.", "kind")
         self.tls_reloads = self._counter("tls_reloads", "Reloads of the peers' certificates.", "result")
         self._seen: dict[tuple[str, ...], int] = {}
 
@@ -57,10 +58,8 @@ class FederationMetrics:
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"fastledger_federation_{name}", text, labels, registry=self._registry)
 
-    def set_figures(
-        self, figures: "Figures", refused: Mapping[str, int], hash_rate: float, mined: int
-    ) -> None:
-        """What is known elsewhere, at a scrape."""
+    def set_figures(self, figures: "Figures", hash_rate: float, mined: int) -> None:
+        """Where chain and network stand, at a scrape."""
         ready = [peer for peer in figures.peers if peer.ready]
         inbound = sum(peer.inbound for peer in ready)
         self.peers.labels("inbound").set(inbound)
@@ -75,11 +74,14 @@ class FederationMetrics:
         self.clock_offset.set(figures.sync.clock_offset_ms / 1000)
         self.hash_rate.set(hash_rate)
         self._grow(("mined",), mined, self.mined)
+
+    def set_links(self, refused: Mapping[str, int], received: int, sent: Mapping[str, int]) -> None:
+        """What links counted, at a scrape: refusals, bytes received, bytes given to be sent by kind."""
         for reason, count in refused.items():
             self._grow(("refused", reason), count, self.refused.labels(reason))
-        for (kind, inbound_kind), count in figures.traffic.items():
-            direction = "in" if inbound_kind else "out"
-            self._grow((direction, kind), count, self.bytes.labels(direction, kind))
+        self._grow(("received",), received, self.received)
+        for kind, count in sent.items():
+            self._grow(("sent", kind), count, self.sent.labels(kind))
 
     def _grow(self, key: tuple[str, ...], count: int, counter: Counter) -> None:
         counter.inc(max(0, count - self._seen.get(key, 0)))

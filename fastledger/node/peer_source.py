@@ -6,6 +6,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TypeVar
 
 from fastledger.clock import system_clock_ms
@@ -65,7 +66,7 @@ class PeerSource:
     def blocks(self, block_ids: Sequence[bytes]) -> Iterator[Block]:
         """Copies of these blocks."""
         for block_id in block_ids:
-            yield self._with_link(lambda link, wanted=block_id: link.block(wanted))
+            yield self._with_link(partial(_Link.block, block_id=block_id))
 
     def _with_link(self, ask: "Callable[[_Link], T]") -> T:
         """What the present peer answers, or else the next."""
