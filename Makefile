@@ -8,11 +8,15 @@ SOURCES := pyproject.toml setup.py $(wildcard native/*.[ch] native/*/*.[ch] fast
 PIP     := -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test lint types unit bench soak fuzz sanitize emulate clean
+.PHONY: help build demo net-demo test lint types unit bench soak fuzz sanitize emulate clean
 
 ## make demo      hospital histories through the whole engine (BUNDLES=path for FHIR sources of your own)
 demo: $(STAMP)
 	$(BIN)/fastledger demo $(if $(BUNDLES),--bundles $(BUNDLES))
+
+## make net-demo  four organisations on this machine, a partition and its healing, watched in one view
+net-demo: $(STAMP)
+	$(BIN)/fastledger net-demo
 
 ## make test      lint, types, layers and every test
 test: lint types unit
