@@ -215,7 +215,10 @@ def put_back_forgotten(patch: Patch) -> None:
 
 POWER_CUTS = CALM.with_changes(power_cut_every_ms=MINUTE_MS, finality_depth=5)
 PARTED = CROWDED.with_changes(
-    delay_ms_max=100, partition_every_ms=2 * MINUTE_MS, partition_ms_max=4 * MINUTE_MS, partition_kinds=("cut",)
+    delay_ms_max=100,
+    partition_every_ms=2 * MINUTE_MS,
+    partition_ms_max=4 * MINUTE_MS,
+    partition_kinds=("cut",),
 )
 PARTED = PARTED.with_changes(finality_depth=PARTED.depth_needed)
 PLANTED: list[tuple[str, Callable[[Patch], None], Options]] = [
@@ -237,7 +240,9 @@ PLANTED: list[tuple[str, Callable[[Patch], None], Options]] = [
 ]
 
 
-@pytest.mark.parametrize(("checker", "plant", "options"), PLANTED, ids=lambda value: getattr(value, "__name__", ""))
+@pytest.mark.parametrize(
+    ("checker", "plant", "options"), PLANTED, ids=lambda value: getattr(value, "__name__", "")
+)
 def test_a_planted_bug_is_found(
     checker: str, plant: Callable[[Patch], None], options: Options, monkeypatch: Patch
 ) -> None:

@@ -175,7 +175,7 @@ def _rate(rng: random.Random, least_ms: int, most_ms: int, chance: float = 0.4) 
 
 def _chain(rng: random.Random) -> dict[str, Any]:
     return {
-        "nodes": rng.choice((3, 3, 3, 3, 3, 4, 4, 4, 5, 6 + (rng.random() < 0.5))),
+        "nodes": rng.choice((3,) * 13 + (4,) * 4 + (5, 6, 7)),
         "spacing_ms": rng.choice((60, 120)) * SECOND_MS,
         "window_blocks": rng.choice((24, 72, 144)),
         "work_hashes": rng.choice((2, 8, 64)),
