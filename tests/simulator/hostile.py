@@ -317,6 +317,53 @@ class WrongHints(Answering):
         return [block.sealed_header]
 
 
+class BadCopies(Answering):
+    """Good headers, spoilt blocks: each copy lacks what its id does not cover, and must not condemn the id."""
+
+    kind = "bad-copies"
+    claims_work = False
+
+    def oracle(self) -> Any:
+        running = [node for node in self.run.honest if node.running]
+        return max(running, key=lambda node: node.chain.work).chain if running else None
+
+    def asked(self, link: int, message: Message) -> None:
+        chain = self.oracle()
+        if chain is None:
+            return
+        if isinstance(message, GetHeaders):
+            found = chain.headers_after(split_ids(message.locator), message.limit)
+            work = chain.work.to_bytes(32, "big")
+            headers = [close_header(sealed) for sealed in found]
+            self.send(link, Headers(headers, chain.tip.height, work, chain.tip.block_id))
+        elif isinstance(message, GetBlocks):
+            for block_id in split_ids(message.ids):
+                block = chain.block(block_id)
+                if block is not None:
+                    self.send(link, BlockMessage(self.spoilt(block).encode()))
+
+    def spoilt(self, block: Block) -> Block:
+        """The block with something wrong that its id does not show."""
+        seal = bytearray(block.seal)
+        seal[-1] ^= 1
+        if not block.count or self.rng.random() < 0.2:
+            return replace(block, seal=bytes(seal))
+        body = bytearray(block.transactions)
+        match self.rng.randrange(5):
+            case 0:
+                body[-1] ^= 1  # the last signature
+                return replace(block, transactions=bytes(body))
+            case 1:
+                body[len(body) // 2] ^= 1
+                return replace(block, transactions=bytes(body))
+            case 2:
+                return replace(block, results=self.rng.randbytes(len(block.results)))
+            case 3:
+                return replace(block, hints=b"\x01" + self.rng.randbytes(33 * block.count))
+            case _:
+                return replace(block, transactions=b"", lengths=b"", results=b"", hints=b"")
+
+
 class FutureTime(WrongRoot):
     """Dates its blocks hours ahead: to be held back, not taken, and no reason for a ban."""
 
@@ -364,6 +411,22 @@ class LyingInventory(Liar):
     def asked(self, link: int, message: Message) -> None:
         if isinstance(message, GetTransactions) and self.rng.random() < 0.5:
             self.send(link, Transactions([], message.txids))
+
+
+class WithheldData(WrongRoot):
+    """Tells of blocks that are worked and sealed, and never gives what is in them: more work that leads nowhere."""
+
+    kind = "withheld-data"
+    provable = False
+    lie_every_ms = 3 * MINUTE_MS
+
+    def lie(self, link: int) -> None:
+        block = self.forge(tx_root=self.rng.randbytes(32))
+        if block is not None:
+            sealed = block.sealed_header._replace(count=1)
+            seal = make_seal(self.key, self.run.genesis.chain_id, block.header, block.body, 1)
+            sealed = sealed._replace(seal=seal)
+            self.send(link, compact_form(sealed, bytes(2), [self.rng.randbytes(32)], self.rng.randbytes(8)))
 
 
 class HugeFrames(Liar):
@@ -442,6 +505,8 @@ KINDS: dict[str, type[Liar]] = {
         BadWork,
         BadSignature,
         WrongHints,
+        BadCopies,
+        WithheldData,
         FutureTime,
         EndlessHeaders,
         LyingInventory,

@@ -18,6 +18,8 @@ HOSTILE_KINDS = (
     "bad-work",
     "bad-signature",
     "wrong-hints",
+    "bad-copies",
+    "withheld-data",
     "future-time",
     "endless-headers",
     "lying-inventory",
@@ -82,7 +84,6 @@ class Options:
     # Others.
     hostile: tuple[str, ...] = ()
     rogue: str = ""
-    snapshot_sync: bool = False
     stale_templates: bool = False
 
     @classmethod
@@ -209,7 +210,7 @@ def _partitions(rng: random.Random) -> dict[str, Any]:
         return {}
     kinds = [kind for kind in ("cut", "silent", "one-way") if _some(rng)]
     return {
-        "partition_every_ms": rng.randint(10, 30) * MINUTE_MS,
+        "partition_every_ms": rng.randint(2, 10) * MINUTE_MS,
         "partition_ms_max": rng.randint(1, 12) * MINUTE_MS,
         "partition_kinds": tuple(kinds or ["cut"]),
         "swizzle": _some(rng, 0.3),
@@ -218,8 +219,8 @@ def _partitions(rng: random.Random) -> dict[str, Any]:
 
 def _machines(rng: random.Random) -> dict[str, Any]:
     return {
-        "kill_every_ms": _rate(rng, 2 * MINUTE_MS, 20 * MINUTE_MS),
-        "power_cut_every_ms": _rate(rng, 2 * MINUTE_MS, 20 * MINUTE_MS),
+        "kill_every_ms": _rate(rng, MINUTE_MS, 12 * MINUTE_MS),
+        "power_cut_every_ms": _rate(rng, MINUTE_MS, 12 * MINUTE_MS),
         "down_ms_max": rng.choice((10 * SECOND_MS, 2 * MINUTE_MS, 8 * MINUTE_MS)),
         "all_cut": _some(rng, 0.2),
         "latecomers": int(_some(rng, 0.2)),
@@ -228,10 +229,10 @@ def _machines(rng: random.Random) -> dict[str, Any]:
 
 def _disks(rng: random.Random) -> dict[str, Any]:
     return {
-        "crash_in_write_every_ms": _rate(rng, 2 * MINUTE_MS, 20 * MINUTE_MS),
-        "failed_sync_every_ms": _rate(rng, 5 * MINUTE_MS, 30 * MINUTE_MS, 0.25),
-        "full_every_ms": _rate(rng, 5 * MINUTE_MS, 30 * MINUTE_MS, 0.25),
-        "flip_every_ms": _rate(rng, 10 * MINUTE_MS, 60 * MINUTE_MS, 0.2),
+        "crash_in_write_every_ms": _rate(rng, MINUTE_MS, 12 * MINUTE_MS),
+        "failed_sync_every_ms": _rate(rng, 2 * MINUTE_MS, 15 * MINUTE_MS, 0.25),
+        "full_every_ms": _rate(rng, 2 * MINUTE_MS, 15 * MINUTE_MS, 0.25),
+        "flip_every_ms": _rate(rng, 4 * MINUTE_MS, 30 * MINUTE_MS, 0.2),
         "checkpoint_transactions": rng.choice((1, 40, 100_000)),
     }
 
@@ -250,6 +251,5 @@ def _others(rng: random.Random) -> dict[str, Any]:
     return {
         "hostile": tuple(hostile),
         "rogue": rng.choice(ROGUE_KINDS) if _some(rng, 0.2) else "",
-        "snapshot_sync": _some(rng, 0.2),
         "stale_templates": _some(rng),
     }
