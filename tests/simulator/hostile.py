@@ -423,9 +423,8 @@ class WithheldData(WrongRoot):
     def lie(self, link: int) -> None:
         block = self.forge(tx_root=self.rng.randbytes(32))
         if block is not None:
-            sealed = block.sealed_header._replace(count=1)
             seal = make_seal(self.key, self.run.genesis.chain_id, block.header, block.body, 1)
-            sealed = sealed._replace(seal=seal)
+            sealed = SealedHeader(block.header, block.body, seal, 1)
             self.send(link, compact_form(sealed, bytes(2), [self.rng.randbytes(32)], self.rng.randbytes(8)))
 
 
