@@ -48,6 +48,7 @@ class Options:
     # The run.
     faults_ms: int = 60 * MINUTE_MS
     calm_power: int = 1  # times the hash power once faults stop: what is to become final does so sooner
+    rest_ms: int = 0  # how long it may take to come to rest once faults stop; 0: as docs/simulator.md says
     hash_power_changes: bool = False
     # Clocks.
     skew_ms_max: int = 0

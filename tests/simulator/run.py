@@ -25,7 +25,7 @@ from simulator.workload import REGULATOR, Script, Wish, seeded_bytes, seeded_key
 TRACE_LINES = 60
 LIMIT_BITS = 0x207FFFFF
 SAMPLE_MS = MINUTE_MS
-RETRY_MS = (4 * MINUTE_MS, 20 * MINUTE_MS)
+RETRY_MS = (3 * MINUTE_MS, 10 * MINUTE_MS)
 ROGUE_SHARE = 0.15
 # What a node may answer to a good transaction: all of these are sent again.
 PATIENT_CODES = frozenset((Code.OK, Code.DUPLICATE, Code.EXPIRED, Code.POOL_FULL))
@@ -238,6 +238,8 @@ class Run:
         Everything sent has to be found by every node and be buried: the finality depth and some blocks more, at a
         tenth of chance's worst pace, after what down nodes and redialling take.
         """
+        if self.options.rest_ms:
+            return self.options.rest_ms
         blocks = self.options.finality_depth + 10 + 4 * self.options.finality_depth**0.5
         return int(3 * blocks * self.options.spacing_ms) + 20 * MINUTE_MS
 

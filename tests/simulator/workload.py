@@ -31,7 +31,7 @@ from simulator.options import MINUTE_MS, Options
 
 FOREVER_MS = START_MS + 1_000 * 24 * 60 * MINUTE_MS
 LONG_WINDOW_MS = 20 * 60 * MINUTE_MS
-PERSON_STEP_MS = 4 * MINUTE_MS
+PERSON_STEP_MS = 90 * 1000
 
 Claim = tuple[str, bytes]
 
@@ -107,7 +107,7 @@ class Script:
     def __init__(self, options: Options, rng: random.Random) -> None:
         self._options = options
         self._rng = rng
-        self._last_start_ms = options.faults_ms * 4 // 5
+        self._last_start_ms = options.faults_ms * 3 // 4
         self._wishes: list[Wish] = []
         self._people = 0
         self._things = 0
