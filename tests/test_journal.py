@@ -187,6 +187,21 @@ def test_a_full_disk_while_rewriting_leaves_the_old_file_in_use(tmp_path: Path) 
     assert payloads_of(tmp_path) == [*PAYLOADS, b"more"]
 
 
+def test_a_torn_tail_on_a_full_disk_keeps_nobody_out(tmp_path: Path) -> None:  # SPEC-JRN-2
+    filled(tmp_path).close()
+    with path_of(tmp_path).open("ab") as file:
+        file.write(b"torn" * 9)
+    files = FailingFiles("write", errno.ENOSPC)
+    files.armed = True
+    journal = ForkJournal.open(tmp_path, CHAIN, files)
+    assert [payload for _, payload in journal.load()] == PAYLOADS
+    files.armed = False
+    journal.append(b"next")
+    journal.sync()
+    journal.close()
+    assert payloads_of(tmp_path) == [*PAYLOADS, b"next"]
+
+
 def test_what_is_not_a_journal_of_this_chain(tmp_path: Path) -> None:  # SPEC-JRN-1
     filled(tmp_path).close()
     with pytest.raises(InputError):
