@@ -12,7 +12,6 @@ at the first frame that is not whole. What is final moves to the segment log and
 
 import struct
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, Self
 from zlib import crc32
@@ -105,9 +104,7 @@ class ForkJournal:
         whole = [ref for ref, _ in self.load()]
         self._end = whole[-1].end if whole else JOURNAL_HEADER_BYTES
         if self._end != self._files.size(self._open_file):
-            # Without space it stays: a frame in it that is whole is of a block that was checked.
-            with suppress(StorageFullError):
-                self.rewrite(whole)
+            self.rewrite(whole)
 
     @property
     def _open_file(self) -> OpenFile:
