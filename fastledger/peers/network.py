@@ -10,6 +10,7 @@ from typing import Any
 
 from fastledger.errors import Code, NotFoundError
 from fastledger.limits import PEER_LINKS_MAX, PEER_SLEPT_MS, PEER_UNSENT_TOTAL_BYTES_MAX
+from fastledger.model.block import Block
 from fastledger.peers.addresses import AddressBook, is_address
 from fastledger.peers.blobs import BlobFetcher
 from fastledger.peers.compact import CompactRelay
@@ -283,6 +284,20 @@ class PeerNetwork:
         """
         self._now_ms = now_ms
         self._blobs.fetch(digest, access_txid, sink, now_ms)
+
+    def seek_block(self, block_id: bytes, take: Callable[[Block], bool], now_ms: int) -> None:
+        """Fetches one block by its id, as for a damaged log; ``take`` gets each copy until it returns True.
+
+        A copy has the id and the shape of the block; ``take`` checks roots and signatures, and False is charged to
+        who sent it. It goes on until a copy is taken or ``seek_no_more`` is called. LedgerBusyError where many are
+        sought.
+        """
+        self._now_ms = now_ms
+        self._fetch.seek(block_id, take, now_ms)
+
+    def seek_no_more(self, block_id: bytes) -> None:
+        """Whoever sought the block does without it."""
+        self._fetch.seek_no_more(block_id)
 
     def fetch_snapshot(self, now_ms: int) -> None:
         """Looks for a snapshot that a quorum of proposers attest, and brings it to the SnapshotPort."""
