@@ -296,3 +296,19 @@ def test_without_discovery_only_configured_addresses_are_dialled(net: Net, keys:
     assert len(node.network._book) == 0
     assert net.dialled == []
     assert stranger.is_open
+
+
+def test_budgets_are_shared_by_an_organisations_links_and_outlive_them(net: Net, node: Member) -> None:
+    # SPEC-PEER-9
+    link = net.stranger(node, name="s").greet()
+    for _ in range(19):
+        link.say(Ping(bytes(8), 0, bytes(32), bytes(32)))
+    net.run(50)
+    assert link.is_open
+    other = net.stranger(node, name="elsewhere", organisation="s").greet()
+    other.say(*[Ping(bytes(8), 0, bytes(32), bytes(32))] * 3)
+    assert is_out(other)
+    assert node.network.peers()[0].points >= 19
+    neighbour = net.stranger(node, name="elsewhere", organisation="t").greet()
+    neighbour.say(*[Ping(bytes(8), 0, bytes(32), bytes(32))] * 3)
+    assert not is_out(neighbour)
