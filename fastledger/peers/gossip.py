@@ -177,8 +177,12 @@ class TransactionRelay:
             elif isinstance(event, BlockConnected):
                 self._decided(event.txids)
             elif isinstance(event, BlockDisconnected):
+                # What waits again was perhaps never told: it went from the pool into the block at once.
+                pool = self._host.chain.mempool
+                self._tell([txid for txid in event.txids if txid in pool], local=False, now_ms=now_ms)
                 for txid in event.txids:
-                    self._seen.pop(txid, None)
+                    if txid not in pool:
+                        self._seen.pop(txid, None)
         self._fetch(now_ms)
 
     def _tell(self, txids: Iterable[bytes], *, local: bool, now_ms: int) -> None:
