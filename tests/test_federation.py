@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from commands import Cli
 from hostile_peer import HostilePeer
@@ -16,6 +17,7 @@ from fastledger import Client, KemSuite, Purpose, Role, Wallet
 from fastledger.cli.net_world import Member, NetOptions, NetWorld
 from fastledger.errors import AccessRefused, FastLedgerError
 from fastledger.peers.wire import BlockMessage, GetHeaders, Headers, Inventory, Ping, WireHeader
+from fastledger.rpc.federation import FederationStatusView, PeersView
 from fastledger.storage.frames import FRAME_HEADER_BYTES
 from fastledger.storage.salvage import Salvage
 
@@ -301,6 +303,8 @@ def test_operators_commands(make_world: MakeWorld, tmp_path: Path) -> None:  # S
     world.start(first, second)
     world.wait_until_linked(1)
     cli, url = Cli(tmp_path), world[first].url
+    msgspec.convert(world[first].call("federation.status"), FederationStatusView)
+    msgspec.convert(world[first].call("federation.peers"), PeersView)
     (peer,) = cli.json("peers", "list", url)["peers"]
     assert peer["organisation"] == second and peer["ready"]
     assert second in cli.run("peers", "list", url).output
