@@ -33,11 +33,13 @@ unit: $(STAMP) $(PEERS)/.built
 ## make bench     every benchmark beside its peers, a table, a chart and tuning advice (bench-results/)
 bench: $(STAMP)
 	$(BIN)/python benchmarks/report.py
+	$(BIN)/python benchmarks/bench_federation.py
 	$(BIN)/fastledger bench --json bench-results/kernels.json --chart bench-results/kernels.svg
 
-## make soak      kill -9 hundreds of times, the demo on all of the shared histories, a million transactions through a node
+## make soak      kill -9 hundreds of times, the demo on all of the shared histories, a partition of 30 s, a million transactions through a node
 soak: $(STAMP)
 	FASTLEDGER_CRASH_ROUNDS=200 FASTLEDGER_NODE_CRASH_ROUNDS=100 FASTLEDGER_FULL_DEMO=1 $(BIN)/pytest tests/test_crash.py tests/test_node_crash.py tests/test_demo.py
+	FASTLEDGER_FEDERATION_PARTITION_S=30 $(BIN)/pytest tests/test_federation.py -k partition
 	$(BIN)/python benchmarks/soak_node.py
 	PYTHONPATH=tests $(BIN)/python -m simulator 0:2000
 

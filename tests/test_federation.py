@@ -8,14 +8,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from commands import Cli
 from hostile_peer import HostilePeer
 
-from fastledger import Client, KemSuite, Role, Wallet
+from fastledger import Client, KemSuite, Purpose, Role, Wallet
 from fastledger.cli.net_world import Member, NetOptions, NetWorld
-from fastledger.errors import FastLedgerError
+from fastledger.errors import AccessRefused, FastLedgerError
 from fastledger.peers.wire import BlockMessage, GetHeaders, Headers, Inventory, Ping, WireHeader
+from fastledger.rpc.federation import FederationStatusView, PeersView
+from fastledger.storage.frames import FRAME_HEADER_BYTES
+from fastledger.storage.salvage import Salvage
 
 PARTITION_S = float(os.environ.get("FASTLEDGER_FEDERATION_PARTITION_S", "6"))
 SPACING_MS = 500
@@ -161,13 +165,31 @@ def test_one_that_joins_late_and_one_that_was_away(make_world: MakeWorld) -> Non
     expected |= {outcome.txid for outcome in outcomes}
     world[early[1]].start().connect()
     settle(world, expected)
+    repair_from_peers(world, world[early[1]])
+    settle(world, expected)
+
+
+def repair_from_peers(world: NetWorld, member: Member) -> None:  # SPEC-REP-8
+    """Bytes in the middle of a stopped node's log go bad; the others have them."""
+    member.stop()
+    salvage = Salvage(member.ledger / "log", world.genesis.chain_id)
+    frames = list(salvage.frames())
+    salvage.close()
+    victim = max(frames[:-1], key=lambda frame: frame.ref.length)
+    with (member.ledger / "log" / f"{victim.ref.segment:08d}.seg").open("r+b") as file:
+        file.seek(victim.ref.offset + FRAME_HEADER_BYTES + 100)
+        file.write(b"\xff" * 16)
+    report = Cli(world.folder).json("node", "repair", "--config", member.folder / "node.toml")
+    assert (report["fetched"], report["replaced"], report["height"]) == (1, True, frames[-1].height)
+    member.start().connect()
 
 
 def banned(member: Member) -> list[str]:
     return [ban["name"] for ban in member.connect().peers()["bans"]]
 
 
-def test_a_hostile_member_is_shut_out_and_the_rest_goes_on(make_world: MakeWorld) -> None:  # SPEC-FED-9, SPEC-FED-10, SPEC-FED-16
+# SPEC-FED-9, SPEC-FED-10, SPEC-FED-16
+def test_a_hostile_member_is_shut_out_and_the_rest_goes_on(make_world: MakeWorld) -> None:
     world = make_world(finality_depth=6)
     *honest, rogue = world.members
     world.start(*honest)
@@ -214,6 +236,35 @@ def test_a_hostile_member_is_shut_out_and_the_rest_goes_on(make_world: MakeWorld
     world.wait_until_linked(2)
 
 
+def test_a_record_is_read_at_a_node_that_does_not_hold_its_envelope(
+    make_world: MakeWorld,
+) -> None:  # SPEC-FED-19
+    world = make_world(finality_depth=3, spacing_ms=200)
+    first, second, *_ = world.members
+    world.start(first, second)
+    world.wait_until_linked(1)
+    here, there = world[first].connect(), world[second].connect()
+    patient = Wallet.create(world.genesis.chain_id, suite=KemSuite.X25519)
+    doctor = Wallet.create(world.genesis.chain_id, suite=KemSuite.X25519)
+    begun = [
+        patient.register(Role.PATIENT),
+        doctor.register(Role.PRACTITIONER),
+        patient.open_folders("vitals"),
+    ]
+    for outcome in here.submit(begun):
+        outcome.raise_for_status()
+    content = os.urandom(3_000_000)
+    sealed = here.put_record(patient, "vitals", content)
+    world.wait_for(lambda: there.transaction_count == here.transaction_count, "the record there")
+    with pytest.raises(AccessRefused):
+        there.read_record(doctor, sealed.record, Purpose.TREATMENT)
+    blobs = there.status()["blobs"]
+    assert blobs["packed"] + blobs["large"] == 0
+    assert there.read_record(patient, sealed.record, Purpose.TREATMENT) == content
+    blobs = there.status()["blobs"]
+    assert blobs["packed"] + blobs["large"] == 1, "from now on it holds it"
+
+
 def test_a_polite_stranger_is_answered(make_world: MakeWorld) -> None:  # SPEC-FED-16
     world = make_world()
     names = list(world.members)
@@ -252,6 +303,8 @@ def test_operators_commands(make_world: MakeWorld, tmp_path: Path) -> None:  # S
     world.start(first, second)
     world.wait_until_linked(1)
     cli, url = Cli(tmp_path), world[first].url
+    msgspec.convert(world[first].call("federation.status"), FederationStatusView)
+    msgspec.convert(world[first].call("federation.peers"), PeersView)
     (peer,) = cli.json("peers", "list", url)["peers"]
     assert peer["organisation"] == second and peer["ready"]
     assert second in cli.run("peers", "list", url).output

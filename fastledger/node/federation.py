@@ -45,6 +45,7 @@ from fastledger.node.peer_tls import PeerTls
 from fastledger.node.transport import Transport
 from fastledger.peers.addresses import is_address
 from fastledger.peers.network import PeerNetwork
+from fastledger.peers.port import BlobPort, BlobSink
 from fastledger.peers.scores import Ban, Subject
 from fastledger.peers.settings import (
     Action,
@@ -105,6 +106,7 @@ class Federation:
         spacing_ms: int,
         log: Log,
         metrics: FederationMetrics,
+        blobs: BlobPort | None = None,
         clock_ms: Callable[[], int] = system_clock_ms,
     ) -> None:
         """Use :meth:`start`."""
@@ -112,6 +114,7 @@ class Federation:
         self._config = config
         self._log = log
         self._metrics = metrics
+        self._blobs = blobs
         self._clock_ms = clock_ms
         self._loop = asyncio.get_running_loop()
         self._state = PeerState(directory)
@@ -194,7 +197,9 @@ class Federation:
             ban_ms=limits.ban_ms,
         )
         self._fork_chain = chain
-        self._network = PeerNetwork(chain, settings, rng=random.SystemRandom(), now_ms=self._clock_ms())
+        self._network = PeerNetwork(
+            chain, settings, rng=random.SystemRandom(), now_ms=self._clock_ms(), blobs=self._blobs
+        )
 
     async def stop(self) -> None:
         """Ends mining, links and ticks; the chain goes on. May be called twice."""
@@ -483,15 +488,24 @@ class Federation:
             self._metrics.set_links(dict(counted.refused), counted.bytes_in, dict(self._traffic))
 
     async def ask(self, question: Callable[[PeerNetwork, int], T]) -> T:
-        """What the network answers, on the chain's thread."""
+        """What the network answers, on the chain's thread; raises its ``FastLedgerError``."""
 
-        def job(_chain: ForkChain) -> T:
+        def job(_chain: ForkChain) -> "T | FastLedgerError":
             try:
                 return question(self._network, self._clock_ms())
+            except FastLedgerError as error:
+                return error  # let out there, one that is no input's fault would halt the ledger
             finally:
                 self._hand_back()
 
-        return await asyncio.wrap_future(self._chain.call(job))
+        answer = await asyncio.wrap_future(self._chain.call(job))
+        if isinstance(answer, FastLedgerError):
+            raise answer
+        return answer
+
+    async def fetch_blob(self, digest: bytes, access_txid: bytes, sink: BlobSink) -> None:
+        """Begins to fetch an envelope; ``sink`` is called on the chain's thread. Raises ``LedgerBusyError``."""
+        await self.ask(lambda network, now_ms: network.fetch_blob(digest, access_txid, sink, now_ms))
 
     async def peers(self) -> list[PeerInfo]:
         """Every link."""

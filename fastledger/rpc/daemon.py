@@ -33,6 +33,7 @@ from fastledger.node.ingest import IngestOptions
 from fastledger.node.logs import AccessLog, Log
 from fastledger.node.metrics import NodeMetrics
 from fastledger.node.notify import Notifier
+from fastledger.node.peer_blobs import EnvelopeFetcher, EnvelopeGate
 from fastledger.node.pidfile import remove_pid, write_pid
 from fastledger.node.service import NodeService, ServiceOptions
 from fastledger.node.tls import ServerTls
@@ -224,6 +225,7 @@ class Daemon:
                 spacing_ms=ledger.genesis.work.spacing_ms,
                 log=self.log,
                 metrics=FederationMetrics(self.metrics.registry),
+                blobs=EnvelopeGate(ledger),
             )
         except OSError as error:
             why = error.strerror or "no such address"
@@ -241,7 +243,12 @@ class Daemon:
         )
         uploads = await asyncio.to_thread(service.ledger.open_uploads, limits)
         options = BlobOptions(ticket_lifetime_ms=settings.read_ticket_lifetime_ms)
-        return BlobService(service.ledger, service.ingest.submit, uploads, options)
+        blobs = BlobService(service.ledger, service.ingest.submit, uploads, options)
+        if self._federation is not None:
+            folder = Path(self.config.ledger.path) / "tmp"
+            fetcher = EnvelopeFetcher(service.ledger, self._federation, uploads, folder)
+            blobs.fetch_missing = fetcher.fetch
+        return blobs
 
     def _make_server(self, service: NodeService, jobs: Jobs, blobs: BlobService) -> RpcServer:
         hooks = Hooks(
