@@ -116,25 +116,26 @@ class Options:
 
     @property
     def blocks_apart(self) -> float:
-        """How many blocks the weaker half of a partition finds on average until the halves have met again.
+        """How many blocks the weaker half of the network finds on average while it is apart from the other.
 
-        Half of the power for as long as a partition lasts and its healing takes (dialling again, finding a silent
-        link dead: four minutes). Breaks, crashes and slow links count as a partition of those four minutes.
+        For as long as a partition lasts and its healing takes: dialling again, finding a silent link dead, two minutes
+        at most, and as long for each half's fetching. What breaks single links or stops machines counts as one such
+        healing.
         """
-        apart_ms = self.partition_ms_max + 4 * MINUTE_MS
+        healing_ms = (4 if self.partition_every_ms else 2) * MINUTE_MS
         share = 0.5 if self.window_blocks >= 72 else 0.75  # a short window soon makes up for missing power
         most_power = 1.5 if self.hash_power_changes else 1.0
-        return apart_ms * share * most_power / self.spacing_ms
+        return (self.partition_ms_max + healing_ms) * share * most_power / self.spacing_ms
 
     @property
     def depth_needed(self) -> int:
-        """The least finality depth that outlasts this run's faults: 12 + 3 x the mean of :attr:`blocks_apart`.
+        """The least finality depth that outlasts this run's faults: 9 + 3.5 x the mean of :attr:`blocks_apart`.
 
-        For a Poisson variable of mean m, P(X >= 12 + 3m) is below 1e-9 for every m: no divergence is to be blamed on
+        For a Poisson variable of mean m, P(X >= 9 + 3.5m) is below 1e-8 for every m: no divergence is to be blamed on
         chance in fewer runs than anybody will make. A miner who withholds adds six blocks: his private branch wins from
-        so far behind with 0.18^18.
+        so far behind with 0.18^15.
         """
-        return 12 + int(3 * self.blocks_apart + 1) + (6 if self.rogue else 0)
+        return 9 + int(3.5 * self.blocks_apart + 1) + (6 if self.rogue else 0)
 
 
 _DEADLY = (
@@ -178,7 +179,7 @@ def _rate(rng: random.Random, least_ms: int, most_ms: int, chance: float = 0.4) 
 def _chain(rng: random.Random) -> dict[str, Any]:
     return {
         "nodes": rng.choice((3,) * 13 + (4,) * 4 + (5, 6, 7)),
-        "spacing_ms": rng.choice((60, 120)) * SECOND_MS,
+        "spacing_ms": rng.choice((30, 60, 120)) * SECOND_MS,
         "window_blocks": rng.choice((24, 72, 144)),
         "work_hashes": rng.choice((2, 8, 64)),
         "rewards": _some(rng),
