@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from fastledger.chain.admission import scan_batch
 from fastledger.crypto.signing import SigningKey
 from fastledger.crypto.work import bits_to_target, search_nonce
 from fastledger.errors import Code
@@ -20,8 +21,10 @@ from fastledger.peers.compact import compact_form
 from fastledger.peers.sync import close_header
 from fastledger.peers.wire import (
     BlockMessage,
+    BlockTransactions,
     FrameReader,
     GetBlocks,
+    GetBlockTransactions,
     GetHeaders,
     GetPeers,
     GetTransactions,
@@ -174,7 +177,8 @@ class Liar:
         template = chain.template(START_MS + self.run.schedule.now_ms) if chain is not None else None
         if template is None:
             return None
-        return self.finish(template.parent_id, template.body, template.bits, template.transactions, changes)
+        block = self.finish(template.parent_id, template.body, template.bits, template.transactions, changes)
+        return replace(block, results=template.draft.execution.results)
 
     def finish(
         self,
@@ -215,14 +219,32 @@ class WrongRoot(Liar):
     kind = "wrong-root"
     provable = True
 
+    def __init__(self, run: "Run", key: SigningKey) -> None:
+        super().__init__(run, key)
+        self._blocks: dict[bytes, Block] = {}
+
     def lie(self, link: int) -> None:
         block = self.forge(state_root=self.rng.randbytes(32))
         if block is not None:
             self.tell(link, block)
 
     def tell(self, link: int, block: Block) -> None:
-        txids = [] if not block.count else [self.rng.randbytes(32)] * block.count
+        scan = scan_batch([block.transaction_bytes(index) for index in range(block.count)])
+        txids = [scan.txids[32 * index : 32 * index + 32] for index in range(block.count)]
+        self._blocks[block.block_id] = block
         self.send(link, compact_form(block.sealed_header, block.results, txids, self.rng.randbytes(8)))
+
+    def asked(self, link: int, message: Message) -> None:
+        """Whoever lacks a transaction of its blocks gets it: the lie is in the header."""
+        if isinstance(message, GetBlockTransactions) and message.block_id in self._blocks:
+            block, indexes = self._blocks[message.block_id], message.indexes
+            wanted = [int.from_bytes(indexes[at : at + 2], "big") for at in range(0, len(indexes), 2)]
+            bodies = [block.transaction_bytes(index) for index in wanted if index < block.count]
+            self.send(link, BlockTransactions(message.block_id, bodies))
+        elif isinstance(message, GetBlocks):
+            for block_id in split_ids(message.ids):
+                if block_id in self._blocks:
+                    self.send(link, BlockMessage(self._blocks[block_id].encode()))
 
 
 class BadWork(WrongRoot):
@@ -262,8 +284,6 @@ class BadSignature(Liar):
         # What a node has already it does not ask for: a word of the payload changes the id.
         flipped = bytearray(honest.encoded)
         flipped[-66] ^= 1
-        from fastledger.chain.admission import scan_batch
-
         scan = scan_batch([bytes(flipped)])
         if scan.statuses[0] == Code.OK:
             self._forged[scan.txids] = bytes(flipped)

@@ -29,8 +29,8 @@ HOSTILE_KINDS = (
     "garbage",
     "echo",
 )
-# Miners that follow the protocol and cheat within it: not to be banned, and to gain nothing.
-ROGUE_KINDS = ("withholding", "time-warping")
+# Miners that are whole nodes: two cheat within the protocol and gain nothing, two make blocks that break the rules.
+ROGUE_KINDS = ("withholding", "time-warping", "double-executing", "forging")
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
-"""Miners that cheat within the protocol: whole nodes that are not to be banned, and that must gain nothing."""
+"""Miners that cheat: whole nodes with hash power, whose blocks are late, misdated, or against the rules."""
 
 from typing import TYPE_CHECKING
 
 from fastledger.chain.fork_events import BlockStored, ChainEvent
+from fastledger.chain.mempool import Pending
 from fastledger.crypto.signing import SigningKey
 from fastledger.limits import FUTURE_MS_MAX
 from fastledger.model.block import Block
@@ -57,9 +58,52 @@ class Withholder(Node):
                 self.run.network.unsilence(self, other)
 
 
+class DoubleExecutor(Node):
+    """Knows of no transaction that it is on the chain already, and puts each into its blocks again and again."""
+
+    def start(self) -> None:
+        super().start()
+        if self.running:
+            self.process.store.seqs_of_txids = lambda txids: {}  # type: ignore[method-assign]
+
+    def template_ms(self) -> int:
+        signed = [
+            wish.transaction for wish in self.run.wishes if wish.transaction is not None and not wish.forged
+        ]
+        again = self.rng.sample(signed, min(2, len(signed)))
+        self.chain.submit([transaction.encoded for transaction in again], self.clock())
+        return self.clock()
+
+
+class Forger(Node):
+    """Puts transactions into its pool, and so into its blocks, that nobody signed."""
+
+    def template_ms(self) -> int:
+        forged = [
+            wish.transaction for wish in self.run.wishes if wish.transaction is not None and wish.forged
+        ]
+        for transaction in forged[-2:]:
+            pending = Pending(
+                transaction.txid,
+                transaction.encoded,
+                bytes(33),
+                transaction.signer,
+                transaction.body,
+                transaction.issued_ms,
+                transaction.expires_ms,
+            )
+            self.chain.mempool.add(pending)
+        return self.clock()
+
+
 def make_rogue(run: "Run", number: int, key: SigningKey, clock: NodeClock) -> Node:
     """The cheating miner that the run's options name."""
-    kinds = {"time-warping": TimeWarper, "withholding": Withholder}
+    kinds = {
+        "time-warping": TimeWarper,
+        "withholding": Withholder,
+        "double-executing": DoubleExecutor,
+        "forging": Forger,
+    }
     node = kinds[run.options.rogue](run, number, key, clock)
     node.honest = False
     return node
