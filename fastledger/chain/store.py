@@ -24,7 +24,8 @@ from fastledger.errors import Code, CorruptionError
 from fastledger.limits import BLOCK_PLACES_MAX, STATE_CACHE_ENTRIES_MAX
 from fastledger.state.terms import code_term
 from fastledger.state.view import Writes
-from fastledger.storage.index import CheckpointBatch, Index, IndexView
+from fastledger.storage.checkpoint import CheckpointBatch
+from fastledger.storage.index import Index, IndexView
 from fastledger.storage.keys import TermLog
 from fastledger.storage.log import FrameRef
 

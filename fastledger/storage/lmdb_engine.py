@@ -23,7 +23,7 @@ from typing import Any, Self, cast
 
 import lmdb
 
-from fastledger._native.lmdb_batch import get_many, put_many, put_postings
+from fastledger._native.lmdb_batch import PostingRuns, get_many, put_many
 from fastledger.errors import (
     CorruptionError,
     FormatVersionError,
@@ -35,7 +35,6 @@ from fastledger.errors import (
     StorageFullError,
 )
 from fastledger.storage.files import storage_error
-from fastledger.storage.keys import TermLog
 
 _LMDB_RELEASE = "3.0."
 _ENGINE = (0, 9)
@@ -277,10 +276,10 @@ class Transaction:
         with self.cursor(database) as cursor:
             self.check(put_many(self._api.address["cursor_put"], cursor.address, keys, values))
 
-    def put_postings(self, database: int, logs: Sequence[TermLog]) -> None:
-        """Puts the postings of term logs as runs (``keys.py``). The GIL is released once."""
+    def put_runs(self, database: int, runs: PostingRuns, runs_max: int) -> None:
+        """Puts up to so many runs of postings (``keys.py``). The GIL is released once."""
         with self.cursor(database) as cursor:
-            self.check(put_postings(self._api.address["cursor_put"], cursor.address, list(logs)))
+            self.check(runs.put(self._api.address["cursor_put"], cursor.address, runs_max))
 
     def delete_many(self, database: int, keys: Iterable[bytes]) -> None:
         """Deletes the keys that are there."""
