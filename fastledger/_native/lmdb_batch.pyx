@@ -14,16 +14,28 @@ cdef struct mdb_val:
     void *data
 
 ctypedef int (*cursor_put_fn)(void *cursor, mdb_val *key, mdb_val *value, unsigned flags) noexcept nogil
+ctypedef int (*cursor_get_fn)(void *cursor, mdb_val *key, mdb_val *value, unsigned operation) noexcept nogil
 ctypedef int (*get_fn)(void *txn, unsigned dbi, mdb_val *key, mdb_val *value) noexcept nogil
 
 cdef enum:
     NOTFOUND = -30798
+    GET_CURRENT = 4
+    PAGE_LEN = 4096
     TERM_LEN = 17
     SEQ_LEN = 6
     RUN_SEQS_MAX = 256  # a run's value stays a fraction of a page, so that runs of rare terms share pages
 
 cdef uint64_t SEQ_END = <uint64_t>1 << 48
 cdef uint64_t RUN_SPAN_MAX = <uint64_t>1 << 32
+
+# A cursor that puts in key order, and about how many leaves it has written to: at least half as many, and no more.
+cdef struct writer:
+    cursor_put_fn put
+    cursor_get_fn get
+    void *cursor
+    uintptr_t low
+    uintptr_t high
+    size_t pages
 
 # One pair to put, and one posting: sorted by key, and by term and then number.
 cdef struct pair:
@@ -53,6 +65,36 @@ cdef int compare_postings(const void *left, const void *right) noexcept nogil:
     return (a.seq > b.seq) - (a.seq < b.seq)
 
 
+cdef int put_counting(writer *at, mdb_val *key, mdb_val *value) noexcept nogil:
+    """Puts one pair and looks where its key went.
+
+    A page that a transaction writes to is a block of memory of its own, so what lies a page's length apart is in
+    two of them. Two that lie side by side may count as one.
+    """
+    cdef mdb_val held_key, held_value
+    cdef uintptr_t place
+    cdef int code = at.put(at.cursor, key, value, 0)
+    if code == 0:
+        code = at.get(at.cursor, &held_key, &held_value, GET_CURRENT)
+    if code != 0:
+        return code
+    place = <uintptr_t>held_key.data
+    if at.pages == 0 or max(place, at.high) - min(place, at.low) >= PAGE_LEN:
+        at.pages += 1
+        at.low = at.high = place
+    else:
+        at.low = min(at.low, place)
+        at.high = max(at.high, place)
+    return 0
+
+
+cdef void open_writer(writer *at, uintptr_t cursor_put, uintptr_t cursor_get, uintptr_t cursor) noexcept nogil:
+    at.put = <cursor_put_fn>cursor_put
+    at.get = <cursor_get_fn>cursor_get
+    at.cursor = <void *>cursor
+    at.low = at.high = at.pages = 0
+
+
 cdef int point_at(mdb_val *val, object item, Py_ssize_t index) except -1:
     """Points ``val`` at the bytes of ``item``, which the caller keeps alive."""
     if type(item) is not bytes:
@@ -62,21 +104,25 @@ cdef int point_at(mdb_val *val, object item, Py_ssize_t index) except -1:
     return 0
 
 
-def put_many(uintptr_t cursor_put, uintptr_t cursor, list keys not None, list values not None):
-    """Puts n pairs through an open cursor in the order of their keys; returns 0 or the engine's first error code.
+def put_many(
+    uintptr_t cursor_put, uintptr_t cursor_get, uintptr_t cursor, list keys not None, list values not None
+):
+    """Puts n pairs through an open cursor in the order of their keys.
 
-    The GIL is released once for all n.
+    Returns 0 or the engine's first error code, and about how many leaves were written to. The GIL is released once
+    for all n.
     """
     cdef Py_ssize_t count = len(keys), i
     if len(values) != count:
         raise ValueError(f"values: expected {count}, got {len(values)}")
     if count == 0:
-        return 0
+        return 0, 0
     cdef pair *pairs = <pair *>malloc(count * sizeof(pair))
     if pairs == NULL:
         raise MemoryError(f"no room to put {count} pairs")
     cdef int code = 0
-    cdef cursor_put_fn put = <cursor_put_fn>cursor_put
+    cdef writer at
+    open_writer(&at, cursor_put, cursor_get, cursor)
     try:
         for i in range(count):
             point_at(&pairs[i].key, keys[i], i)
@@ -85,12 +131,12 @@ def put_many(uintptr_t cursor_put, uintptr_t cursor, list keys not None, list va
             # Sorted puts are several times faster than unsorted ones.
             qsort(pairs, count, sizeof(pair), compare_pairs)
             for i in range(count):
-                code = put(<void *>cursor, &pairs[i].key, &pairs[i].value, 0)
+                code = put_counting(&at, &pairs[i].key, &pairs[i].value)
                 if code != 0:
                     break
     finally:
         free(pairs)
-    return code
+    return code, at.pages
 
 
 cdef struct named:
@@ -223,7 +269,7 @@ cdef void list_postings(posting *out, const term_log *logs, size_t log_count) no
 
 
 cdef int put_runs(
-    cursor_put_fn put, void *cursor, const posting *postings, size_t *at, size_t count, size_t runs_max
+    writer *cursor, const posting *postings, size_t *at, size_t count, size_t runs_max
 ) noexcept nogil:
     """Puts sorted postings from ``at`` on, which moves behind them, as up to so many runs.
 
@@ -251,7 +297,7 @@ cdef int put_runs(
         key_val.data = key
         value.size = run * sizeof(uint32_t)
         value.data = offsets
-        code = put(cursor, &key_val, &value, 0)
+        code = put_counting(cursor, &key_val, &value)
         if code != 0:
             return code
         put_count += 1
@@ -305,14 +351,14 @@ cdef class PostingRuns:
         """How many postings are left: runs are no more."""
         return self._count - self._next
 
-    def put(self, uintptr_t cursor_put, uintptr_t cursor, size_t runs_max):
-        """Puts up to so many runs from where it stands; returns 0 or the engine's first error code."""
+    def put(self, uintptr_t cursor_put, uintptr_t cursor_get, uintptr_t cursor, size_t runs_max):
+        """Puts up to so many runs from where it stands; returns what :func:`put_many` does."""
         cdef int code
+        cdef writer at
+        open_writer(&at, cursor_put, cursor_get, cursor)
         with nogil:
-            code = put_runs(
-                <cursor_put_fn>cursor_put, <void *>cursor, self._postings, &self._next, self._count, runs_max
-            )
-        return code
+            code = put_runs(&at, self._postings, &self._next, self._count, runs_max)
+        return code, at.pages
 
 
 def find_postings(logs, const uint8_t[::1] term not None):

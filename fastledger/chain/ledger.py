@@ -165,7 +165,7 @@ class Ledger(Keeping):
 
     def erase_again(self) -> None:
         """Erases what every erased record names, as a replay would: for who restores envelopes from elsewhere."""
-        with self._index.snapshot() as view:
+        with self._index.snapshot(whole=True) as view:
             self._erase(list(erased_envelopes(view)))
 
     def _erase(self, digests: Sequence[bytes]) -> None:

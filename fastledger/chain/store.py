@@ -393,11 +393,15 @@ class ChainStore:
         if shared is not None:
             yield shared
             return
-        # Overlays first: what leaves them later is in the index that is opened after.
-        end_seq = self.durable.next_seq
-        overlays = self._overlays
-        with self.index.snapshot() as view:
-            yield Snapshot(overlays, view, end_seq, self._places)
+        while True:
+            # Overlays first: what leaves them later is in the index that is opened after.
+            end_seq = self.durable.next_seq
+            overlays = self._overlays
+            with self.index.snapshot() as view:
+                # Unless they were replaced meanwhile, no overlay but these has left a trace in the view.
+                if self._overlays is overlays:
+                    yield Snapshot(overlays, view, end_seq, self._places)
+                    return
 
     @contextmanager
     def shared_snapshot(self) -> Iterator[None]:

@@ -15,8 +15,10 @@ from fastledger.errors import InputError
 from fastledger.storage import keys
 from fastledger.storage.lmdb_engine import Transaction
 
-# What one piece puts, given a transaction and the numbers of the databases.
-Piece: TypeAlias = Callable[[Transaction, Mapping[str, int]], None]
+# Puts some of it, given a transaction and the numbers of the databases; about how many leaves that wrote to.
+Piece: TypeAlias = Callable[[Transaction, Mapping[str, int]], int]
+_Put: TypeAlias = Callable[[list[bytes], Transaction, Mapping[str, int]], int]
+PIECE_PUTS = 1_024
 _EMPTY = b""
 
 
@@ -54,16 +56,18 @@ class Checkpoint:
         tables = (self.state, self.txids, self.blocks, self.seqs, self.meta)
         return sum(map(len, tables)) + len(self._runs)
 
-    def pieces(self, puts_max: int) -> Iterator[Piece]:
+    def pieces(self, puts_max: int = PIECE_PUTS) -> Iterator[Piece]:
         """What to put, once, each piece before the next is asked for; all but ``meta``, which comes last."""
-        for part in _parts(sorted_keys(list(self.state)), puts_max):
-            yield partial(self._put_state, part)
-        for part in _parts(sorted_keys(list(self.txids)), puts_max):
-            yield partial(self._put_txids, part)
-        for part in _parts(sorted_keys(list(self.blocks)), puts_max):
-            yield partial(self._put_blocks, part)
-        for part in _parts(sorted_keys(self.seqs), puts_max):
-            yield partial(self._put_seqs, part)
+        tables: tuple[tuple[Iterable[bytes], _Put], ...] = (
+            (self.state, self._put_state),
+            (self.txids, self._put_txids),
+            (self.blocks, self._put_blocks),
+            (self.seqs, self._put_seqs),
+        )
+        for names, put in tables:
+            ordered = sorted_keys(list(names))
+            for start in range(0, len(ordered), puts_max):
+                yield partial(put, ordered[start : start + puts_max])
         while self._runs:
             yield partial(self._put_runs, puts_max)
 
@@ -71,28 +75,23 @@ class Checkpoint:
         """The piece that makes it the index's checkpoint."""
         txn.put_many(databases["meta"], list(self.meta), list(self.meta.values()))
 
-    def _put_state(self, part: list[bytes], txn: Transaction, databases: Mapping[str, int]) -> None:
+    def _put_state(self, part: list[bytes], txn: Transaction, databases: Mapping[str, int]) -> int:
         values = [(key, self.state[key]) for key in part]
-        txn.delete_many(databases["state"], [key for key, value in values if value is None])
+        pages = txn.delete_many(databases["state"], [key for key, value in values if value is None])
         sealed = {key: keys.seal_value(key, value) for key, value in values if value is not None}
-        txn.put_many(databases["state"], list(sealed), list(sealed.values()))
+        return pages + txn.put_many(databases["state"], list(sealed), list(sealed.values()))
 
-    def _put_txids(self, part: list[bytes], txn: Transaction, databases: Mapping[str, int]) -> None:
-        txn.put_many(databases["txids"], part, [keys.encode_seq(self.txids[txid]) for txid in part])
+    def _put_txids(self, part: list[bytes], txn: Transaction, databases: Mapping[str, int]) -> int:
+        return txn.put_many(databases["txids"], part, [keys.encode_seq(self.txids[txid]) for txid in part])
 
-    def _put_blocks(self, part: list[bytes], txn: Transaction, databases: Mapping[str, int]) -> None:
-        txn.put_many(databases["blocks"], part, [self.blocks[height] for height in part])
+    def _put_blocks(self, part: list[bytes], txn: Transaction, databases: Mapping[str, int]) -> int:
+        return txn.put_many(databases["blocks"], part, [self.blocks[height] for height in part])
 
-    def _put_seqs(self, part: list[bytes], txn: Transaction, databases: Mapping[str, int]) -> None:
-        txn.put_many(databases["seqs"], part, [_EMPTY] * len(part))
+    def _put_seqs(self, part: list[bytes], txn: Transaction, databases: Mapping[str, int]) -> int:
+        return txn.put_many(databases["seqs"], part, [_EMPTY] * len(part))
 
-    def _put_runs(self, runs_max: int, txn: Transaction, databases: Mapping[str, int]) -> None:
-        txn.put_runs(databases["postings"], self._runs, runs_max)
-
-
-def _parts(ordered: list[bytes], length_max: int) -> Iterator[list[bytes]]:
-    for start in range(0, len(ordered), length_max):
-        yield ordered[start : start + length_max]
+    def _put_runs(self, runs_max: int, txn: Transaction, databases: Mapping[str, int]) -> int:
+        return txn.put_runs(databases["postings"], self._runs, runs_max)
 
 
 def _check_lengths(what: str, names: Iterable[bytes], shortest: int, longest: int) -> None:

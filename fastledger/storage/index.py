@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Self, TypeAlias
 
 from fastledger.errors import CorruptionError, FormatVersionError, LedgerHaltedError
-from fastledger.limits import CHECKPOINT_PIECE_PUTS, LMDB_MAP_BYTES, LMDB_READERS_MAX
+from fastledger.limits import CHECKPOINT_PAGES_MAX, LMDB_MAP_BYTES, LMDB_READERS_MAX
 from fastledger.storage import keys
-from fastledger.storage.checkpoint import Checkpoint, CheckpointBatch
+from fastledger.storage.checkpoint import PIECE_PUTS, Checkpoint, CheckpointBatch
 from fastledger.storage.files import OsFiles
 from fastledger.storage.lmdb_engine import CURSOR_LAST, Environment, Transaction
 from fastledger.storage.redo import RedoFile
@@ -181,10 +181,10 @@ class Reader(IndexView):
 class Index:
     """An open index; it owns one LMDB environment."""
 
-    def __init__(self, environment: Environment, redo: RedoFile, piece_puts: int) -> None:
+    def __init__(self, environment: Environment, redo: RedoFile, pages_max: int) -> None:
         self._environment = environment
         self._redo = redo
-        self._piece_puts = piece_puts
+        self._pages_max = pages_max
         # Held while the index is between two checkpoints; what it holds is half a checkpoint after a failure too.
         self._checkpointing = threading.Lock()
         self._unfinished = False
@@ -197,7 +197,7 @@ class Index:
         *,
         readonly: bool = False,
         map_bytes: int = LMDB_MAP_BYTES,
-        piece_puts: int = CHECKPOINT_PIECE_PUTS,
+        pages_max: int = CHECKPOINT_PAGES_MAX,
         files: OsFiles | None = None,
     ) -> Self:
         """Creates the index if there is none; completes a checkpoint that was interrupted.
@@ -215,7 +215,7 @@ class Index:
             readonly=readonly,
         )
         try:
-            index = cls(environment, RedoFile(path, chain_id, files or OsFiles()), piece_puts)
+            index = cls(environment, RedoFile(path, chain_id, files or OsFiles()), pages_max)
             index._settle(chain_id)
         except BaseException:
             environment.close()
@@ -238,7 +238,7 @@ class Index:
         with self._checkpointing:
             if self._unfinished:
                 self._complete(self._redo.read())
-            if len(checkpoint) <= self._piece_puts:
+            if len(checkpoint) <= self._pages_max:
                 self._write_at_once(checkpoint)
                 return
             # The redo file is of the difference to the checkpoint before, which must not be lost from here on.
@@ -250,7 +250,7 @@ class Index:
     def _write_at_once(self, checkpoint: Checkpoint) -> None:
         databases = self._environment.databases
         with self._environment.write() as txn:
-            for piece in checkpoint.pieces(self._piece_puts):
+            for piece in checkpoint.pieces():
                 piece(txn, databases)
             checkpoint.put_meta(txn, databases)
 
@@ -259,9 +259,14 @@ class Index:
         databases = self._environment.databases
         with self._environment.write() as txn:
             txn.put_many(databases["meta"], [keys.META_FORMAT], [keys.FORMAT_UNDER_WAY])
-        for piece in checkpoint.pieces(self._piece_puts):
+        pieces = checkpoint.pieces(min(PIECE_PUTS, self._pages_max))
+        piece = next(pieces, None)
+        while piece is not None:
             with self._environment.write() as txn:
-                piece(txn, databases)
+                pages = 0
+                while piece is not None and pages < self._pages_max:
+                    pages += piece(txn, databases)
+                    piece = next(pieces, None)
         with self._environment.write() as txn:
             txn.put_many(databases["meta"], [keys.META_FORMAT], [_FORMAT])
             checkpoint.put_meta(txn, databases)
