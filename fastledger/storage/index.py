@@ -237,7 +237,7 @@ class Index:
         checkpoint = Checkpoint(batch)
         with self._checkpointing:
             if self._unfinished:
-                self._complete(self._redo.read())
+                self._complete()
             if len(checkpoint) <= self._pages_max:
                 self._write_at_once(checkpoint)
                 return
@@ -274,9 +274,13 @@ class Index:
         self._redo.remove()
         self._unfinished = False
 
-    def _complete(self, batch: CheckpointBatch) -> None:
-        """Writes a checkpoint again of which any part may have been written."""
-        self._write_pieces(Checkpoint(batch))
+    def _complete(self) -> None:
+        """Writes the checkpoint in the redo file again, of which any part may have been written."""
+        if self._redo.exists():
+            self._write_pieces(Checkpoint(self._redo.read()))
+        else:  # it was written, and the file's removal failed halfway
+            self._redo.remove()
+            self._unfinished = False
 
     def _settle(self, chain_id: bytes) -> None:
         """Checks whose index this is, and leaves it at one whole checkpoint."""
@@ -304,16 +308,15 @@ class Index:
         """Completes the checkpoint in the redo file, if there is one."""
         if self._redo.exists():
             try:
-                batch = self._redo.read()
+                checkpoint = Checkpoint(self._redo.read())
             except (CorruptionError, FormatVersionError):
                 if under_way:
                     raise
             else:
-                self._complete(batch)
+                self._write_pieces(checkpoint)
         elif under_way:
-            raise CorruptionError(
-                "half a checkpoint without its redo file: reindex", path=str(self._environment.path)
-            )
+            path = str(self._environment.path)
+            raise CorruptionError("half a checkpoint without its redo file: reindex", path=path)
         self._redo.remove()
 
     def put_raw(self, database: str, names: list[bytes], values: list[bytes]) -> None:

@@ -56,10 +56,9 @@ class RedoFile:
     def remove(self) -> None:
         """Gone durably on return, with what an interrupted :meth:`write` left; harmless where there is none."""
         self._files.unlink(self._path.with_name(REDO_NAME + TEMPORARY))
-        if self.exists():
-            self._files.unlink(self._path)
-            # One that came back would undo the checkpoints after it.
-            self._files.fsync_dir(self._path.parent)
+        self._files.unlink(self._path)
+        # One that came back would undo the checkpoints after it.
+        self._files.fsync_dir(self._path.parent)
 
     def read(self) -> CheckpointBatch:
         """The batch. CorruptionError where any byte is not what was written."""

@@ -1,0 +1,591 @@
+"""Checkpoints that take many transactions: cut anywhere, interrupted anywhere, they are there wholly or not at all."""
+
+import errno
+import os
+import random
+import signal
+import threading
+from array import array
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from storage_faults import CountingFiles, CrashingFiles, FailingFiles, SimulatedCrash
+
+from fastledger.chain.store import BlockEntry, ChainStore, Layer
+from fastledger.errors import (
+    CorruptionError,
+    FormatVersionError,
+    LedgerHaltedError,
+    StorageFullError,
+)
+from fastledger.storage import keys
+from fastledger.storage.checkpoint import CheckpointBatch
+from fastledger.storage.files import OsFiles
+from fastledger.storage.index import DATABASES, Index, IndexView
+from fastledger.storage.lmdb_engine import Environment, Transaction
+from fastledger.storage.log import FrameRef
+from fastledger.storage.redo import REDO_NAME
+
+CHAIN = b"testnet\0"
+CUT = 2  # pages, and so puts, of one transaction
+
+
+def open_index(
+    path: Path, *, pages_max: int = CUT, files: OsFiles | None = None, map_bytes: int = 1 << 26
+) -> Index:
+    return Index.open(path, CHAIN, map_bytes=map_bytes, pages_max=pages_max, files=files)
+
+
+def contents(index: Index) -> dict[str, dict[bytes, bytes]]:
+    with index.snapshot(whole=True) as view:
+        return {name: dict(view.iter_all(name)) for name in DATABASES}
+
+
+def batch_of(seed: int, count: int = 20) -> CheckpointBatch:
+    """A checkpoint that changes and deletes what those before it wrote too."""
+    rng = random.Random(seed)
+    first = seed * count
+    terms = [[b"\1" + rng.choice((b"often", b"rarer")) * 3 + b"x", rng.randbytes(17)] for _ in range(count)]
+    state: dict[bytes, bytes | None] = {
+        b"key %d" % rng.randrange(40): rng.randbytes(rng.randrange(3_000)) for _ in range(count)
+    }
+    state |= {b"key %d" % rng.randrange(40): None for _ in range(count // 4)}
+    return CheckpointBatch(
+        state=state,
+        txids={rng.randbytes(32): first + n for n in range(count)},
+        blocks=[(seed, first, b"entry %d" % seed)],
+        postings=[keys.TermLog(b"".join(map(b"".join, terms)), array("I", map(len, terms)), first)],
+        meta={b"number": b"%d" % seed},
+    )
+
+
+@pytest.fixture(scope="module")
+def states(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[bytes, bytes]]]:
+    """What the index holds after 0, 1, 2 and 3 of the batches, written in one transaction each."""
+    index = open_index(tmp_path_factory.mktemp("whole"), pages_max=10_000)
+    found = [contents(index)]
+    for number in (1, 2, 3):
+        index.write_checkpoint(batch_of(number))
+        found.append(contents(index))
+    index.close()
+    return found
+
+
+def interrupted(path: Path, batch: CheckpointBatch, transactions: int) -> None:
+    """Leaves what a process leaves that dies with so many transactions of a checkpoint committed."""
+    index = open_index(path)
+    with pytest.raises(SimulatedCrash), transactions_counted(dying_after(transactions)):
+        index.write_checkpoint(batch)
+    index.close()
+
+
+def dying_after(transactions: int) -> Callable[[int], None]:
+    def before(number: int) -> None:
+        if number == transactions:
+            raise SimulatedCrash
+
+    return before
+
+
+@contextmanager
+def transactions_counted(before: Callable[[int], None]) -> Iterator[None]:
+    """Calls ``before`` (transactions committed since the beginning) ahead of each one."""
+    write, count = Environment.write, 0
+
+    @contextmanager
+    def counted(environment: Environment) -> Iterator[Transaction]:
+        nonlocal count
+        before(count)
+        with write(environment) as txn:
+            yield txn
+        count += 1
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Environment, "write", counted)
+        yield
+
+
+def transactions_of(path: Path, batch: CheckpointBatch) -> int:
+    """How many transactions a checkpoint takes."""
+    index, seen = open_index(path), [0]
+    with transactions_counted(seen.append):
+        index.write_checkpoint(batch)
+    index.close()
+    return seen[-1] + 1
+
+
+@given(pages=st.integers(1, 200), numbers=st.lists(st.integers(1, 6), min_size=1, max_size=4))
+@settings(max_examples=25, deadline=None)
+def test_where_a_checkpoint_is_cut_does_not_matter(  # SPEC-IDX-2
+    tmp_path_factory: pytest.TempPathFactory, pages: int, numbers: list[int]
+) -> None:
+    path = tmp_path_factory.mktemp("cut")
+    cut, whole = open_index(path / "cut", pages_max=pages), open_index(path / "whole", pages_max=10_000)
+    for number in sorted(set(numbers)):
+        cut.write_checkpoint(batch_of(number))
+        whole.write_checkpoint(batch_of(number))
+        assert contents(cut) == contents(whole)
+    assert sorted(entry.name for entry in (path / "cut").iterdir()) == ["data.mdb", "lock.mdb"]
+    cut.close()
+    whole.close()
+
+
+def test_pages_are_counted_at_least_by_half(tmp_path: Path) -> None:  # SPEC-IDX-7
+    names = [random.Random(n).randbytes(32) for n in range(20_000)]
+    with Environment(tmp_path, ("x",), map_bytes=1 << 28, readers_max=4, readonly=False) as environment:
+        database = environment.databases["x"]
+        for _ in range(2):
+            with environment.write() as txn:
+                pages = txn.put_many(database, names, [bytes(100)] * len(names))
+        leaves = (tmp_path / "data.mdb").stat().st_size // 4096
+        # Every leaf was written to; a file of two trees has them twice, and few other pages.
+        assert 0.95 * leaves / 4 <= pages <= leaves / 2
+        with environment.write() as txn:
+            assert txn.put_many(database, names[:1], [bytes(100)]) == 1
+            assert txn.put_many(database, [], []) == 0
+
+
+def test_no_transaction_writes_more_pages_than_it_may(tmp_path: Path) -> None:  # SPEC-IDX-7
+    rng = random.Random(1)
+    index = open_index(tmp_path, pages_max=64)
+    written: list[int] = []
+    put_many = Transaction.put_many
+
+    def counted(txn: Transaction, database: int, names: list[bytes], values: list[bytes]) -> int:
+        written[-1] += (pages := put_many(txn, database, names, values))
+        return pages
+
+    with pytest.MonkeyPatch.context() as patch, transactions_counted(lambda _: written.append(0)):
+        patch.setattr(Transaction, "put_many", counted)
+        for _ in range(3):
+            index.write_checkpoint(
+                CheckpointBatch(state={rng.randbytes(32): bytes(90) for _ in range(4_000)})
+            )
+    index.close()
+    # 12,000 entries of 130 bytes are some 600 leaves; the last piece of a transaction may go beyond the bound.
+    assert max(written) <= 2 * 64
+    assert sum(written) > 1_000
+    assert len(written) < 60
+
+
+def test_a_crash_between_any_two_transactions_is_made_good(  # SPEC-IDX-2, SPEC-IDX-7
+    tmp_path: Path, states: list[dict[str, dict[bytes, bytes]]]
+) -> None:
+    total = transactions_of(tmp_path / "count", batch_of(1))
+    following = transactions_of(tmp_path / "count", batch_of(2))
+    assert total > 15
+    for committed in range(total):
+        path = tmp_path / str(committed)
+        interrupted(path, batch_of(1), committed)
+        assert (path / REDO_NAME).exists()
+        # The second one is interrupted as well: on what an interrupted one left.
+        interrupted(path, batch_of(2), (total - committed) % following)
+        index = open_index(path)
+        assert contents(index) == states[2]
+        assert not (path / REDO_NAME).exists()
+        index.write_checkpoint(batch_of(3))
+        assert contents(index) == states[3]
+        index.close()
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_kill_9_at_any_commit_is_made_good(
+    tmp_path: Path, states: list[dict[str, dict[bytes, bytes]]], when: str
+) -> None:  # SPEC-IDX-2
+    def child(path: Path, fatal: int) -> None:
+        index, commit, count = open_index(path), Transaction.commit, 0
+
+        def deadly(txn: Transaction) -> None:
+            nonlocal count
+            count += 1
+            if when == "after":
+                commit(txn)
+            if count == fatal:
+                os.kill(os.getpid(), signal.SIGKILL)
+            if when == "before":
+                commit(txn)
+
+        Transaction.commit = deadly  # type: ignore[method-assign]
+        index.write_checkpoint(batch_of(2))
+
+    fatal, killed = 0, True
+    while killed:
+        fatal += 1
+        path = tmp_path / str(fatal)
+        index = open_index(path, pages_max=10_000)
+        index.write_checkpoint(batch_of(1))
+        index.close()
+        pid = os.fork()
+        if not pid:
+            try:
+                child(path, fatal)
+            finally:
+                os._exit(0)
+        killed = os.WIFSIGNALED(os.waitpid(pid, 0)[1])
+        index = open_index(path)
+        assert contents(index) == states[2]
+        index.close()
+    assert fatal > 15
+
+
+@pytest.mark.parametrize("torn", [0.0, 0.5, 1.0])
+def test_a_crash_at_any_step_of_the_redo_file_is_made_good(  # SPEC-IDX-7
+    tmp_path: Path, states: list[dict[str, dict[bytes, bytes]]], torn: float
+) -> None:
+    seen: set[bool] = set()
+    crash_at, crashed = 0, True
+    while crashed:
+        path = tmp_path / str(crash_at)
+        index = open_index(path)
+        index.write_checkpoint(batch_of(1))
+        index.close()
+        files = CrashingFiles(10**9, torn)
+        index = open_index(path, files=files)
+        files.kinds.clear()
+        files.operations, files._crash_at = 0, crash_at
+        try:
+            index.write_checkpoint(batch_of(2))
+            crashed = False
+        except SimulatedCrash:
+            pass
+        index.close()
+        index = open_index(path)
+        renamed = "rename" in files.kinds[:-1]
+        assert states.index(contents(index)) == 1 + renamed
+        seen.add(renamed)
+        assert sorted(entry.name for entry in path.iterdir()) == ["data.mdb", "lock.mdb"]
+        index.close()
+        crash_at += 1
+    assert seen == {False, True}
+    assert crash_at > 10
+
+
+def test_every_step_of_the_redo_file_is_durable_before_the_next(tmp_path: Path) -> None:  # SPEC-IDX-7
+    files = CountingFiles()
+    index = open_index(tmp_path, files=files)
+    files.kinds.clear()
+    committed: list[int] = []
+
+    def told(number: int) -> None:
+        if not number:
+            committed.append(len(files.kinds))
+
+    with transactions_counted(told):
+        index.write_checkpoint(batch_of(1))
+    index.close()
+    steps = [kind for kind in files.kinds if kind != "write"]
+    assert steps == ["unlink", "create", "sync", "rename", "sync-dir", "unlink", "unlink", "sync-dir"]
+    # No transaction begins before the file is there for good.
+    assert files.kinds[: committed[0]][-3:] == ["sync", "rename", "sync-dir"]
+
+
+def test_a_damaged_redo_file_is_refused_where_it_is_needed(
+    tmp_path: Path, states: list[dict[str, dict[bytes, bytes]]]
+) -> None:  # SPEC-IDX-7
+    path = tmp_path / "index"
+    rng = random.Random(5)
+    for committed, needed in ((0, False), (1, True), (6, True)):
+        index = open_index(path)
+        index.write_checkpoint(batch_of(1))
+        index.close()
+        interrupted(path, batch_of(2), committed)
+        redo = path / REDO_NAME
+        whole = redo.read_bytes()
+        damages = [b"", whole[:-1], whole[:-9], whole + b"\0", whole[:11], whole[:16]]
+        for _ in range(20):
+            at = rng.randrange(len(whole))
+            damages.append(whole[:at] + bytes([whole[at] ^ 1 << rng.randrange(8)]) + whole[at + 1 :])
+        for damaged in damages if needed else damages[:3]:
+            redo.write_bytes(damaged)
+            if needed:
+                with pytest.raises((CorruptionError, FormatVersionError)):
+                    open_index(path)
+                continue
+            index = open_index(path)
+            assert contents(index) == states[1]
+            assert not redo.exists()
+            index.close()
+        if needed:
+            redo.unlink()
+            with pytest.raises(CorruptionError, match="reindex"):
+                open_index(path)
+            redo.write_bytes(whole)
+            index = open_index(path)
+            assert contents(index) == states[2]
+            index.close()
+        Index.destroy(path)
+
+
+def test_half_a_checkpoint_is_no_index_for_an_earlier_release(tmp_path: Path) -> None:  # SPEC-IDX-7
+    interrupted(tmp_path, batch_of(1), 3)
+    with (
+        Environment(tmp_path, DATABASES, map_bytes=1 << 26, readers_max=4, readonly=False) as environment,
+        environment.read() as txn,
+    ):
+        assert txn.get(environment.databases["meta"], keys.META_FORMAT) == b"\xff\xff"
+    with pytest.raises(LedgerHaltedError, match="half"):
+        Index.open(tmp_path, CHAIN, readonly=True)
+
+
+def test_a_redo_file_beside_no_index_is_dropped(tmp_path: Path) -> None:
+    interrupted(tmp_path, batch_of(1), 3)
+    (tmp_path / "data.mdb").unlink()  # as a destruction that was interrupted leaves it
+    index = open_index(tmp_path)
+    assert index.stats() == {name: 2 * (name == "meta") for name in DATABASES}
+    assert not (tmp_path / REDO_NAME).exists()
+    index.close()
+
+
+@pytest.mark.parametrize("kind", ["write", "create", "rename"])
+def test_without_room_for_the_redo_file_nothing_has_begun(
+    tmp_path: Path, states: list[dict[str, dict[bytes, bytes]]], kind: str
+) -> None:  # SPEC-IDX-5
+    files = FailingFiles(kind, errno.ENOSPC)
+    index = open_index(tmp_path, files=files)
+    index.write_checkpoint(batch_of(1))
+    files.armed = True
+    with pytest.raises(StorageFullError):
+        index.write_checkpoint(batch_of(2))
+    assert contents(index) == states[1]
+    assert not (tmp_path / REDO_NAME).exists()
+    files.armed = False
+    index.write_checkpoint(batch_of(2))
+    assert contents(index) == states[2]
+    index.close()
+
+
+@pytest.mark.parametrize("kind", ["unlink", "sync-dir"])
+def test_a_redo_file_that_does_not_go_halts_and_is_harmless(
+    tmp_path: Path, states: list[dict[str, dict[bytes, bytes]]], kind: str
+) -> None:  # SPEC-IDX-7
+    def later(nth: int) -> bool:
+        return nth >= 1  # the first one is the redo file's making
+
+    files = FailingFiles(kind, errno.EIO, later)
+    index = open_index(tmp_path, files=files)
+    files.armed = True
+    with pytest.raises(LedgerHaltedError):
+        index.write_checkpoint(batch_of(1))
+    files.armed = False
+    # Another checkpoint would be undone by it: so it is gone before that begins.
+    index.write_checkpoint(batch_of(2))
+    index.close()
+    index = open_index(tmp_path)
+    assert contents(index) == states[2]
+    index.close()
+
+
+def test_a_full_disk_midway_is_made_good_by_the_next_attempt_or_opening(
+    tmp_path: Path, states: list[dict[str, dict[bytes, bytes]]]
+) -> None:  # SPEC-IDX-5
+    def full_at(transaction: int) -> Callable[[int], None]:
+        def before(number: int) -> None:
+            if number == transaction:
+                raise StorageFullError("no space")
+
+        return before
+
+    for again in (True, False):
+        for transaction in (0, 1, 5):
+            index = open_index(tmp_path)
+            index.write_checkpoint(batch_of(1))
+            for _ in range(2):  # the attempt to complete it finds no room either
+                with transactions_counted(full_at(transaction)), pytest.raises(StorageFullError):
+                    index.write_checkpoint(batch_of(2))
+            with pytest.raises(LedgerHaltedError), index.snapshot(whole=True):
+                pass
+            if again:
+                index.write_checkpoint(batch_of(2))
+            else:
+                index.close()
+                with transactions_counted(full_at(transaction)), pytest.raises(StorageFullError):
+                    open_index(tmp_path)
+                index = open_index(tmp_path)
+            assert contents(index) == states[2]
+            index.close()
+            Index.destroy(tmp_path)
+
+
+def test_a_map_that_fills_midway_grows_when_reopened(tmp_path: Path) -> None:  # SPEC-IDX-5
+    index = open_index(tmp_path, map_bytes=256 * 1024)
+    index.write_checkpoint(CheckpointBatch(state={b"k": b"old"}))
+    state: dict[bytes, bytes | None] = {b"%02d" % n: bytes(10_000) for n in range(30)}
+    with pytest.raises(StorageFullError):
+        index.write_checkpoint(CheckpointBatch(state=state | {b"k": b"new"}))
+    index.close()
+    index = open_index(tmp_path, map_bytes=256 * 1024)
+    with index.snapshot(whole=True) as view:
+        assert dict(view.iter_state()) == state | {b"k": b"new"}
+    index.close()
+
+
+def test_a_whole_view_waits_for_the_end_of_a_checkpoint(tmp_path: Path) -> None:  # SPEC-IDX-8
+    index = open_index(tmp_path)
+    index.write_checkpoint(batch_of(1))
+    midway, go_on = threading.Event(), threading.Event()
+
+    def before(number: int) -> None:
+        if number == 5:
+            midway.set()
+            go_on.wait()
+
+    seen: list[bytes | None] = []
+
+    def look() -> None:
+        with index.snapshot(whole=True) as view:
+            seen.append(view.get_meta(b"number"))
+
+    with transactions_counted(before):
+        writer = threading.Thread(target=index.write_checkpoint, args=(batch_of(2),))
+        writer.start()
+        midway.wait()
+        reader = threading.Thread(target=look)
+        reader.start()
+        with index.snapshot() as view:  # any other view does not
+            assert view.get_meta(b"number") == b"1"
+        reader.join(0.05)
+        assert reader.is_alive()
+        go_on.set()
+        writer.join()
+        reader.join()
+    assert seen == [b"2"]
+    index.close()
+
+
+# Through the overlays.
+
+TERMS = [b"\2" + bytes([n]) * 16 for n in range(3)]
+
+
+class Model:
+    """A chain store and what it must answer."""
+
+    def __init__(self, index: Index, seed: int) -> None:
+        self.store = ChainStore(index)
+        self.rng = random.Random(seed)
+        self.state: dict[bytes, bytes | None] = {}
+        self.txids: list[bytes] = []
+        self.terms: list[list[bytes]] = []
+        self.first_seqs: list[int] = []
+
+    def block(self) -> None:
+        """One more block, durable at once."""
+        count, first = self.rng.randrange(1, 6), len(self.txids)
+        txids = {self.rng.randbytes(32): first + n for n in range(count)}
+        terms = [[term for term in TERMS if self.rng.random() < 0.6] for _ in range(count)]
+        writes = {
+            b"key %d" % self.rng.randrange(30): self.rng.choice((None, b"%d" % first)) for _ in range(4)
+        }
+        height = len(self.first_seqs)
+        entry = BlockEntry(FrameRef(0, 64 * height, 1), height.to_bytes(32, "big"), 0, first, count)
+        log = keys.TermLog(b"".join(map(b"".join, terms)), array("I", map(len, terms)), first)
+        self.store.push(Layer(height, entry, writes, txids, log, {b"height": b"%d" % height}))
+        self.store.settle(1)
+        self.state |= writes
+        self.txids += txids
+        self.terms += terms
+        self.first_seqs.append(first)
+
+    def check(self) -> None:
+        """Asks for everything, as readers and as the executor does."""
+        end = len(self.txids)
+        with self.store.snapshot() as snapshot:
+            assert snapshot.end_seq == end
+            assert snapshot.meta(b"height") == b"%d" % (len(self.first_seqs) - 1)
+            for key, value in self.state.items():
+                assert snapshot.get_state(key) == self.store.get_state(key) == value
+            for seq in self.rng.sample(range(end), min(end, 10)):
+                assert snapshot.seq_of_txid(self.txids[seq]) == seq
+                height = sum(first <= seq for first in self.first_seqs) - 1
+                found = snapshot.block_of_seq(seq)
+                assert found is not None
+                assert (found[0], found[1].first_seq) == (height, self.first_seqs[height])
+                assert snapshot.block_entry(height) == found[1]
+                assert [snapshot.has_posting(term, seq) for term in TERMS] == [
+                    term in self.terms[seq] for term in TERMS
+                ]
+            low, high = sorted(self.rng.sample(range(end + 1), 2))
+            for term in TERMS:
+                for start, stop in ((0, end), (low, high)):
+                    wanted = [seq for seq in range(start, stop) if term in self.terms[seq]]
+                    assert list(snapshot.postings(term, start, stop)) == wanted
+                    assert list(snapshot.postings(term, start, stop, reverse=True)) == wanted[::-1]
+        assert self.store.seqs_of_txids(self.txids) == {txid: seq for seq, txid in enumerate(self.txids)}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_readers_see_every_block_once_between_the_pieces_of_a_checkpoint(  # SPEC-IDX-8
+    tmp_path: Path, seed: int
+) -> None:
+    index = open_index(tmp_path)
+    model = Model(index, seed)
+    moments = 0
+
+    def before(number: int) -> None:
+        nonlocal moments
+        moments += 1
+        if model.rng.random() < 0.3:
+            model.block()
+        model.check()
+
+    for attempt in range(6):
+        for _ in range(8):
+            model.block()
+        model.check()
+        frozen = model.store.freeze(transactions_min=0, bytes_min=0)
+        assert frozen is not None
+        if attempt == 3:
+            # One that fails midway stands above the index as before, and is written again.
+            with transactions_counted(dying_after(4)), pytest.raises(SimulatedCrash):
+                model.store.write_frozen(frozen)
+            model.check()
+            frozen = model.store.freeze(transactions_min=0, bytes_min=0)
+            assert frozen is not None
+        with transactions_counted(before):
+            model.store.write_frozen(frozen)
+        model.check()
+        model.store.renew()
+        model.check()
+    assert moments > 60
+    model.store.close()
+    index.close()
+
+
+def test_a_snapshot_never_mixes_old_overlays_with_a_later_view(tmp_path: Path) -> None:  # SPEC-IDX-8
+    index = open_index(tmp_path)
+    model = Model(index, 1)
+    model.block()
+    snapshot, checkpoints = index.snapshot, 0
+
+    @contextmanager
+    def late(*, whole: bool = False) -> Iterator[IndexView]:
+        """A reader that sleeps between overlays and view while the chain goes on by two checkpoints and a half."""
+        nonlocal checkpoints
+        while checkpoints < 3:
+            checkpoints += 1
+            for _ in range(5):
+                model.block()
+            frozen = model.store.freeze(transactions_min=0, bytes_min=0)
+            assert frozen is not None
+            if checkpoints == 3:
+                with transactions_counted(dying_after(6)), pytest.raises(SimulatedCrash):
+                    model.store.write_frozen(frozen)
+                break
+            model.store.write_frozen(frozen)
+            model.store.renew()
+        with snapshot(whole=whole) as view:
+            yield view
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(index, "snapshot", late)
+        with model.store.snapshot() as found:
+            assert found.end_seq == len(model.txids)
+            assert found.get_states(list(model.state)) == model.state
+            assert [found.seq_of_txid(txid) for txid in model.txids] == list(range(found.end_seq))
+    assert checkpoints == 3
+    model.store.close()
+    index.close()
