@@ -7,7 +7,7 @@ import signal
 import threading
 from array import array
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from storage_faults import CountingFiles, CrashingFiles, FailingFiles, SimulatedCrash
 
+from fastledger.chain.replay import checkpoint_if_due
 from fastledger.chain.store import BlockEntry, ChainStore, Layer
 from fastledger.errors import (
     CorruptionError,
@@ -402,9 +403,15 @@ def test_a_full_disk_midway_is_made_good_by_the_next_attempt_or_opening(
                 index.write_checkpoint(batch_of(2))
             else:
                 index.close()
-                with transactions_counted(full_at(transaction)), pytest.raises(StorageFullError):
-                    open_index(tmp_path)
+                with transactions_counted(full_at(1 + transaction)):  # the first one opens the databases
+                    index = open_index(tmp_path)
+                assert index.pending is not None
+                assert (index.get_meta(b"number"), index.get_meta(b"none")) == (b"2", None)
+                with pytest.raises(LedgerHaltedError), index.snapshot(whole=True):
+                    pass
+                index.close()
                 index = open_index(tmp_path)
+                assert (index.pending, index.get_meta(b"number")) == (None, b"2")
             assert contents(index) == states[2]
             index.close()
             Index.destroy(tmp_path)
@@ -587,5 +594,41 @@ def test_a_snapshot_never_mixes_old_overlays_with_a_later_view(tmp_path: Path) -
             assert found.get_states(list(model.state)) == model.state
             assert [found.seq_of_txid(txid) for txid in model.txids] == list(range(found.end_seq))
     assert checkpoints == 3
+    model.store.close()
+    index.close()
+
+
+def test_what_opening_cannot_complete_is_read_through_the_redo_file(tmp_path: Path) -> None:  # SPEC-IDX-5
+    def full(number: int) -> None:
+        if number == 7:
+            raise StorageFullError("no space")
+
+    index = open_index(tmp_path)
+    model = Model(index, 3)
+    for before in (lambda _: None, full):
+        for _ in range(8):
+            model.block()
+        frozen = model.store.freeze(transactions_min=0, bytes_min=0)
+        assert frozen is not None
+        with transactions_counted(before), suppress(StorageFullError):
+            model.store.write_frozen(frozen)
+        model.store.renew()
+    durable = model.store.durable
+    model.store.close()
+    index.close()
+    with transactions_counted(full):
+        index = open_index(tmp_path)
+    model.store = ChainStore(index)
+    model.store.durable = durable
+    model.check()
+    model.block()
+    checkpoint_if_due(model.store)  # does not try again, block by block
+    model.check()
+    while (frozen := model.store.freeze(transactions_min=0, bytes_min=0)) is not None:
+        model.store.write_frozen(frozen)
+        model.store.renew()
+        model.check()
+    assert index.pending is None
+    assert index.stats()["txids"] == len(model.txids)
     model.store.close()
     index.close()

@@ -103,6 +103,20 @@ class Overlay:
     meta: dict[bytes, bytes] = field(default_factory=dict)
     term_bytes: int = 0
 
+    @classmethod
+    def of(cls, batch: CheckpointBatch) -> "Overlay":
+        """The inverse of :meth:`batch`."""
+        return cls(
+            state=dict(batch.state),
+            txids=dict(batch.txids),
+            terms=list(batch.postings),
+            heights=[height for height, _, _ in batch.blocks],
+            first_seqs=[seq for _, seq, _ in batch.blocks],
+            entries=[BlockEntry.unpack(entry) for _, _, entry in batch.blocks],
+            meta=dict(batch.meta),
+            term_bytes=sum(len(log.terms) for log in batch.postings),
+        )
+
     def add(self, layer: Layer) -> None:
         """Takes a block in; sequence numbers only grow, so every posting list stays sorted."""
         self.state.update(layer.writes)
@@ -280,6 +294,9 @@ class ChainStore:
         self._cache: Writes = {}
         self.durable = Durable()
         self._unwritten: Overlay | None = None
+        if index.pending is not None:
+            self._unwritten = Overlay.of(index.pending)
+            self._overlays = (Overlay(), self._unwritten)
 
     # The executor's side.
 

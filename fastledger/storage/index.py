@@ -6,13 +6,13 @@ One thread writes checkpoints; any thread reads, through a snapshot of its own. 
 import shutil
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager, nullcontext
+from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Self, TypeAlias
 
-from fastledger.errors import CorruptionError, FormatVersionError, LedgerHaltedError
+from fastledger.errors import CorruptionError, FormatVersionError, LedgerHaltedError, StorageFullError
 from fastledger.limits import CHECKPOINT_PAGES_MAX, LMDB_MAP_BYTES, LMDB_READERS_MAX
 from fastledger.storage import keys
 from fastledger.storage.checkpoint import PIECE_PUTS, Checkpoint, CheckpointBatch
@@ -188,6 +188,7 @@ class Index:
         # Held while the index is between two checkpoints; what it holds is half a checkpoint after a failure too.
         self._checkpointing = threading.Lock()
         self._unfinished = False
+        self._pending: CheckpointBatch | None = None
 
     @classmethod
     def open(
@@ -200,10 +201,10 @@ class Index:
         pages_max: int = CHECKPOINT_PAGES_MAX,
         files: OsFiles | None = None,
     ) -> Self:
-        """Creates the index if there is none; completes a checkpoint that was interrupted.
+        """Creates the index if there is none; completes a checkpoint that was interrupted (see :attr:`pending`).
 
         FormatVersionError for another format, CorruptionError for another chain's or where half a checkpoint cannot
-        be completed: destroy it and rebuild it. StorageFullError where there is no room to complete it.
+        be completed: destroy it and rebuild it.
         """
         if not readonly:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -272,7 +273,7 @@ class Index:
             checkpoint.put_meta(txn, databases)
         self._environment.sync()
         self._redo.remove()
-        self._unfinished = False
+        self._unfinished, self._pending = False, None
 
     def _complete(self) -> None:
         """Writes the checkpoint in the redo file again, of which any part may have been written."""
@@ -280,7 +281,7 @@ class Index:
             self._write_pieces(Checkpoint(self._redo.read()))
         else:  # it was written, and the file's removal failed halfway
             self._redo.remove()
-            self._unfinished = False
+            self._unfinished, self._pending = False, None
 
     def _settle(self, chain_id: bytes) -> None:
         """Checks whose index this is, and leaves it at one whole checkpoint."""
@@ -305,19 +306,38 @@ class Index:
             raise LedgerHaltedError(f"{environment.path} holds half a checkpoint: open it for writing first")
 
     def _recover(self, *, under_way: bool) -> None:
-        """Completes the checkpoint in the redo file, if there is one."""
+        """Completes the checkpoint in the redo file, if there is one and room for it."""
         if self._redo.exists():
             try:
-                checkpoint = Checkpoint(self._redo.read())
+                batch = self._redo.read()
             except (CorruptionError, FormatVersionError):
                 if under_way:
                     raise
             else:
-                self._write_pieces(checkpoint)
+                self._unfinished, self._pending = True, batch
+                # On a full disk a ledger opens, to be read.
+                with suppress(StorageFullError):
+                    self._write_pieces(Checkpoint(batch))
+                return
         elif under_way:
             path = str(self._environment.path)
             raise CorruptionError("half a checkpoint without its redo file: reindex", path=path)
         self._redo.remove()
+
+    @property
+    def pending(self) -> CheckpointBatch | None:
+        """A checkpoint that opening found half written and no room to complete; the next write does that first.
+
+        Until then no view may be read without it.
+        """
+        return self._pending
+
+    def get_meta(self, name: bytes) -> bytes | None:
+        """What the last checkpoint, pending or not, left under ``name``."""
+        if self._pending is not None and name in self._pending.meta:
+            return self._pending.meta[name]
+        with self.snapshot() as view:
+            return view.get_meta(name)
 
     def put_raw(self, database: str, names: list[bytes], values: list[bytes]) -> None:
         """Puts entries of one of ``DATABASES`` as they are stored: for who builds a whole index from a copy."""
