@@ -6,18 +6,16 @@ import random
 import signal
 import threading
 from array import array
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from itertools import groupby
 from pathlib import Path
 
 import pytest
+from cuts import CHAIN, dying_after, open_index, transactions_counted
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from storage_faults import CountingFiles, CrashingFiles, FailingFiles, SimulatedCrash
 
-from fastledger.chain.replay import checkpoint_if_due
-from fastledger.chain.store import BlockEntry, ChainStore, Layer
 from fastledger.errors import (
     CorruptionError,
     FormatVersionError,
@@ -26,20 +24,9 @@ from fastledger.errors import (
 )
 from fastledger.storage import keys
 from fastledger.storage.checkpoint import CheckpointBatch
-from fastledger.storage.files import OsFiles
-from fastledger.storage.index import DATABASES, Index, IndexView
+from fastledger.storage.index import DATABASES, Index
 from fastledger.storage.lmdb_engine import Environment, Transaction
-from fastledger.storage.log import FrameRef
 from fastledger.storage.redo import REDO_NAME
-
-CHAIN = b"testnet\0"
-CUT = 2  # pages, and so puts, of one transaction
-
-
-def open_index(
-    path: Path, *, pages_max: int = CUT, files: OsFiles | None = None, map_bytes: int = 1 << 26
-) -> Index:
-    return Index.open(path, CHAIN, map_bytes=map_bytes, pages_max=pages_max, files=files)
 
 
 def contents(index: Index) -> dict[str, dict[bytes, bytes]]:
@@ -83,32 +70,6 @@ def interrupted(path: Path, batch: CheckpointBatch, transactions: int) -> None:
     with pytest.raises(SimulatedCrash), transactions_counted(dying_after(transactions)):
         index.write_checkpoint(batch)
     index.close()
-
-
-def dying_after(transactions: int) -> Callable[[int], None]:
-    def before(number: int) -> None:
-        if number == transactions:
-            raise SimulatedCrash
-
-    return before
-
-
-@contextmanager
-def transactions_counted(before: Callable[[int], None]) -> Iterator[None]:
-    """Calls ``before`` (transactions committed since the beginning) ahead of each one."""
-    write, count = Environment.write, 0
-
-    @contextmanager
-    def counted(environment: Environment) -> Iterator[Transaction]:
-        nonlocal count
-        before(count)
-        with write(environment) as txn:
-            yield txn
-        count += 1
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Environment, "write", counted)
-        yield
 
 
 def transactions_of(path: Path, batch: CheckpointBatch) -> int:
@@ -492,175 +453,4 @@ def test_a_whole_view_waits_for_the_end_of_a_checkpoint(tmp_path: Path) -> None:
         writer.join()
         reader.join()
     assert seen == [b"2"]
-    index.close()
-
-
-# Through the overlays.
-
-TERMS = [b"\2" + bytes([n]) * 16 for n in range(3)]
-
-
-class Model:
-    """A chain store and what it must answer."""
-
-    def __init__(self, index: Index, seed: int) -> None:
-        self.store = ChainStore(index)
-        self.rng = random.Random(seed)
-        self.state: dict[bytes, bytes | None] = {}
-        self.txids: list[bytes] = []
-        self.terms: list[list[bytes]] = []
-        self.first_seqs: list[int] = []
-
-    def block(self) -> None:
-        """One more block, durable at once."""
-        count, first = self.rng.randrange(1, 6), len(self.txids)
-        txids = {self.rng.randbytes(32): first + n for n in range(count)}
-        terms = [[term for term in TERMS if self.rng.random() < 0.6] for _ in range(count)]
-        writes = {
-            b"key %d" % self.rng.randrange(30): self.rng.choice((None, b"%d" % first)) for _ in range(4)
-        }
-        height = len(self.first_seqs)
-        entry = BlockEntry(FrameRef(0, 64 * height, 1), height.to_bytes(32, "big"), 0, first, count)
-        log = keys.TermLog(b"".join(map(b"".join, terms)), array("I", map(len, terms)), first)
-        self.store.push(Layer(height, entry, writes, txids, log, {b"height": b"%d" % height}))
-        self.store.settle(1)
-        self.state |= writes
-        self.txids += txids
-        self.terms += terms
-        self.first_seqs.append(first)
-
-    def check(self) -> None:
-        """Asks for everything, as readers and as the executor does."""
-        end = len(self.txids)
-        with self.store.snapshot() as snapshot:
-            assert snapshot.end_seq == end
-            assert snapshot.meta(b"height") == b"%d" % (len(self.first_seqs) - 1)
-            for key, value in self.state.items():
-                assert snapshot.get_state(key) == self.store.get_state(key) == value
-            for seq in self.rng.sample(range(end), min(end, 10)):
-                assert snapshot.seq_of_txid(self.txids[seq]) == seq
-                height = sum(first <= seq for first in self.first_seqs) - 1
-                found = snapshot.block_of_seq(seq)
-                assert found is not None
-                assert (found[0], found[1].first_seq) == (height, self.first_seqs[height])
-                assert snapshot.block_entry(height) == found[1]
-                assert [snapshot.has_posting(term, seq) for term in TERMS] == [
-                    term in self.terms[seq] for term in TERMS
-                ]
-            low, high = sorted(self.rng.sample(range(end + 1), 2))
-            for term in TERMS:
-                for start, stop in ((0, end), (low, high)):
-                    wanted = [seq for seq in range(start, stop) if term in self.terms[seq]]
-                    assert list(snapshot.postings(term, start, stop)) == wanted
-                    assert list(snapshot.postings(term, start, stop, reverse=True)) == wanted[::-1]
-        assert self.store.seqs_of_txids(self.txids) == {txid: seq for seq, txid in enumerate(self.txids)}
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_readers_see_every_block_once_between_the_pieces_of_a_checkpoint(  # SPEC-IDX-8
-    tmp_path: Path, seed: int
-) -> None:
-    index = open_index(tmp_path)
-    model = Model(index, seed)
-    moments = 0
-
-    def before(number: int) -> None:
-        nonlocal moments
-        moments += 1
-        if model.rng.random() < 0.3:
-            model.block()
-        model.check()
-
-    for attempt in range(6):
-        for _ in range(8):
-            model.block()
-        model.check()
-        frozen = model.store.freeze(transactions_min=0, bytes_min=0)
-        assert frozen is not None
-        if attempt == 3:
-            # One that fails midway stands above the index as before, and is written again.
-            with transactions_counted(dying_after(4)), pytest.raises(SimulatedCrash):
-                model.store.write_frozen(frozen)
-            model.check()
-            frozen = model.store.freeze(transactions_min=0, bytes_min=0)
-            assert frozen is not None
-        with transactions_counted(before):
-            model.store.write_frozen(frozen)
-        model.check()
-        model.store.renew()
-        model.check()
-    assert moments > 60
-    model.store.close()
-    index.close()
-
-
-def test_a_snapshot_never_mixes_old_overlays_with_a_later_view(tmp_path: Path) -> None:  # SPEC-IDX-8
-    index = open_index(tmp_path)
-    model = Model(index, 1)
-    model.block()
-    snapshot, checkpoints = index.snapshot, 0
-
-    @contextmanager
-    def late(*, whole: bool = False) -> Iterator[IndexView]:
-        """A reader that sleeps between overlays and view while the chain goes on by two checkpoints and a half."""
-        nonlocal checkpoints
-        while checkpoints < 3:
-            checkpoints += 1
-            for _ in range(5):
-                model.block()
-            frozen = model.store.freeze(transactions_min=0, bytes_min=0)
-            assert frozen is not None
-            if checkpoints == 3:
-                with transactions_counted(dying_after(6)), pytest.raises(SimulatedCrash):
-                    model.store.write_frozen(frozen)
-                break
-            model.store.write_frozen(frozen)
-            model.store.renew()
-        with snapshot(whole=whole) as view:
-            yield view
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(index, "snapshot", late)
-        with model.store.snapshot() as found:
-            assert found.end_seq == len(model.txids)
-            assert found.get_states(list(model.state)) == model.state
-            assert [found.seq_of_txid(txid) for txid in model.txids] == list(range(found.end_seq))
-    assert checkpoints == 3
-    model.store.close()
-    index.close()
-
-
-def test_what_opening_cannot_complete_is_read_through_the_redo_file(tmp_path: Path) -> None:  # SPEC-IDX-5
-    def full(number: int) -> None:
-        if number == 7:
-            raise StorageFullError("no space")
-
-    index = open_index(tmp_path)
-    model = Model(index, 3)
-    for before in (lambda _: None, full):
-        for _ in range(8):
-            model.block()
-        frozen = model.store.freeze(transactions_min=0, bytes_min=0)
-        assert frozen is not None
-        with transactions_counted(before), suppress(StorageFullError):
-            model.store.write_frozen(frozen)
-        model.store.renew()
-    durable = model.store.durable
-    model.store.close()
-    index.close()
-    with transactions_counted(full):
-        index = open_index(tmp_path)
-    model.store = ChainStore(index)
-    model.store.durable = durable
-    model.check()
-    model.block()
-    checkpoint_if_due(model.store)  # does not try again, block by block
-    model.check()
-    while (frozen := model.store.freeze(transactions_min=0, bytes_min=0)) is not None:
-        model.store.write_frozen(frozen)
-        model.store.renew()
-        model.check()
-    assert index.pending is None
-    assert index.stats()["txids"] == len(model.txids)
-    model.store.close()
     index.close()
