@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from storage_faults import CountingFiles, CrashingFiles, FailingFiles, SimulatedCrash
 
+from fastledger._native.lmdb_batch import pack_items, sorted_keys
 from fastledger.errors import (
     CorruptionError,
     FormatVersionError,
@@ -95,6 +96,28 @@ def test_where_a_checkpoint_is_cut_does_not_matter(  # SPEC-IDX-2
     assert sorted(entry.name for entry in (path / "cut").iterdir()) == ["data.mdb", "lock.mdb"]
     cut.close()
     whole.close()
+
+
+@given(names=st.lists(st.binary(max_size=40), max_size=60))
+def test_names_are_sorted_and_packed(names: list[bytes]) -> None:
+    assert sorted_keys(names) == sorted(names)
+    values = [None if len(name) % 3 == 0 else name * 2 for name in names]
+    assert pack_items(names, values) == b"".join(
+        len(name).to_bytes(2, "big")
+        + (b"\xff" * 4 if value is None else len(value).to_bytes(4, "big"))
+        + name
+        + (value or b"")
+        for name, value in zip(names, values, strict=True)
+    )
+
+
+def test_what_cannot_be_sorted_or_packed_is_refused() -> None:
+    with pytest.raises(ValueError, match="item 1: expected bytes, got str"):
+        sorted_keys([b"", "text"])  # type: ignore[list-item]
+    with pytest.raises(ValueError, match="expected 1, got 2"):
+        pack_items([b""], [b"", b""])
+    with pytest.raises(ValueError, match="item 0: 1 bytes under a key of 65536"):
+        pack_items([bytes(65_536)], [b"1"])
 
 
 def test_pages_are_counted_at_least_by_half(tmp_path: Path) -> None:  # SPEC-IDX-7

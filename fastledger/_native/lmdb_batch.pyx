@@ -187,7 +187,7 @@ def pack_items(list keys not None, list values not None):
         key, value = keys[i], values[i]
         key_len, value_len = len(key), 0 if value is None else len(value)
         if key_len > 0xFFFF or value_len >= DELETED:
-            raise ValueError(f"item {i}: {key_len} bytes under a key of {value_len}")
+            raise ValueError(f"item {i}: {value_len} bytes under a key of {key_len}")
         total += ITEM_HEAD_LEN + key_len + value_len
     packed = PyBytes_FromStringAndSize(NULL, total)
     at = <uint8_t *>PyBytes_AS_STRING(packed)
