@@ -35,7 +35,7 @@ def contents(index: Index) -> dict[str, dict[bytes, bytes]]:
         return {name: dict(view.iter_all(name)) for name in DATABASES}
 
 
-def batch_of(seed: int, count: int = 20) -> CheckpointBatch:
+def batch_of(seed: int, count: int = 12) -> CheckpointBatch:
     """A checkpoint that changes and deletes what those before it wrote too."""
     rng = random.Random(seed)
     first = seed * count
@@ -163,7 +163,7 @@ def test_a_crash_between_any_two_transactions_is_made_good(  # SPEC-IDX-2, SPEC-
 ) -> None:
     total = transactions_of(tmp_path / "count", batch_of(1))
     following = transactions_of(tmp_path / "count", batch_of(2))
-    assert total > 15
+    assert total > 10
     for committed in range(total):
         path = tmp_path / str(committed)
         interrupted(path, batch_of(1), committed)
@@ -215,7 +215,7 @@ def test_kill_9_at_any_commit_is_made_good(
         index = open_index(path)
         assert contents(index) == states[2]
         index.close()
-    assert fatal > 15
+    assert fatal > 10
 
 
 @pytest.mark.parametrize("torn", [0.0, 0.5, 1.0])
