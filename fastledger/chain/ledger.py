@@ -8,11 +8,11 @@ call it from several threads or use ``submit_nowait``. :class:`fastledger.AsyncL
 """
 
 import threading
+from array import array
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict
-from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeAlias, TypeVar
@@ -20,7 +20,9 @@ from typing import Any, Self, TypeAlias, TypeVar
 import msgspec
 from typing_extensions import Buffer
 
-from fastledger.chain.admission import CpuShare, admit, cut_sequence, lay_out, scan_batch
+from fastledger._native.scan import scan_many
+from fastledger.chain.admission import CpuShare, admit, cut_sequence, lay_out
+from fastledger.chain.block_cache import BlockCache
 from fastledger.chain.envelopes import Collected, Envelopes, Pins, ReadGrant, access_body, check_granted
 from fastledger.chain.executor import Executor, Position
 from fastledger.chain.keeper import Keeper
@@ -66,7 +68,6 @@ from fastledger.storage.uploads import UploadLimits, Uploads
 
 EntityT = TypeVar("EntityT", bound=Entity)
 Listener: TypeAlias = Callable[[Sequence[Layer]], None]
-_BLOCK_CACHE = 32
 
 
 class Ledger(Keeping):
@@ -87,8 +88,8 @@ class Ledger(Keeping):
         self._listeners: tuple[Listener, ...] = ()
         self._closing = threading.Lock()
         self._engine: Engine = SoloEngine(genesis.proposers)
-        self._read_block = lru_cache(maxsize=_BLOCK_CACHE)(self._load_block)
-        self._forget_blocks = self._read_block.cache_clear
+        self._read_block = BlockCache(self._load_block)
+        self._forget_blocks = self._read_block.clear
         with ExitStack() as undo:
             undo.callback(directory.close)
             directory.clear_tmp()
@@ -165,7 +166,7 @@ class Ledger(Keeping):
 
     def erase_again(self) -> None:
         """Erases what every erased record names, as a replay would: for who restores envelopes from elsewhere."""
-        with self._index.snapshot() as view:
+        with self._index.snapshot(whole=True) as view:
             self._erase(list(erased_envelopes(view)))
 
     def _erase(self, digests: Sequence[bytes]) -> None:
@@ -508,7 +509,7 @@ class Ledger(Keeping):
         """
         entry = self.get(txid)
         block = self.block(entry.height)
-        txids = scan_batch([block.transaction_bytes(index) for index in range(block.count)]).txids
+        txids = scan_many(block.transactions, array("Q", block.offsets)).txids
         return make_statement(entry.encoded, make_receipt(block, txids, entry.index))
 
     def _load_block(self, ref: FrameRef) -> Block:

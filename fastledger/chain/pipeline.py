@@ -193,6 +193,8 @@ class Pipeline:
                     self._clock_ms(),
                 )
             with self._changed:
+                if self._failure is not None:
+                    return  # another thread failed meanwhile, and with it all who wait
                 self._groups.append(Group(appended, submissions))
                 self._executing = []
                 self._changed.notify_all()
@@ -284,6 +286,7 @@ class Pipeline:
                 frozen = self._frozen
             with self._times.stage("checkpoint"):
                 self._store.write_frozen(frozen)
+            del frozen  # its memory is for the next one
             with self._changed:
                 self._frozen = None
                 self._changed.notify_all()
