@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 from aiohttp import web
 from msgspec import Meta
@@ -26,7 +26,7 @@ from fastledger.node.service import NodeService
 from fastledger.rpc.access import Access, AccessOptions, check_role
 from fastledger.rpc.answers import Answer, error_answer, json_answer
 from fastledger.rpc.chain import CHAIN_METHODS
-from fastledger.rpc.connection import Listener
+from fastledger.rpc.connection import Connection, Listener
 from fastledger.rpc.describe import AnswerBody, CallBody, openapi, openrpc
 from fastledger.rpc.jsonrpc import JsonRpc, refusal
 from fastledger.rpc.methods import Context, Method, method_table
@@ -43,6 +43,7 @@ from fastledger.rpc.protocol import (
 )
 from fastledger.rpc.rate import RateLimits
 from fastledger.rpc.routes import BodyRoom, Call, Content, Parameter, Route, RouteTable
+from fastledger.rpc.short_way import ShortWay
 from fastledger.rpc.signatures import low_s_sequence
 from fastledger.rpc.stream import Streams
 from fastledger.rpc.transactions import TRANSACTION_METHODS
@@ -99,7 +100,8 @@ class RpcServer:
         self._tls = tls
         self._stopping = False
         self._server: asyncio.Server | None = None
-        self.listener = Listener(self._handle, self.access, self.options, self.counters)
+        self._short_way = ShortWay(self._rpc, self.access, self.rates, self.counters, self._access_log)
+        self.listener = Listener(self._handle, self._short_way, self.access, self.options, self.counters)
 
     # Sockets.
 
@@ -202,7 +204,7 @@ class RpcServer:
         """Who it is, whether it may, and not too often (SPEC-RPC-6, SPEC-RPC-7)."""
         of_connection = request.protocol.caller  # type: ignore[attr-defined]
         try:
-            caller = self.access.caller(request, of_connection)
+            caller = self.access.caller(request.headers.get("Authorization"), of_connection)
         except UnauthenticatedError:
             self.rates.take_request(of_connection)
             raise
@@ -226,11 +228,19 @@ class RpcServer:
         check_type(call, JSON_TYPE)
         try:
             data = await call.body(self.options.json_bytes_max)
+            self._learn(call.request)
             reply = await self._rpc.answer(data, call.caller)
         except Exception as error:
             reply = refusal(error)
         keep_alive = call.request.content.is_eof()
         return Answer(reply.body or b"", status=reply.status, headers=reply.headers, keep_alive=keep_alive)
+
+    def _learn(self, request: web.BaseRequest) -> None:
+        """The next request with this head may take the short way."""
+        connection = cast(Connection, request.protocol)
+        head = connection.head_of(request._message)
+        if head is not None:
+            self._short_way.learn(head, request._message)
 
     async def _transactions(self, call: Call) -> Answer:
         check_type(call, CBOR_SEQUENCE_TYPE)
