@@ -38,6 +38,7 @@ class _Lane:
         self._job_max = job_max
         self._together = together
         self._busy = False
+        self._drained: asyncio.Future[None] | None = None
         self.closed = False
 
     @property
@@ -82,11 +83,14 @@ class _Lane:
             self._busy = False
         for (_, tell), (result, error) in zip(job, results, strict=True):
             tell(result, error)
+        if self._drained is not None and not self._pending and not self._drained.done():
+            self._drained.set_result(None)
 
     async def close(self) -> None:
         self.closed = True
-        while self._pending:
-            await asyncio.sleep(0.001)
+        if self._pending:
+            self._drained = self._loop.create_future()
+            await self._drained
         self._executor.shutdown(wait=False)
 
 

@@ -166,7 +166,7 @@ class Connection(RequestHandler):
             self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
         super()._process_keepalive()
 
-    async def shutdown(self, timeout: float | None = 15.0) -> None:
+    async def shutdown(self, timeout: float | None = 15.0) -> None:  # noqa: ASYNC109 - the framework's signature
         """Closes the connection, once what is being answered is, or ``timeout`` seconds have gone."""
         if self._answering:
             self._answered = self._loop.create_future()

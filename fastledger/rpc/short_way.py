@@ -97,6 +97,7 @@ class ShortWay:
             return False
         began = time.perf_counter()
         connection.begin_answer()
+        self._counters["rpc short"] += 1
         try:
             self._rates.take_request(caller)
         except RateLimitedError as error:
