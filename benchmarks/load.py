@@ -99,7 +99,7 @@ class Connection(asyncio.Protocol):
 
 def post(path: str, content_type: str, body: bytes) -> bytes:
     """An HTTP request."""
-    head = f"POST {path} HTTP/1.1\r\nHost: node\r\nContent-Type: {content_type}\r\nContent-Length: {len(body)}\r\n\r\n"
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {content_type}\r\nContent-Length: {len(body)}\r\n\r\n"
     return head.encode() + body
 
 

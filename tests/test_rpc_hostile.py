@@ -101,7 +101,7 @@ class Peer:
 def post(path: bytes, body: bytes, *headers: bytes, length: int | None = None) -> bytes:
     lines = [
         b"POST " + path + b" HTTP/1.1",
-        b"Host: node",
+        b"Host: localhost",
         b"Content-Length: %d" % (len(body) if length is None else length),
         *headers,
     ]
@@ -117,7 +117,7 @@ async def test_headers_that_never_end_are_cut_off(node: NodeWorld) -> None:  # S
     async with served_meanwhile(node):
         peers = [await Peer.connect(node) for _ in range(20)]
         for peer in peers:
-            await peer.send(b"POST /v1/rpc HTTP/1.1\r\nHost: node\r\nX-Slow: ")
+            await peer.send(b"POST /v1/rpc HTTP/1.1\r\nHost: localhost\r\nX-Slow: ")
         for peer in peers:
             answer = await peer.rest()
             assert answer.startswith(b"HTTP/1.1 408 ")
@@ -178,7 +178,7 @@ async def test_what_is_too_long_or_no_http_gets_one_error(
 
 
 async def test_chunked_garbage_and_endless_chunks(node: NodeWorld) -> None:
-    head = b"POST /v1/transactions HTTP/1.1\r\nHost: x\r\n" + CBOR + b"\r\nTransfer-Encoding: chunked\r\n\r\n"
+    head = b"POST /v1/transactions HTTP/1.1\r\nHost: localhost\r\n" + CBOR + b"\r\nTransfer-Encoding: chunked\r\n\r\n"
     async with served_meanwhile(node):
         status, _ = await (await Peer.connect(node)).say(head + b"zz\r\nnope\r\n")
         assert status == 400
@@ -221,7 +221,7 @@ async def test_idle_connections_are_counted_and_end(node: NodeWorld) -> None:  #
 async def test_pipelining_without_reading_is_cut_off(node: NodeWorld) -> None:  # SPEC-RPC-7
     async with served_meanwhile(node):
         peer = await Peer.connect(node)
-        request = b"GET /openrpc.json HTTP/1.1\r\nHost: x\r\n\r\n"
+        request = b"GET /openrpc.json HTTP/1.1\r\nHost: localhost\r\n\r\n"
         with pytest.raises((ConnectionError, TimeoutError)):
             async with asyncio.timeout(20):
                 while True:
@@ -238,9 +238,9 @@ async def test_answers_that_nobody_reads_are_bounded_together(tmp_path: Path) ->
         first, second = await Peer.connect(node), await Peer.connect(node)
         for peer in (first, second):
             peer.reader._transport.pause_reading()  # type: ignore[attr-defined]
-        await first.send(b"GET /openrpc.json HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        await first.send(b"GET /openrpc.json HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         await until(lambda: node.server.listener.unread_bytes > 0)
-        await second.send(b"GET /openrpc.json HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        await second.send(b"GET /openrpc.json HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         await until(lambda: node.server.counters["connections_undrained"] == 1)
         for peer in (first, second):
             peer.reader._transport.resume_reading()  # type: ignore[attr-defined]
@@ -280,7 +280,7 @@ async def upgraded(node: NodeWorld, *headers: bytes) -> Peer:
     peer = await Peer.connect(node)
     lines = [
         b"GET /v1/subscribe HTTP/1.1",
-        b"Host: node",
+        b"Host: localhost",
         b"Upgrade: websocket",
         b"Connection: Upgrade",
         b"Sec-WebSocket-Version: 13",
@@ -377,6 +377,6 @@ async def test_tls_keeps_those_out_who_do_not_speak_it(tmp_path: Path) -> None:
         reader, writer = await asyncio.open_connection(
             "127.0.0.1", node.server.port, ssl=context, server_hostname="localhost"
         )
-        writer.write(b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+        writer.write(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert (await reader.readline()).startswith(b"HTTP/1.1 200")
         writer.close()

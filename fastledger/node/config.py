@@ -34,6 +34,7 @@ CONFIG_BYTES_MAX = 1 << 20
 # A client has exactly one of these.
 CREDENTIALS = ("certificate_sha256", "certificate_name", "token_sha256")
 
+HostName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9.:\[\]-]{1,253}$")]
 Sha256Hex = Annotated[str, Meta(pattern="^([0-9a-f]{64})?$")]
 
 
@@ -159,6 +160,13 @@ class RpcConfig(Struct, frozen=True, kw_only=True):
             description="Allows an address beyond this machine without TLS, or with anonymous readers or operators."
         ),
     ] = False
+    allowed_hosts: Annotated[
+        list[HostName],
+        Meta(
+            description="Names that requests in plain HTTP may be for (Host, Origin), beside loopback's and rpc.host.",
+            max_length=100,
+        ),
+    ] = field(default_factory=list)
     connections_max: Annotated[
         int, Meta(description="Open connections; more are refused.", ge=1, le=1_000_000)
     ] = 4_096

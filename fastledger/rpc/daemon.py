@@ -63,6 +63,7 @@ def rpc_options(config: NodeConfig) -> RpcOptions:
     return RpcOptions(
         host=rpc.host,
         port=rpc.port,
+        allowed_hosts=tuple(rpc.allowed_hosts),
         connections_max=rpc.connections_max,
         connections_per_address_max=rpc.connections_per_address_max,
         header_timeout_ms=rpc.header_timeout_ms,

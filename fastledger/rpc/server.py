@@ -28,6 +28,7 @@ from fastledger.rpc.answers import Answer, error_answer, json_answer
 from fastledger.rpc.chain import CHAIN_METHODS
 from fastledger.rpc.connection import Connection, Listener
 from fastledger.rpc.describe import AnswerBody, CallBody, openapi, openrpc
+from fastledger.rpc.hosts import HostCheck
 from fastledger.rpc.jsonrpc import JsonRpc, refusal
 from fastledger.rpc.methods import Context, Method, method_table
 from fastledger.rpc.options import RpcOptions
@@ -98,6 +99,7 @@ class RpcServer:
             "/openapi.json": openapi(self.table.routes),
         }
         self._tls = tls
+        self._hosts = HostCheck(self.options.host, self.options.allowed_hosts, plain=tls is None)
         self._stopping = False
         self._server: asyncio.Server | None = None
         self._short_way = ShortWay(self._rpc, self.access, self.rates, self.counters, self._access_log)
@@ -209,6 +211,7 @@ class RpcServer:
             self.rates.take_request(of_connection)
             raise
         self.rates.take_request(caller)
+        self._hosts.check(request.headers, authenticated=caller.authenticated)
         check_role(caller, route.role)
         version = request.headers.get(PROTOCOL_HEADER)
         if version is not None and version != str(PROTOCOL_VERSION):
