@@ -6,7 +6,7 @@ answers that nobody reads, too many connections, and errors that would repeat wh
 
 import asyncio
 from collections import Counter
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, cast
 
 from aiohttp import web
@@ -62,6 +62,10 @@ class Connection(RequestHandler):
         peer = transport.get_extra_info("peername")
         address = str(peer[0]) if isinstance(peer, tuple) and peer else "local"
         self.caller = self.listener.access.of_connection(address, transport.get_extra_info("ssl_object"))
+        if self._is_revoked():
+            # Since its handshake, which can have begun before a list was read again.
+            self._end_revoked()
+            return
         if not self.listener.admit(address):
             self.counters["connections_refused"] += 1
             busy = LedgerBusyError("too many connections", retry_after_ms=_BUSY_RETRY_MS)
@@ -71,6 +75,27 @@ class Connection(RequestHandler):
             stream.close()
             return
         self.is_counted = True
+
+    def recheck(self) -> None:
+        """After certificates or roles changed: ends the connection, or sees who is there now."""
+        if self.transport is None:
+            return
+        if self._is_revoked():
+            self._end_revoked()
+            return
+        tls = self.transport.get_extra_info("ssl_object")
+        self.caller = self.listener.access.of_connection(self.caller.address, tls)
+
+    def _is_revoked(self) -> bool:
+        tls = None if self.transport is None else self.transport.get_extra_info("ssl_object")
+        certificate = None if tls is None else tls.getpeercert(binary_form=True)
+        return bool(certificate) and self.listener.is_revoked(certificate)
+
+    def _end_revoked(self) -> None:
+        self.counters["connections_revoked"] += 1
+        if self.transport is not None:
+            self.transport.abort()
+        self.force_close()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Makes room for another one."""
@@ -226,6 +251,7 @@ class Listener(web.Server):
         """``handler`` answers each request that does not go the short way; to be made on the loop that serves."""
         super().__init__(handler)
         self.short_way = short_way
+        self.is_revoked: Callable[[bytes], bool] = lambda _certificate: False
         self._tasks: set[asyncio.Task[None]] = set()
         self.loop = asyncio.get_running_loop()
         self.access = access
@@ -247,6 +273,11 @@ class Listener(web.Server):
     def __call__(self) -> RequestHandler:
         """A protocol for a new connection."""
         return Connection(self, **self._settings)
+
+    def recheck(self) -> None:
+        """Ends the connections whose certificates were revoked, and looks again at who the others are."""
+        for connection in list(self.connections):
+            cast(Connection, connection).recheck()
 
     def keep(self, work: Coroutine[Any, Any, None]) -> None:
         """Runs ``work`` as a task that is not collected before its end."""

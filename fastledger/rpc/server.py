@@ -64,6 +64,7 @@ class Extras:
     render_metrics: Callable[[], bytes] | None = None
     metrics: NodeMetrics | None = None
     access_log: AccessLog | None = None
+    is_revoked: Callable[[bytes], bool] | None = None
 
 
 class RpcServer:
@@ -104,6 +105,8 @@ class RpcServer:
         self._server: asyncio.Server | None = None
         self._short_way = ShortWay(self._rpc, self.access, self.rates, self.counters, self._access_log)
         self.listener = Listener(self._handle, self._short_way, self.access, self.options, self.counters)
+        if extras.is_revoked is not None:
+            self.listener.is_revoked = extras.is_revoked
 
     # Sockets.
 
