@@ -88,8 +88,8 @@ class Connection(RequestHandler):
 
     def _is_revoked(self) -> bool:
         tls = None if self.transport is None else self.transport.get_extra_info("ssl_object")
-        certificate = None if tls is None else tls.getpeercert(binary_form=True)
-        return bool(certificate) and self.listener.is_revoked(certificate)
+        certificate: bytes | None = None if tls is None else tls.getpeercert(binary_form=True)
+        return certificate is not None and self.listener.is_revoked(certificate)
 
     def _end_revoked(self) -> None:
         self.counters["connections_revoked"] += 1

@@ -93,7 +93,7 @@ class RpcServer:
         self._render_metrics = extras.render_metrics
         self._metrics = extras.metrics
         self._access_log = extras.access_log
-        self._room = BodyRoom(self.options.bodies_bytes_max)
+        self._room = BodyRoom(self.options.bodies_bytes_max, self.options.bodies_share_bytes_max)
         self.table = RouteTable((*self._routes(), *extras.routes))
         self._descriptions = {
             "/openrpc.json": openrpc(self.methods.values()),
