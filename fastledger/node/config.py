@@ -20,7 +20,9 @@ from fastledger.limits import (
     BLOCK_TRANSACTIONS_MAX,
     CHECKPOINT_BYTES,
     CHECKPOINT_TRANSACTIONS,
+    ORPHANS_MAX,
     PENDING_BATCHES_MAX,
+    UNNAMED_BYTES_MAX,
     VERIFY_THREADS_MAX,
 )
 
@@ -244,6 +246,18 @@ class BlobsConfig(Struct, frozen=True, kw_only=True):
             le=365 * _DAY,
         ),
     ] = 7 * _DAY
+    unnamed_max: Annotated[
+        int,
+        Meta(description="Envelopes that may wait for a record that names them.", ge=1, le=ORPHANS_MAX),
+    ] = ORPHANS_MAX
+    unnamed_bytes_max: Annotated[
+        int,
+        Meta(
+            description="Their bytes; beyond either bound, who stores more hears busy.",
+            ge=_MIB,
+            le=1024 * _GIB,
+        ),
+    ] = UNNAMED_BYTES_MAX
 
 
 class VerifyConfig(Struct, frozen=True, kw_only=True):

@@ -188,6 +188,8 @@ class Daemon:
             require_blobs=settings.require_blobs,
             checkpoint_transactions=settings.checkpoint_transactions,
             checkpoint_bytes=settings.checkpoint_bytes,
+            unnamed_blobs_max=self.config.blobs.unnamed_max,
+            unnamed_bytes_max=self.config.blobs.unnamed_bytes_max,
             verify_threads=self.config.tuning.verify_threads or None,
         )
         set_table_memory(self.config.tuning.table_memory_bytes)
