@@ -60,7 +60,7 @@ def short(node: NodeWorld) -> int:
     return node.server.counters["rpc short"]
 
 
-async def test_a_known_head_takes_the_short_way_and_answers_the_same(node: NodeWorld) -> None:
+async def test_a_known_head_takes_the_short_way_and_answers_the_same(node: NodeWorld) -> None:  # SPEC-RPC-12
     client = await Client.connect(node)
     first = await client.ask(call(1))
     assert short(node) == 0
@@ -147,7 +147,9 @@ async def numbers(client: Client, pieces: Sequence[bytes], count: int) -> list[o
     return [number_of((await client.answer())[1]) for _ in range(count)]
 
 
-async def test_however_a_stream_of_requests_is_cut_the_answers_keep_their_order(tmp_path: Path) -> None:
+async def test_however_a_stream_of_requests_is_cut_the_answers_keep_their_order(
+    tmp_path: Path,
+) -> None:  # SPEC-RPC-12
     """Requests in one piece, in pieces, several in a piece, and one before the answer to the last."""
     async with serve_world(tmp_path / "ledger") as node:
         loop = asyncio.get_running_loop()
