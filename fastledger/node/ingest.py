@@ -10,16 +10,16 @@ import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 from fastledger.chain.ledger import Ledger
 from fastledger.chain.outcome import Outcome
+from fastledger.chain.outcome import Wait as Wait
 from fastledger.chain.pipeline import Submission
 from fastledger.errors import LedgerBusyError, LedgerClosedError
 from fastledger.limits import BATCH_BYTES_MAX
 
 T = TypeVar("T")
-Wait: TypeAlias = Literal["accepted", "ordered", "durable"]
 # One is being synced while the next is admitted.
 _OVERLAPPING_BATCHES = 2
 

@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, cast, get_args
 
 from aiohttp import web
 from msgspec import Meta
@@ -52,7 +52,7 @@ from fastledger.rpc.views import StoredView
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 BLOBS_PER_REQUEST_MAX = 10_000
-_WAITS: Mapping[str, Wait] = {"accepted": "accepted", "ordered": "ordered", "durable": "durable"}
+_WAITS: Mapping[str, Wait] = {word: word for word in get_args(Wait)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
