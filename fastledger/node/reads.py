@@ -82,7 +82,10 @@ class _Lane:
         else:
             self._busy = False
         for (_, tell), (result, error) in zip(job, results, strict=True):
-            tell(result, error)
+            try:
+                tell(result, error)
+            except Exception as failure:  # one of them must not keep the others waiting
+                self._loop.call_exception_handler({"message": "an answer failed", "exception": failure})
         if self._drained is not None and not self._pending and not self._drained.done():
             self._drained.set_result(None)
 

@@ -100,6 +100,7 @@ class Connection(RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         """Makes room for another one."""
         self._cancel_header_timer()
+        self._held = b""
         if self.is_counted:
             self.is_counted = False
             self.listener.release(self.caller.address)
