@@ -408,7 +408,8 @@ async def test_a_ticket_dies_with_the_consent_and_with_the_envelope(site: Site) 
 async def _slow_reader(site: Site, access: bytes) -> "tuple[asyncio.StreamReader, asyncio.StreamWriter]":
     reader, writer = await asyncio.open_connection("127.0.0.1", site.server.port, limit=64 * 1024)
     writer.write(
-        f"POST /v1/reads HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(access)}\r\n\r\n".encode() + access
+        f"POST /v1/reads HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(access)}\r\n\r\n".encode()
+        + access
     )
     assert b" 200 " in await reader.readline()
     return reader, writer
