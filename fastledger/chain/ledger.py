@@ -122,6 +122,8 @@ class Ledger(Keeping):
                 journal=directory.orphans_path,
                 clock_ms=options.clock_ms,
                 check_running=self._pipeline.check_running,
+                unnamed_max=options.unnamed_blobs_max,
+                unnamed_bytes_max=options.unnamed_bytes_max,
             )
             self._keeper = Keeper(
                 directory=directory,
@@ -371,11 +373,11 @@ class Ledger(Keeping):
     def store_blobs(self, blobs: Sequence[bytes]) -> list[bytes]:
         """Stores envelopes ahead of the records that name them; their digests, once they are durable.
 
-        One that no record comes to name is collected, see :meth:`collect_orphans`.
+        One that no record comes to name is collected (:meth:`collect_orphans`); ``LedgerBusyError``: too many wait.
         """
         self._pipeline.check_running()
         with self.times.stage("blobs"):
-            return self._envelopes.put(blobs)
+            return self._envelopes.put_ahead(blobs)
 
     def open_uploads(self, limits: UploadLimits | None = None) -> Uploads:
         """The directory of envelopes that come in pieces; its owner closes it before the ledger."""
@@ -384,6 +386,7 @@ class Ledger(Keeping):
             self._envelopes.adopt,
             clock_ms=self.options.clock_ms,
             limits=limits,
+            check_room=self._envelopes.unnamed.check,
         )
 
     def missing_blobs(self, digests: Sequence[bytes]) -> list[bytes]:
