@@ -10,6 +10,7 @@
     │   ├── EnvelopeError       an envelope that does not open: wrong key, wrong context, damaged
     │   ├── KeystoreError       wrong password, damaged or foreign keystore
     │   ├── ReceiptError        a receipt or proof that does not verify
+    │   ├── BlockFault          a header or block that cannot be taken; tells what the fault condemns
     │   ├── UploadConflict      bytes for another place of an upload than its ``offset``
     │   ├── NotFoundError       nothing is known under that id
     │   ├── BadRequestError     a request that a node cannot take; has the HTTP ``status``
@@ -119,6 +120,12 @@ class Code(IntEnum):
     UNKNOWN_UPLOAD = 318
     UNREACHABLE = 319
 
+    # Around forks: headers of other nodes, transactions that wait.
+    UNKNOWN_PARENT = 320
+    BELOW_FINAL = 321
+    TREE_FULL = 322
+    POOL_FULL = 323
+
     # The ledger itself.
     LOCKED = 900
     CLOSED = 901
@@ -203,6 +210,31 @@ class ReceiptError(InputError):
     """A receipt, proof or transparent statement that does not verify."""
 
     default_code = Code.BAD_RECEIPT
+
+
+class BlockFault(InputError):
+    """A header or a block of another node that cannot be taken.
+
+    ``condemns``: the fault lies in what the block's id covers, so that no copy of this block can ever be good.
+    Otherwise it is this copy, or the moment, that is at fault, and another one may bring a good copy (SPEC-FORK-2).
+    ``index`` tells which of several headers it is.
+    """
+
+    default_code = Code.BAD_BLOCK
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: Code | None = None,
+        block_id: bytes = b"",
+        condemns: bool = False,
+        index: int = 0,
+    ) -> None:
+        super().__init__(message, code=code)
+        self.block_id = block_id
+        self.condemns = condemns
+        self.index = index
 
 
 class UploadConflict(InputError):

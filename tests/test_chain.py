@@ -182,14 +182,13 @@ def test_solo_builds_seals_and_finalises() -> None:  # SPEC-ENG-1, SPEC-ENG-2, S
     body = HeaderBody(5, 5_001, *[bytes(32)] * 4, key.public_key, bytes(32))
     header = Header(tip.block_id, body.commitment, 5)
     assert engine.handle(BlockBuilt(header, body)) == (SealBlock(5), FinaliseBlock(5))
-    block = Block(header, body, b"", b"", b"", b"")
-    engine.check(block, tip)
+    engine.check(header, body, tip)
     with pytest.raises(InputError, match="does not advance"):
-        engine.check(block, Tip(4, bytes(32), 5_001, b""))
+        engine.check(header, body, Tip(4, bytes(32), 5_001, b""))
     with pytest.raises(InputError, match="proposer"):
-        SoloEngine([SigningKey.generate().public_key]).check(block, tip)
+        SoloEngine([SigningKey.generate().public_key]).check(header, body, tip)
     with pytest.raises(InputError, match="work"):
-        engine.check(Block(Header(tip.block_id, body.commitment, 5, bits=1), body, b"", b"", b"", b""), tip)
+        engine.check(Header(tip.block_id, body.commitment, 5, bits=1), body, tip)
 
 
 # Replay.

@@ -6,15 +6,16 @@ costs the others nothing.
 
 import threading
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import accumulate
+from types import MappingProxyType
 from typing import Any
 
 from typing_extensions import Buffer
 
-from fastledger._native.ecdsa import default_threads
+from fastledger._native.ecdsa import HINTS_FULL, HINTS_PARITY, default_threads
 from fastledger._native.scan import ScanBatch, scan_many, split
 from fastledger.chain.metrics import StageTimes
 from fastledger.crypto import verify_batch
@@ -27,12 +28,16 @@ from fastledger.state.transition import validity_code
 
 @dataclass(slots=True)
 class Admitted:
-    """A scanned batch: ``codes[i]`` is 0 where transaction i may enter a block, ``bodies[i]`` its typed body."""
+    """A scanned batch: ``codes[i]`` is 0 where transaction i may enter a block, ``bodies[i]`` its typed body.
+
+    ``hints`` are the column of verification hints (1 + n × 33 bytes) where somebody asked for them.
+    """
 
     scan: ScanBatch
     byte_count: int
     codes: list[int]
     bodies: list[Any]
+    hints: bytes = b""
     txids: list[bytes] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -95,10 +100,12 @@ def admit(
     missing_blobs: Callable[[Sequence[bytes]], Sequence[bytes]] | None,
     times: StageTimes,
     cpu_share: CpuShare,
+    keep_hints: bool = False,
 ) -> Admitted:
     """Judges a batch at the border: transaction i is ``data[offsets[i]:offsets[i + 1]]``.
 
-    ``missing_blobs`` tells which of the given envelope digests the blob store lacks (None: nobody asks).
+    ``missing_blobs`` tells which of the given envelope digests the blob store lacks (None: nobody asks);
+    ``keep_hints`` leaves the verification hints in the result, for who passes the transactions on.
     Raises ``InputError`` with ``OVERSIZED`` for a batch over the limits, as a whole.
     """
     count, byte_count = memoryview(offsets).nbytes // 8 - 1, memoryview(data).nbytes
@@ -110,11 +117,11 @@ def admit(
         raise InputError(f"{byte_count} bytes in a batch, at most {BATCH_BYTES_MAX}", code=Code.OVERSIZED)
     scan = scan_many(data, offsets)
     admitted = Admitted(scan, byte_count, list(scan.statuses), [None] * count)
-    _check_contents(admitted, chain_id, now_ms)
+    check_contents(admitted, chain_id, now_ms)
     if missing_blobs is not None:
         _check_blobs(admitted, missing_blobs)
     with cpu_share.threads() as threads, times.stage("verify"):
-        _check_signatures(admitted, threads)
+        check_signatures(admitted, threads, keep_hints=keep_hints)
     return admitted
 
 
@@ -125,14 +132,14 @@ def admit_block(block: Block, *, chain_id: bytes, verify_signatures: bool) -> Ad
     """
     scan = scan_many(block.transactions, array("Q", block.offsets))
     admitted = Admitted(scan, len(block.transactions), list(scan.statuses), [None] * block.count)
-    _check_contents(admitted, chain_id, block.body.time_ms)
+    check_contents(admitted, chain_id, block.body.time_ms)
     if verify_signatures:
-        _check_signatures(admitted)
+        check_signatures(admitted, hints=block.hints if are_hints(block.hints, block.count) else None)
     return admitted
 
 
-def _check_contents(admitted: Admitted, chain_id: bytes, now_ms: int) -> None:
-    """Chain, window, kind and body of everything whose form is right."""
+def check_contents(admitted: Admitted, chain_id: bytes, now_ms: int) -> None:
+    """Chain, window, kind and body of everything whose form is right; bodies that are there already stay."""
     scan, codes, bodies = admitted.scan, admitted.codes, admitted.bodies
     on_chain = scan.matches_chain(chain_id)
     for index, code in enumerate(codes):
@@ -142,7 +149,7 @@ def _check_contents(admitted: Admitted, chain_id: bytes, now_ms: int) -> None:
             codes[index] = Code.WRONG_CHAIN
             continue
         codes[index] = validity_code(scan.issued_ms(index), scan.expires_ms(index), now_ms)
-        if codes[index]:
+        if codes[index] or bodies[index] is not None:
             continue
         try:
             bodies[index] = decode_body(scan.kind(index), scan.body_as_msgpack(index))
@@ -165,21 +172,74 @@ def _check_blobs(admitted: Admitted, missing_blobs: Callable[[Sequence[bytes]], 
             admitted.codes[index] = Code.BLOB_MISSING
 
 
-def _check_signatures(admitted: Admitted, threads: int | None = None) -> None:
-    """One native batch over everything that is still standing."""
+HINT_BYTES = 33
+
+
+def check_signatures(
+    admitted: Admitted,
+    threads: int | None = None,
+    *,
+    keep_hints: bool = False,
+    skipped: Mapping[int, bytes] = MappingProxyType({}),
+    hints: bytes | None = None,
+) -> None:
+    """One native batch over everything that is still standing.
+
+    Transactions in ``skipped`` (index -> hint) are known to be signed. ``hints`` are a well-formed column for all n;
+    with ``keep_hints`` the right ones are left in ``admitted``, zeros where a transaction does not stand.
+    """
     scan, codes = admitted.scan, admitted.codes
-    standing = [index for index, code in enumerate(codes) if not code]
-    if not standing:
-        return
-    if len(standing) == len(codes):
-        valid = verify_batch(scan.txids, scan.signatures, scan.signers, threads=threads)
-    else:
-        valid = verify_batch(
-            b"".join(scan.txids[32 * i : 32 * i + 32] for i in standing),
-            b"".join(scan.signatures[64 * i : 64 * i + 64] for i in standing),
-            b"".join(scan.signers[33 * i : 33 * i + 33] for i in standing),
-            threads=threads,
-        )
-    for index, verdict in zip(standing, valid, strict=True):
+    wanted = [index for index, code in enumerate(codes) if not code and index not in skipped]
+    columns = _columns(scan, wanted, len(codes))
+    if hints is not None and len(wanted) < len(codes):
+        hints = _select_hints(hints, wanted, len(codes))
+    valid = found = b""
+    if wanted and keep_hints:
+        valid, found = verify_batch(*columns, hints=hints, return_hints=True, threads=threads)
+    elif wanted:
+        valid = verify_batch(*columns, hints=hints, threads=threads)
+    for index, verdict in zip(wanted, valid, strict=True):
         if not verdict:
             codes[index] = Code.BAD_SIGNATURE
+    if keep_hints:
+        admitted.hints = (
+            found if len(wanted) == len(codes) else _merge_hints(wanted, found, skipped, len(codes))
+        )
+
+
+def _columns(scan: ScanBatch, wanted: Sequence[int], count: int) -> tuple[bytes, bytes, bytes]:
+    """Digests, signatures and keys of the transactions at ``wanted``."""
+    txids, signatures, signers = scan.txids, scan.signatures, scan.signers
+    if len(wanted) == count:
+        return txids, signatures, signers
+    return (
+        b"".join(txids[32 * i : 32 * i + 32] for i in wanted),
+        b"".join(signatures[64 * i : 64 * i + 64] for i in wanted),
+        b"".join(signers[33 * i : 33 * i + 33] for i in wanted),
+    )
+
+
+def _select_hints(hints: bytes, wanted: Sequence[int], count: int) -> bytes:
+    size = (len(hints) - 1) // count
+    return hints[:1] + b"".join(hints[1 + size * i : 1 + size * (i + 1)] for i in wanted)
+
+
+def _merge_hints(wanted: Sequence[int], found: bytes, skipped: Mapping[int, bytes], count: int) -> bytes:
+    parts = [bytes(HINT_BYTES)] * count
+    for index, hint in skipped.items():
+        parts[index] = hint
+    for place, index in enumerate(wanted):
+        parts[index] = found[1 + HINT_BYTES * place : 1 + HINT_BYTES * (place + 1)]
+    return bytes((HINTS_FULL,)) + b"".join(parts) if count else b""
+
+
+def are_hints(hints: bytes, count: int) -> bool:
+    """Whether ``hints`` are a column of hints, right or wrong, for ``count`` transactions (SPEC-SIG-6)."""
+    if not hints or not count:
+        return False
+    return (hints[0], len(hints)) in ((HINTS_FULL, 1 + HINT_BYTES * count), (HINTS_PARITY, 1 + count))
+
+
+def hint_at(hints: bytes, index: int) -> bytes:
+    """The hint of transaction ``index`` in a full column."""
+    return hints[1 + HINT_BYTES * index : 1 + HINT_BYTES * (index + 1)]

@@ -4,7 +4,6 @@ The executor belongs to one thread. It knows the tip, the state root and the his
 log becomes a layer of the :class:`ChainStore` and is acknowledged by others, after the sync.
 """
 
-import hashlib
 import struct
 from array import array
 from collections.abc import Sequence
@@ -13,9 +12,18 @@ from typing import Any, NamedTuple
 from zlib import crc32
 
 from fastledger.chain.admission import Admitted
+from fastledger.chain.mempool import Pending
 from fastledger.chain.outcome import Outcome
-from fastledger.chain.store import BlockEntry, ChainStore, Layer
-from fastledger.consensus.engine import BlockBuilt, BuildBlock, Engine, SealBlock, Tip, TransactionsPending
+from fastledger.chain.store import NOWHERE, BlockEntry, ChainStore, Layer
+from fastledger.consensus.engine import (
+    BlockBuilt,
+    BuildBlock,
+    Engine,
+    SealBlock,
+    Tip,
+    TransactionsPending,
+    seal_ref,
+)
 from fastledger.crypto.merkle import HistoryTree, leaf_hashes, merkle_root
 from fastledger.crypto.signing import SigningKey
 from fastledger.errors import Code, InputError
@@ -25,8 +33,9 @@ from fastledger.model.codec import decode, encode
 from fastledger.model.genesis import Genesis
 from fastledger.model.receipt import make_seal
 from fastledger.state.identity import install_authorities
-from fastledger.state.transition import apply, keys_read
-from fastledger.state.view import View, Writes, next_state_root
+from fastledger.state.rewards import pay_reward
+from fastledger.state.transition import apply, keys_read, validity_code
+from fastledger.state.view import Lookup, View, Writes, next_state_root
 from fastledger.storage.keys import TermLog
 from fastledger.storage.log import FrameRef, SegmentLog
 
@@ -34,6 +43,8 @@ CHECKPOINT_KEY = b"checkpoint"
 # A retry gets the first verdict also when its window has closed meanwhile.
 _ANSWERED_AGAIN = frozenset((Code.OK, Code.EXPIRED))
 _CHECKSUM_BYTES = 4
+# The work of a chain passes 64 bits: 2^256 for each block at most.
+_WORK_BYTES = 40
 
 
 class Position(NamedTuple):
@@ -44,25 +55,20 @@ class Position(NamedTuple):
     next_seq: int
     state_root: bytes
     history: bytes
+    work: int = 0
 
     def pack(self) -> bytes:
         """As kept in the index's ``meta`` database, behind a CRC-32.
 
-        LMDB has no checksums, and a wrong state root here would go into every block from here on.
+        LMDB has no checksums, and a wrong state root here would go into every block from here on. What only an
+        engine with work needs stands at the end, and not at all under others.
         """
         tip = self.tip
-        data = encode(
-            [
-                tip.height,
-                tip.block_id,
-                tip.time_ms,
-                tip.seal,
-                self.ref.pack(),
-                self.next_seq,
-                self.state_root,
-                self.history,
-            ]
-        )
+        fields = [tip.height, tip.block_id, tip.time_ms, tip.seal]
+        fields += [self.ref.pack(), self.next_seq, self.state_root, self.history]
+        if tip.bits:
+            fields += [tip.bits, tip.interval_ms, self.work.to_bytes(_WORK_BYTES, "big")]
+        data = encode(fields)
         return crc32(data).to_bytes(_CHECKSUM_BYTES, "big") + data
 
     @classmethod
@@ -71,8 +77,11 @@ class Position(NamedTuple):
         checksum, data = packed[:_CHECKSUM_BYTES], packed[_CHECKSUM_BYTES:]
         if crc32(data) != int.from_bytes(checksum, "big"):
             raise InputError("the checkpoint does not match its checksum", code=Code.CORRUPT)
-        height, block_id, time_ms, seal, ref, next_seq, state_root, history = decode(data, what="checkpoint")
-        return cls(Tip(height, block_id, time_ms, seal), FrameRef.unpack(ref), next_seq, state_root, history)
+        fields = decode(data, what="checkpoint")
+        height, block_id, time_ms, seal, ref, next_seq, state_root, history, *work = fields
+        tip = Tip(height, block_id, time_ms, seal, *work[:2])
+        total = int.from_bytes(work[2], "big") if work else 0
+        return cls(tip, FrameRef.unpack(ref), next_seq, state_root, history, total)
 
 
 @dataclass
@@ -100,6 +109,20 @@ class Execution:
             self.erased += erased
         return code
 
+    def copy(self, lookup: Lookup) -> "Execution":
+        """One that goes on from here on its own; ``lookup`` reads the state before the block."""
+        return Execution(
+            View(lookup, dict(self.view.writes)),
+            self.chain_id,
+            self.time_ms,
+            self.first_seq,
+            dict(self.txids),
+            list(self.codes),
+            list(self.terms),
+            array("I", self.term_counts),
+            list(self.erased),
+        )
+
     @property
     def results(self) -> bytes:
         """The codes as n × u16 BE."""
@@ -120,6 +143,20 @@ class Roots(NamedTuple):
     results: bytes
     state: bytes
     history: bytes
+
+
+class Draft(NamedTuple):
+    """What executing transactions on top of block ``parent_id`` comes to; nothing has changed yet.
+
+    ``taken[i]`` tells whether ``offered[i]`` may stand in the block.
+    """
+
+    parent_id: bytes
+    plan: BuildBlock
+    offered: tuple[Pending, ...]
+    taken: list[bool]
+    execution: Execution
+    roots: Roots
 
 
 def genesis_writes(genesis: Genesis) -> Writes:
@@ -143,6 +180,8 @@ class Executor:
         self._key = key
         self._history = HistoryTree()
         self.position: Position | None = None
+        # Where the chain stood under each block that is connected and not final.
+        self._below: list[Position] = []
 
     # Starting.
 
@@ -187,10 +226,10 @@ class Executor:
         """
         position = self.tip_position
         plan = self._plan(now_ms)
-        view = View(self.store.get_state)
-        execution = Execution(view, self.chain_id, plan.time_ms, position.next_seq)
+        proposer = self._signing_key().public_key
+        execution = self._begin(plan.time_ms, proposer)
         chosen = self._execute_batches(batches, outcomes, execution)
-        if not chosen:
+        if not chosen and not self._engine.empty_blocks:
             return None
         txids = b"".join(execution.txids)
         roots = self._roots(txids, execution)
@@ -202,8 +241,8 @@ class Executor:
             result_root=roots.results,
             state_root=roots.state,
             history_root=roots.history,
-            proposer=self._signing_key().public_key,
-            seal_ref=hashlib.sha256(tip.seal).digest(),
+            proposer=proposer,
+            seal_ref=seal_ref(self._engine, tip),
         )
         header = Header(tip.block_id, body.commitment, plan.time_ms // 1000, plan.bits)
         block = Block(
@@ -215,6 +254,14 @@ class Executor:
             execution.results,
         )
         return self._append(block, execution)
+
+    def _begin(self, time_ms: int, proposer: bytes) -> Execution:
+        """An execution on top of the tip, with the proposer's reward paid."""
+        position = self.tip_position
+        view = View(self.store.get_state)
+        if self.genesis.work is not None:
+            pay_reward(view, proposer, position.tip.height + 1, self.genesis.work.rewards)
+        return Execution(view, self.chain_id, time_ms, position.next_seq)
 
     def _plan(self, now_ms: int) -> BuildBlock:
         actions = self._engine.handle(TransactionsPending(self.tip_position.tip, now_ms))
@@ -269,12 +316,13 @@ class Executor:
     def _known_outcome(self, txid: bytes, seq: int) -> Outcome:
         """The verdict that a transaction got when it entered the chain."""
         height, entry = self.store.entry_of_seq(seq)
-        index = seq - entry.first_seq
+        return Outcome(txid, self.code_of(height, entry, seq), height, seq - entry.first_seq, duplicate=True)
+
+    def code_of(self, height: int, entry: BlockEntry, seq: int) -> Code:
+        """The verdict on transaction number ``seq``, which stands in a block of the log, or did before pruning."""
         if height < self._log.first_height:
-            code = self.store.code_of_seq(seq)
-        else:
-            code = Code(Block.decode(self._log.read(entry.ref)).result(index))
-        return Outcome(txid, code, height, index, duplicate=True)
+            return self.store.code_of_seq(seq)
+        return Code(Block.decode(self._log.read(entry.ref)).result(seq - entry.first_seq))
 
     def _roots(self, txids: bytes, execution: Execution) -> Roots:
         entries, offsets = result_entries(txids, execution.results)
@@ -292,13 +340,16 @@ class Executor:
     def _settle_position(self, block: Block, ref: FrameRef, execution: Execution) -> Appended:
         """Moves the tip onto ``block`` and pushes its layer."""
         self._history.append(block.block_id)
-        tip = Tip(block.height, block.block_id, block.body.time_ms, block.seal)
+        before = self.position
+        tip = self._engine.tip(block.header, block.body, block.seal, before and before.tip)
+        work = 0 if before is None else before.work + self._engine.work(block.header)
         self.position = Position(
             tip,
             ref,
             execution.first_seq + block.count,
             block.body.state_root,
             self._history.to_bytes(),
+            work,
         )
         entry = BlockEntry(ref, block.block_id, tip.time_ms, execution.first_seq, block.count)
         layer = Layer(
@@ -322,7 +373,7 @@ class Executor:
         """
         position = self.tip_position
         self._check_links(block, position)
-        self._engine.check(block, position.tip)
+        self._engine.check(block.header, block.body, position.tip)
         execution = self._execute_block(block, batch)
         txids = b"".join(execution.txids)
         roots = self._roots(txids, execution)
@@ -341,15 +392,15 @@ class Executor:
             raise _differs(block, f"height after {tip.height}")
         if block.header.previous_id != tip.block_id:
             raise _differs(block, "previous id")
-        if block.body.seal_ref != hashlib.sha256(tip.seal).digest():
+        if block.body.seal_ref != seal_ref(self._engine, tip):
             raise _differs(block, "seal reference")
-        if not 0 < block.count <= BLOCK_TRANSACTIONS_MAX or len(block.transactions) > BLOCK_BYTES_MAX:
+        count_min = 0 if self._engine.empty_blocks else 1
+        fits = len(block.transactions) <= BLOCK_BYTES_MAX
+        if not count_min <= block.count <= BLOCK_TRANSACTIONS_MAX or not fits:
             raise _differs(block, "number of transactions")
 
     def _execute_block(self, block: Block, batch: Admitted) -> Execution:
-        execution = Execution(
-            View(self.store.get_state), self.chain_id, block.body.time_ms, self.tip_position.next_seq
-        )
+        execution = self._begin(block.body.time_ms, block.body.proposer)
         known = self._look_ahead([batch])
         for index, (txid, code) in enumerate(zip(batch.txids, batch.codes, strict=True)):
             if code:
@@ -358,6 +409,110 @@ class Executor:
                 raise _differs(block, f"transaction {index} ({Code.DUPLICATE.slug})")
             execution.run(txid, batch.signer(index), batch.bodies[index])
         return execution
+
+    # Forks: blocks that may leave the chain again.
+
+    def plan(self, now_ms: int) -> BuildBlock:
+        """The terms under which the engine wants the next block built."""
+        return self._plan(now_ms)
+
+    def draft(self, offered: tuple[Pending, ...], plan: BuildBlock, base: Draft | None = None) -> Draft:
+        """Executes verified transactions on top of the tip and moves nothing.
+
+        One that the chain holds, or that is not valid at the block's time, is left out. ``base`` is a draft of the
+        same parent and plan for the first of ``offered``: those are not executed again.
+        """
+        taken = [] if base is None else list(base.taken)
+        if base is None:
+            execution = self._begin(plan.time_ms, self._signing_key().public_key)
+        else:
+            execution = base.execution.copy(self.store.get_state)
+        more = offered[len(taken) :]
+        self.store.prefetch(keys_read([pending.body for pending in more]))
+        known = self.store.seqs_of_txids([pending.txid for pending in more])
+        for pending in more:
+            valid = validity_code(pending.issued_ms, pending.expires_ms, plan.time_ms) == Code.OK
+            taken.append(valid and pending.txid not in known and pending.txid not in execution.txids)
+            if taken[-1]:
+                execution.run(pending.txid, pending.signer, pending.body)
+        roots = self._roots(b"".join(execution.txids), execution)
+        return Draft(self.tip_position.tip.block_id, plan, offered, taken, execution, roots)
+
+    def body_of(self, draft: Draft) -> HeaderBody:
+        """The header body that commits to a draft, with extra nonce 0."""
+        tip, roots = self.tip_position.tip, draft.roots
+        return HeaderBody(
+            height=tip.height + 1,
+            time_ms=draft.execution.time_ms,
+            tx_root=roots.transactions,
+            result_root=roots.results,
+            state_root=roots.state,
+            history_root=roots.history,
+            proposer=self._signing_key().public_key,
+            seal_ref=seal_ref(self._engine, tip),
+        )
+
+    def seal(self, header: Header, body: HeaderBody, count: int) -> bytes:
+        """This node's seal of a block of ``count`` transactions."""
+        return make_seal(self._signing_key(), self.chain_id, header, body, count)
+
+    def connect(self, block: Block, batch: Admitted | None, draft: Draft | None = None) -> Appended:
+        """Executes a checked block on top of the tip, which moves onto it; :meth:`disconnect` takes it back.
+
+        ``batch`` are its transactions; with the ``draft`` that the block was made of they are not executed again.
+        The block stands in no log yet. Raises ``InputError`` with ``BAD_BLOCK`` naming what differs.
+        """
+        position = self.tip_position
+        self._check_links(block, position)
+        if draft is not None:
+            execution, state_root = draft.execution, draft.roots.state
+        elif batch is not None:
+            execution = self._execute_block(block, batch)
+            state_root = next_state_root(position.state_root, execution.view.writes)
+        else:
+            raise RuntimeError("neither transactions nor what they came to")
+        if execution.results != block.results:
+            raise _differs(block, "results")
+        if state_root != block.body.state_root:
+            raise _differs(block, "state root")
+        if self._history.root() != block.body.history_root:
+            raise _differs(block, "history root")
+        self._below.append(position)
+        return self._settle_position(block, NOWHERE, execution)
+
+    def reconnect(self, appended: Appended, position: Position) -> None:
+        """Puts a layer back that :meth:`disconnect` took off this very tip."""
+        self._below.append(self.tip_position)
+        self.resume(position)
+        self.store.push(appended.layer)
+
+    def disconnect(self) -> Position:
+        """Drops the top layer; returns the position that the chain had with it."""
+        dropped = self.tip_position
+        self.store.pop()
+        self.resume(self._below.pop())
+        return dropped
+
+    def settle_final(self, blocks: Sequence[Block]) -> list[Layer]:
+        """The lowest connected blocks are final: appends them to the log, syncs it, and makes them visible.
+
+        Returns their layers, which know where they lie by now. An error halts the log, and nothing is told.
+        """
+        positions = [*self._below[1:], self.tip_position][: len(blocks)]
+        placed: list[Layer] = []
+        for at, (block, layer) in enumerate(zip(blocks, self.store.layers, strict=False)):
+            ref = self._log.append(block.height, block.encode(), block.block_id)
+            positions[at] = positions[at]._replace(ref=ref)
+            meta = {CHECKPOINT_KEY: positions[at].pack()}
+            placed.append(layer._replace(entry=layer.entry._replace(ref=ref), meta=meta))
+        self._log.sync()
+        self.store.settle_layers(placed)
+        del self._below[: len(placed)]
+        if self._below:
+            self._below[0] = positions[-1]
+        else:
+            self.position = positions[-1]
+        return placed
 
 
 def _differs(block: Block, what: str) -> InputError:

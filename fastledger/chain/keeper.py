@@ -17,7 +17,6 @@ from fastledger.chain.envelopes import Envelopes
 from fastledger.chain.executor import CHECKPOINT_KEY, Position
 from fastledger.chain.export import BlockRange, Exporter, ExportReport
 from fastledger.chain.pace import Pace, Progress
-from fastledger.chain.pipeline import Pipeline
 from fastledger.chain.snapshots import (
     iter_kept_files,
     keep_snapshot,
@@ -25,6 +24,7 @@ from fastledger.chain.snapshots import (
     starting_snapshot,
     write_snapshot,
 )
+from fastledger.chain.stages import Stages
 from fastledger.chain.store import ChainStore
 from fastledger.chain.verify import Verification, VerifyReport
 from fastledger.consensus.engine import Engine
@@ -72,7 +72,7 @@ class Keeper:
         index: Index,
         blobs: BlobStore,
         store: ChainStore,
-        pipeline: Pipeline,
+        pipeline: Stages,
         envelopes: Envelopes,
     ) -> None:
         self._directory = directory

@@ -15,9 +15,8 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeAlias, TypeVar
+from typing import Any, Self, TypeAlias
 
-import msgspec
 from typing_extensions import Buffer
 
 from fastledger._native.scan import scan_many
@@ -29,48 +28,32 @@ from fastledger.chain.keeper import Keeper
 from fastledger.chain.keeping import Keeping
 from fastledger.chain.metrics import StageTimes
 from fastledger.chain.node_key import load_node_key, save_node_key
+from fastledger.chain.opening import Parts, make_pipeline
 from fastledger.chain.options import LedgerOptions
 from fastledger.chain.outcome import Outcome
-from fastledger.chain.pipeline import Pipeline, Submission
+from fastledger.chain.present import Present
 from fastledger.chain.query import Entry, Page, Query, load_entry, run_query
 from fastledger.chain.replay import checkpoint_position, damaged_block, replay_log
 from fastledger.chain.snapshots import erased_envelopes, open_index_and_log
+from fastledger.chain.stages import Submission
 from fastledger.chain.store import NOWHERE, ChainStore, Durable, Layer
-from fastledger.consensus.engine import Engine
-from fastledger.consensus.solo import SoloEngine
+from fastledger.consensus.engines import make_engine
 from fastledger.crypto.signing import SigningKey
 from fastledger.errors import Code, CorruptionError, InputError, NotFoundError
 from fastledger.model.block import Block
 from fastledger.model.genesis import Authority, Genesis
 from fastledger.model.receipt import make_receipt, make_statement
 from fastledger.model.transaction import Transaction
-from fastledger.state.entities import (
-    CONSENTS,
-    FOLDERS,
-    IDENTITIES,
-    KEM_KEYS,
-    KEYS,
-    RECORDS,
-    VERSIONS,
-    Consent,
-    Folder,
-    Identity,
-    Record,
-    RecordVersion,
-    version_key,
-)
-from fastledger.state.view import Entity, Table
 from fastledger.storage.blobs import BlobStore
 from fastledger.storage.directory import LedgerDirectory
 from fastledger.storage.index import Index
 from fastledger.storage.log import FrameRef, SegmentLog
 from fastledger.storage.uploads import UploadLimits, Uploads
 
-EntityT = TypeVar("EntityT", bound=Entity)
 Listener: TypeAlias = Callable[[Sequence[Layer]], None]
 
 
-class Ledger(Keeping):
+class Ledger(Keeping, Present):
     """An open ledger; make one with :meth:`create` or :meth:`open`."""
 
     def __init__(
@@ -87,7 +70,7 @@ class Ledger(Keeping):
         self._cpu_share = CpuShare(options.verify_threads)
         self._listeners: tuple[Listener, ...] = ()
         self._closing = threading.Lock()
-        self._engine: Engine = SoloEngine(genesis.proposers)
+        self._engine = make_engine(genesis)
         self._read_block = BlockCache(self._load_block)
         self._forget_blocks = self._read_block.clear
         with ExitStack() as undo:
@@ -104,16 +87,11 @@ class Ledger(Keeping):
                 genesis=genesis, store=self._store, log=self._log, engine=self._engine, key=key
             )
             self._catch_up(checkpoint_position(self._index, directory.index_path), restored=restored)
-            self._pipeline = Pipeline(
-                executor=self._executor,
-                store=self._store,
-                log=self._log,
-                blobs=self._blobs,
-                clock_ms=options.clock_ms,
-                times=self.times,
-                checkpoint_transactions=options.checkpoint_transactions,
-                checkpoint_bytes=options.checkpoint_bytes,
-                on_durable=self._tell_listeners,
+            parts = Parts(
+                directory, genesis, self._engine, self._executor, self._store, self._log, self._blobs, key
+            )
+            self._pipeline, self.forks = make_pipeline(
+                parts, options, self.times, on_durable=self._tell_listeners, undo=undo
             )
             self._envelopes = Envelopes(
                 chain_id=genesis.chain_id,
@@ -206,6 +184,35 @@ class Ledger(Keeping):
                 save_node_key(directory.node_key_path, key, password)
 
         return cls(LedgerDirectory.create(Path(path), genesis.encoded, fill=fill), genesis, key, options)
+
+    @classmethod
+    def join(
+        cls,
+        path: str | Path,
+        genesis: Genesis | bytes,
+        *,
+        node_key: SigningKey | None = None,
+        keep_key: bool = False,
+        password: str | None = None,
+        options: LedgerOptions | None = None,
+    ) -> Self:
+        """Makes the ledger of a chain that others have begun in the directory ``path``, and opens it.
+
+        ``genesis`` is the chain's document, ``node_key`` this node's, one of the chain's proposers; ``keep_key``
+        stores it in the directory, sealed under ``password``. Without a key the ledger is a replica.
+        """
+        document = genesis if isinstance(genesis, Genesis) else Genesis.decode(genesis)
+        if node_key is not None and node_key.public_key not in document.proposers:
+            raise InputError("the node's key is not a proposer of this chain", code=Code.NOT_AUTHORISED)
+
+        def fill(directory: LedgerDirectory) -> None:
+            SegmentLog.create(directory.root, document.chain_id).close()
+            directory.node_key_path.unlink(missing_ok=True)
+            if node_key is not None and keep_key:
+                save_node_key(directory.node_key_path, node_key, password)
+
+        directory = LedgerDirectory.create(Path(path), document.encoded, fill=fill)
+        return cls(directory, document, node_key, options or LedgerOptions())
 
     @classmethod
     def open(
@@ -344,6 +351,7 @@ class Ledger(Keeping):
                     missing_blobs=pins.missing if self.options.require_blobs else pins.hold,
                     times=self.times,
                     cpu_share=self._cpu_share,
+                    keep_hints=self.forks is not None,
                 )
             submission = self._pipeline.submit(admitted, wait=wait)
         except BaseException:
@@ -529,52 +537,6 @@ class Ledger(Keeping):
             return Block.decode(payload)
         except InputError as error:
             raise damaged_block(error, ref) from error
-
-    # The present state.
-
-    def _entity(self, table: Table[EntityT], key: bytes) -> EntityT:
-        with self._store.snapshot() as snapshot:
-            raw = snapshot.get_state(table.prefix + key)
-        if raw is None:
-            raise NotFoundError(f"nothing stands under {key.hex()}")
-        try:
-            return table.decode(raw)
-        except (msgspec.MsgspecError, ValueError):
-            path = str(self._directory.index_path)
-            raise CorruptionError(f"the state under {key.hex()} is damaged: reindex", path=path) from None
-
-    def identity_of(self, key: bytes) -> bytes:
-        """The identity id that a 33-byte key signs for; raises ``NotFoundError``, as all below do."""
-        return self._entity(KEYS, key).identity
-
-    def identity(self, identity: bytes) -> Identity:
-        """Role, endorsement and key of an identity."""
-        return self._entity(IDENTITIES, identity)
-
-    def kem_key(self, identity: bytes) -> bytes:
-        """The public key under which keys are wrapped to an identity."""
-        return self._entity(KEM_KEYS, identity).kem
-
-    def folder(self, folder: bytes) -> Folder:
-        """Owner and key epoch of a folder."""
-        return self._entity(FOLDERS, folder)
-
-    def record(self, record: bytes) -> Record:
-        """Folder and version of a record, and whether it was erased."""
-        return self._entity(RECORDS, record)
-
-    def record_version(self, record: bytes, version: int = 0) -> RecordVersion:
-        """Digest, size and author of one version's envelope; 0 is the present version."""
-        present = self.record(record)
-        if version in (0, present.version):
-            return present.present
-        if not 0 < version < present.version:
-            raise NotFoundError(f"record {record.hex()} has no version {version}")
-        return self._entity(VERSIONS, version_key(record, version))
-
-    def consent(self, consent: bytes) -> Consent:
-        """A consent and whether it was revoked."""
-        return self._entity(CONSENTS, consent)
 
     # Keeping.
 

@@ -11,67 +11,21 @@ A failure to write or sync halts the pipeline: everything not yet acknowledged f
 ledger has to be opened again (SPEC-PIPE-1..5).
 """
 
-import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, InvalidStateError
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from typing import TypeAlias
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from fastledger.chain.admission import Admitted
 from fastledger.chain.executor import Appended, Executor
 from fastledger.chain.metrics import StageTimes
-from fastledger.chain.outcome import Outcome
-from fastledger.chain.store import ChainStore, Layer, Overlay
-from fastledger.errors import Code, LedgerBusyError, LedgerClosedError, LedgerError, LedgerHaltedError
+from fastledger.chain.stages import BUSY_RETRY_MS, Stages, Submission
+from fastledger.chain.store import ChainStore, Layer
+from fastledger.errors import LedgerBusyError, LedgerError
 from fastledger.limits import BLOCK_BYTES_MAX, BLOCK_TRANSACTIONS_MAX, PENDING_BATCHES_MAX
 from fastledger.storage.blobs import BlobStore
 from fastledger.storage.log import SegmentLog
 
-Outcomes: TypeAlias = list[Outcome]
-BUSY_RETRY_MS = 50
-
-
-@dataclass(slots=True, eq=False)
-class Submission:
-    """A batch on its way through the pool (now), into a block (``ordered``) and onto the disk (``durable``).
-
-    Both futures resolve to the batch's verdicts; neither can be cancelled. An ordered verdict has its height and
-    can still be lost with the node; a durable one cannot.
-    """
-
-    admitted: Admitted
-    ordered: "Future[Outcomes]" = field(default_factory=Future)
-    durable: "Future[Outcomes]" = field(default_factory=Future)
-    verdicts: list[Outcome | None] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.verdicts = [None] * self.count
-        # From here on it cannot be cancelled: the batch will be durable whether anyone waits or not.
-        self.ordered.set_running_or_notify_cancel()
-        self.durable.set_running_or_notify_cancel()
-
-    @property
-    def count(self) -> int:
-        """How many transactions it brings."""
-        return len(self.admitted.codes)
-
-    @property
-    def accepted(self) -> Outcomes:
-        """The verdicts of the border: *accepted* into the pool or *rejected*."""
-        return list(map(Outcome, self.admitted.txids, map(Code, self.admitted.codes)))
-
-    def outcomes(self) -> Outcomes:
-        """The verdicts, once it is ordered."""
-        return [verdict for verdict in self.verdicts if verdict is not None]
-
-    def fail(self, failure: BaseException) -> None:
-        """Tells whoever still waits."""
-        for future in (self.ordered, self.durable):
-            # The executor may answer at this very moment; whoever else waits has to hear of it all the same.
-            with suppress(InvalidStateError):
-                future.set_exception(failure)
+__all__ = ["BUSY_RETRY_MS", "Pipeline", "Submission"]
 
 
 @dataclass(slots=True)
@@ -82,7 +36,7 @@ class Group:
     submissions: Sequence[Submission]
 
 
-class Pipeline:
+class Pipeline(Stages):
     """The threads behind one open ledger."""
 
     def __init__(
@@ -98,36 +52,22 @@ class Pipeline:
         checkpoint_bytes: int,
         on_durable: Callable[[Sequence[Layer]], None],
     ) -> None:
+        super().__init__(
+            store=store,
+            times=times,
+            checkpoint_transactions=checkpoint_transactions,
+            checkpoint_bytes=checkpoint_bytes,
+        )
         self._executor = executor
-        self._store = store
         self._log = log
         self._blobs = blobs
         self._clock_ms = clock_ms
-        self._times = times
-        self._checkpoint_transactions = checkpoint_transactions
-        self._checkpoint_bytes = checkpoint_bytes
         self._on_durable = on_durable
-        # One condition for all hand-overs: they happen once a batch, not once a transaction.
-        self._changed = threading.Condition()
         self._waiting: deque[Submission] = deque()
         self._executing: list[Submission] = []
         self._groups: deque[Group] = deque()
-        self._frozen: Overlay | None = None
         self._in_flight = 0
-        self._paused = False
-        self._pausing = threading.Lock()
-        self._closing = False
-        self._failure: BaseException | None = None
-        self._threads = [
-            threading.Thread(target=self._guard, args=(work,), name=f"fastledger-{name}", daemon=True)
-            for name, work in (
-                ("executor", self._execute_forever),
-                ("syncer", self._sync_forever),
-                ("checkpointer", self._checkpoint_forever),
-            )
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._run({"executor": self._execute_forever, "syncer": self._sync_forever})
 
     # The submitters' side.
 
@@ -150,25 +90,6 @@ class Pipeline:
             self._waiting.append(submission)
             self._changed.notify_all()
         return submission
-
-    def _ended(self) -> bool:
-        return self._closing or self._failure is not None
-
-    def _raise_if_ended(self) -> None:
-        if self._failure is not None:
-            raise LedgerHaltedError(f"reopen the ledger to go on: {self._failure}") from self._failure
-        if self._closing:
-            raise LedgerClosedError("the ledger is closed")
-
-    def check_running(self) -> None:
-        """Raises ``LedgerHaltedError`` or ``LedgerClosedError`` where nothing more can be submitted."""
-        with self._changed:
-            self._raise_if_ended()
-
-    @property
-    def halted(self) -> bool:
-        """Whether a failure has ended it."""
-        return self._failure is not None
 
     @property
     def queue_depth(self) -> int:
@@ -253,15 +174,6 @@ class Pipeline:
                 self._blobs.erase(digest)
         self._begin_checkpoint(self._checkpoint_transactions, self._checkpoint_bytes)
 
-    def _begin_checkpoint(self, transactions_min: int, bytes_min: int) -> bool:
-        frozen = self._store.freeze(transactions_min=transactions_min, bytes_min=bytes_min)
-        if frozen is None:
-            return False
-        with self._changed:
-            self._frozen = frozen
-            self._changed.notify_all()
-        return True
-
     def _answer(self, groups: Sequence[Group]) -> None:
         answered = [submission for group in groups for submission in group.submissions]
         with self._changed:
@@ -274,106 +186,15 @@ class Pipeline:
         for submission in answered:
             submission.durable.set_result(submission.outcomes())
 
-    # The checkpointer's thread.
-
-    def _checkpoint_forever(self) -> None:
-        while True:
-            with self._changed:
-                while self._frozen is None and not self._drained():
-                    self._changed.wait()
-                if self._failure is not None or self._frozen is None:
-                    return
-                frozen = self._frozen
-            with self._times.stage("checkpoint"):
-                self._store.write_frozen(frozen)
-            del frozen  # its memory is for the next one
-            with self._changed:
-                self._frozen = None
-                self._changed.notify_all()
-
-    # Pausing and ending.
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Holds execution while everything before is durable; submitted batches wait, and so do other pausers."""
-        with self._pausing:
-            try:
-                with self._changed:
-                    self._raise_if_ended()
-                    self._paused = True
-                    while self._building() and self._failure is None:
-                        self._changed.wait()
-                    self._raise_if_ended()
-                yield
-            finally:
-                with self._changed:
-                    self._paused = False
-                    self._changed.notify_all()
-
     def _building(self) -> bool:
         """Whether a batch is between the waiting queue and its answer, or a checkpoint is being written."""
         return self._in_flight > len(self._waiting) or self._frozen is not None
 
-    def checkpoint(self) -> None:
-        """Writes everything durable to the index, now."""
-        with self.paused():
-            self.checkpoint_paused()
-
-    def checkpoint_behind(self) -> None:
-        """Writes what is durable now to the index while submissions go on, which wait only until it has begun."""
-        with self.paused():
-            self._store.renew()
-            self._begin_checkpoint(0, 0)
-        with self._changed:
-            while self._frozen is not None and self._failure is None:
-                self._changed.wait()
-            self._raise_if_ended()
-
-    def checkpoint_paused(self) -> None:
-        """The same, for a caller that holds :meth:`paused`."""
-        self._store.renew()
-        while (frozen := self._store.freeze(transactions_min=0, bytes_min=0)) is not None:
-            with self._times.stage("checkpoint"):
-                self._store.write_frozen(frozen)
-            self._store.renew()
-
-    def close(self) -> None:
-        """Answers everything submitted, writes a last checkpoint and ends the threads.
-
-        Waits for who holds :meth:`paused`: what a verification reads must not be closed under it.
-        """
-        with self._pausing, self._changed:
-            self._closing = True
-            self._changed.notify_all()
-        for thread in self._threads:
-            thread.join()
-        if self._failure is None:
-            self.checkpoint_paused()
-
-    def _guard(self, work: Callable[[], None]) -> None:
-        """Runs a thread's work; whatever ends it halts the whole pipeline and fails all who wait."""
-        try:
-            work()
-        except BaseException as error:
-            failure = _failure_of(error)
-            with self._changed:
-                if self._failure is None:
-                    self._failure = failure
-                unanswered = [submission for group in self._groups for submission in group.submissions]
-                unanswered += [*self._executing, *self._waiting]
-                self._groups.clear()
-                self._executing = []
-                self._waiting.clear()
-                self._in_flight -= len(unanswered)
-                self._changed.notify_all()
-            for submission in unanswered:
-                submission.fail(failure)
-
-
-def _failure_of(error: BaseException) -> LedgerError:
-    """What submitters are told: an error of theirs it is not, so anything else becomes a halt with its cause."""
-    if isinstance(error, LedgerError):
-        return error
-    failure = LedgerHaltedError(f"the ledger has halted ({type(error).__name__}); reopen it to go on")
-    failure.__cause__ = error
-    return failure
+    def _abandon(self, failure: LedgerError) -> list[Submission]:
+        unanswered = [submission for group in self._groups for submission in group.submissions]
+        unanswered += [*self._executing, *self._waiting]
+        self._groups.clear()
+        self._executing = []
+        self._waiting.clear()
+        self._in_flight -= len(unanswered)
+        return unanswered

@@ -25,7 +25,7 @@ from fastledger.chain.replay import checkpoint_if_due
 from fastledger.chain.snapshots import kept_place, load_snapshot, rebuild_index, starting_snapshot
 from fastledger.chain.store import ChainStore
 from fastledger.chain.verify import VerifyReport
-from fastledger.consensus.solo import SoloEngine
+from fastledger.consensus.engines import make_engine
 from fastledger.crypto.signing import SigningKey
 from fastledger.errors import Code, CorruptionError, InputError
 from fastledger.limits import COPY_CHUNK_BYTES, GENESIS_BYTES_MAX
@@ -305,7 +305,7 @@ class _Import:
             genesis=genesis,
             store=self._store,
             log=self._log,
-            engine=SoloEngine(genesis.proposers),
+            engine=make_engine(genesis),
             key=None,
         )
         take: dict[int, Callable[[Item], None]] = {

@@ -321,7 +321,7 @@ class ChainStore:
 
     def seqs_of_txids(self, txids: Sequence[bytes]) -> dict[bytes, int]:
         """Those of ``txids`` that the chain holds, durable or not; for the executor's thread."""
-        known = [layer.txids for layer in self._layers]
+        known = [layer.txids for layer in self._layers if layer.txids]
         known += [overlay.txids for overlay in self._overlays]
         found = self._reader.seqs_of_txids(txids)
         for seqs in known:
@@ -350,6 +350,22 @@ class ChainStore:
         with self._lock:
             self._layers = (*self._layers, layer)
 
+    def pop(self) -> Layer:
+        """Takes the top layer off: its block left the best chain; for the executor's thread."""
+        with self._lock:
+            layer = self._layers[-1]
+            self._layers = self._layers[:-1]
+        return layer
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The blocks that are not durable, lowest first; for the executor's thread."""
+        return self._layers
+
+    def entry_at(self, height: int) -> BlockEntry | None:
+        """The entry of the durable block at ``height``; for the executor's thread."""
+        return Snapshot(self._overlays, self._reader, self.durable.next_seq).block_entry(height)
+
     def renew(self) -> None:
         """Lets go of a frozen overlay that the index holds by now; for the executor's thread, between blocks."""
         with self._lock:
@@ -364,13 +380,17 @@ class ChainStore:
 
     def settle(self, count: int) -> None:
         """The lowest ``count`` layers became durable."""
+        self.settle_layers(self._layers[:count])
+
+    def settle_layers(self, layers: Sequence[Layer]) -> None:
+        """The same, with the layers that take the place of the lowest ones: they know by now where they lie."""
         active = self._overlays[0]
-        for layer in self._layers[:count]:
+        for layer in layers:
             active.add(layer)
             entry = layer.entry
             self.durable = Durable(layer.height, entry.block_id, entry.first_seq + entry.tx_count)
         with self._lock:
-            self._layers = self._layers[count:]
+            self._layers = self._layers[len(layers) :]
 
     def freeze(self, *, transactions_min: int, bytes_min: int) -> Overlay | None:
         """Begins a checkpoint where there is enough to write and none in progress; returns what to write.

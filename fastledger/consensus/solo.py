@@ -10,9 +10,10 @@ from fastledger.consensus.engine import (
     FinaliseBlock,
     SealBlock,
     Tip,
+    TransactionsPending,
 )
 from fastledger.errors import Code, InputError
-from fastledger.model.block import Block
+from fastledger.model.block import Header, HeaderBody
 
 NO_WORK_BITS = 0
 
@@ -21,6 +22,9 @@ class SoloEngine:
     """Builds whenever something is pending; block time runs with the clock and never backwards."""
 
     name = "solo"
+    chains_seals = True
+    empty_blocks = False
+    finality_depth = 0
 
     def __init__(self, proposers: Collection[bytes]) -> None:
         self._proposers = frozenset(proposers)
@@ -29,15 +33,29 @@ class SoloEngine:
         """Pending transactions are built into a block; a built block is sealed and final."""
         if isinstance(event, BlockBuilt):
             return (SealBlock(event.body.height), FinaliseBlock(event.body.height))
-        return (BuildBlock(max(event.now_ms, event.tip.time_ms + 1), NO_WORK_BITS),)
+        if isinstance(event, TransactionsPending):
+            return (BuildBlock(max(event.now_ms, event.tip.time_ms + 1), NO_WORK_BITS),)
+        return ()
 
-    def check(self, block: Block, parent: Tip) -> None:
+    def check(self, header: Header, body: HeaderBody, parent: Tip) -> None:
         """A block of a proposer from the genesis document, later than its parent, without work."""
-        if block.body.proposer not in self._proposers:
+        if body.proposer not in self._proposers:
             raise InputError(
-                f"the proposer of height {block.height} is not of this chain", code=Code.BAD_BLOCK
+                f"the proposer of height {body.height} is not of this chain", code=Code.BAD_BLOCK
             )
-        if block.body.time_ms <= parent.time_ms:
-            raise InputError(f"the time of height {block.height} does not advance", code=Code.BAD_BLOCK)
-        if block.header.bits != NO_WORK_BITS or block.header.nonce != 0:
-            raise InputError(f"height {block.height} claims work under the solo engine", code=Code.BAD_BLOCK)
+        if body.time_ms <= parent.time_ms:
+            raise InputError(f"the time of height {body.height} does not advance", code=Code.BAD_BLOCK)
+        if header.bits != NO_WORK_BITS or header.nonce != 0:
+            raise InputError(f"height {body.height} claims work under the solo engine", code=Code.BAD_BLOCK)
+
+    def work(self, header: Header) -> int:
+        """Every block weighs the same."""
+        return 1
+
+    def ready_ms(self, body: HeaderBody) -> int:
+        """At once: nobody else makes blocks."""
+        return 0
+
+    def tip(self, header: Header, body: HeaderBody, seal: bytes, parent: Tip | None) -> Tip:
+        """Without bits and interval, of which nothing depends."""
+        return Tip(body.height, header.block_id, body.time_ms, seal)

@@ -114,6 +114,43 @@ class HeaderBody:
         return hashlib.sha256(self.encode()).digest()
 
 
+def _check_commitment(header: Header, body: HeaderBody, encoded_body: bytes) -> None:
+    if header.version != HEADER_VERSION:
+        raise _bad_block(f"header version {header.version} is unknown")
+    if hashlib.sha256(encoded_body).digest() != header.commitment:
+        raise _bad_block("the header does not commit to this body")
+    if header.time_s != body.time_ms // 1000:
+        raise _bad_block("header time and body time differ")
+
+
+@dataclass(frozen=True, slots=True)
+class SealedHeader:
+    """A block without its ``count`` transactions: what nodes tell each other first (SPEC-TREE-8).
+
+    Made by :meth:`decode` or from a :class:`Block`, so that header and body belong together; whether the seal is
+    good, ``model.receipt.check_seals`` says.
+    """
+
+    header: Header
+    body: HeaderBody
+    seal: bytes
+    count: int
+
+    @classmethod
+    def decode(cls, header80: bytes, body: bytes, seal: bytes, count: int) -> "SealedHeader":
+        """Of the wire forms; raises ``InputError`` with ``BAD_BLOCK`` (or a codec error) as :meth:`Block.decode`."""
+        if not 0 <= count <= BLOCK_TRANSACTIONS_MAX:
+            raise _bad_block("more than a block may hold")
+        header, decoded = Header.decode(header80), HeaderBody.decode(body)
+        _check_commitment(header, decoded, body)
+        return cls(header, decoded, seal, count)
+
+    @property
+    def block_id(self) -> bytes:
+        """SHA-256d of the header."""
+        return self.header.block_id
+
+
 @dataclass(frozen=True)
 class Block:
     """A whole block: ``transactions`` one after another, their ``lengths`` n × u32 LE, ``results`` n × u16 BE."""
@@ -190,13 +227,13 @@ class Block:
         block._check_shape(body)
         return block
 
+    @property
+    def sealed_header(self) -> "SealedHeader":
+        """The block without its transactions."""
+        return SealedHeader(self.header, self.body, self.seal, self.count)
+
     def _check_shape(self, encoded_body: bytes) -> None:
-        if self.header.version != HEADER_VERSION:
-            raise _bad_block(f"header version {self.header.version} is unknown")
-        if hashlib.sha256(encoded_body).digest() != self.header.commitment:
-            raise _bad_block("the header does not commit to this body")
-        if self.header.time_s != self.body.time_ms // 1000:
-            raise _bad_block("header time and body time differ")
+        _check_commitment(self.header, self.body, encoded_body)
         if len(self.lengths) % 4 or len(self.results) * 2 != len(self.lengths):
             raise _bad_block("lengths and results differ in number")
         if self.count > BLOCK_TRANSACTIONS_MAX or len(self.transactions) > BLOCK_BYTES_MAX:

@@ -6,18 +6,27 @@ nothing signed for one chain is valid on another.
 
 import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
 
 from fastledger.crypto.hpke import public_key_suite
+from fastledger.crypto.work import bits_to_target, target_to_bits
 from fastledger.errors import Code, EnvelopeError, InputError
+from fastledger.limits import (
+    FINALITY_DEPTH_MAX,
+    REWARD_CREDITS_MAX,
+    REWARD_STEPS_MAX,
+    WORK_SPACING_MS_MAX,
+    WORK_WINDOW_BLOCKS_MAX,
+    WORK_WINDOW_BLOCKS_MIN,
+)
 from fastledger.model.block import ZERO32, Block, Header, HeaderBody
 from fastledger.model.codec import decode, encode
 from fastledger.version import GENESIS_FORMAT_VERSION
 
 CHAIN_ID_BYTES = 8
-ENGINES = ("solo",)
+ENGINES = ("solo", "pow")
 EMPTY_ROOT = hashlib.sha256(b"").digest()
 
 
@@ -34,6 +43,78 @@ class Authority:
 
 
 @dataclass(frozen=True)
+class WorkParameters:
+    """What the ``pow`` engine's rules leave to the chain (SPEC-WORK-9).
+
+    ``bits`` are compact targets: block 1 has ``initial_bits``, no block an easier target than ``limit_bits``. The
+    target follows the mean interval of about ``window_blocks`` blocks. ``rewards`` are pairs (height, credits of each
+    block from this height on), ascending from height 0.
+    """
+
+    spacing_ms: int = 10_000
+    initial_bits: int = 0x1E00FFFF
+    limit_bits: int = 0x207FFFFF
+    window_blocks: int = 72
+    finality_depth: int = 30
+    rewards: tuple[tuple[int, int], ...] = ()
+
+    def checked(self) -> "WorkParameters":
+        """Itself, where every field is in its range; raises ``InputError`` with ``BAD_GENESIS``."""
+        self._check_numbers()
+        try:
+            initial, limit = bits_to_target(self.initial_bits), bits_to_target(self.limit_bits)
+        except ValueError:
+            raise _bad_genesis("initial_bits and limit_bits are compact targets") from None
+        if (target_to_bits(initial), target_to_bits(limit)) != (self.initial_bits, self.limit_bits):
+            raise _bad_genesis("initial_bits and limit_bits are canonical compact targets")
+        if initial > limit:
+            raise _bad_genesis("initial_bits are an easier target than limit_bits")
+        return self
+
+    def _check_numbers(self) -> None:
+        ranges = (
+            ("spacing_ms", self.spacing_ms, 1, WORK_SPACING_MS_MAX),
+            ("initial_bits", self.initial_bits, 1, 2**32 - 1),
+            ("limit_bits", self.limit_bits, 1, 2**32 - 1),
+            ("window_blocks", self.window_blocks, WORK_WINDOW_BLOCKS_MIN, WORK_WINDOW_BLOCKS_MAX),
+            ("finality_depth", self.finality_depth, 1, FINALITY_DEPTH_MAX),
+        )
+        for name, value, low, high in ranges:
+            if type(value) is not int or not low <= value <= high:
+                raise _bad_genesis(f"{name} is a whole number from {low} to {high}")
+        if len(self.rewards) > REWARD_STEPS_MAX:
+            raise _bad_genesis(f"rewards have at most {REWARD_STEPS_MAX} steps")
+        below = -1
+        for height, credits in self.rewards:
+            if type(height) is not int or not below < height < 2**63 or (below < 0 and height != 0):
+                raise _bad_genesis("rewards ascend from height 0")
+            if type(credits) is not int or not 0 <= credits <= REWARD_CREDITS_MAX:
+                raise _bad_genesis(f"a reward is from 0 to {REWARD_CREDITS_MAX} credits")
+            below = height
+
+    def to_map(self) -> dict[str, Any]:
+        """As it stands in the genesis document."""
+        return {
+            "spacing_ms": self.spacing_ms,
+            "initial_bits": self.initial_bits,
+            "limit_bits": self.limit_bits,
+            "window_blocks": self.window_blocks,
+            "finality_depth": self.finality_depth,
+            "rewards": [list(step) for step in self.rewards],
+        }
+
+    @classmethod
+    def from_map(cls, value: Any) -> "WorkParameters":
+        """The inverse of :meth:`to_map`; raises ``InputError`` with ``BAD_GENESIS``."""
+        if not isinstance(value, dict) or set(value) != {field.name for field in fields(cls)}:
+            raise _bad_genesis("work parameters have other fields")
+        steps = _list(value["rewards"])
+        if any(not isinstance(step, list) or len(step) != 2 for step in steps):
+            raise _bad_genesis("rewards are pairs of a height and credits")
+        return cls(**value | {"rewards": tuple((height, credits) for height, credits in steps)}).checked()
+
+
+@dataclass(frozen=True)
 class Genesis:
     """The agreed beginning. ``proposers`` are the 33-byte keys that may seal blocks; ``salt`` makes chains differ."""
 
@@ -42,6 +123,7 @@ class Genesis:
     authorities: tuple[Authority, ...] = ()
     engine: str = "solo"
     salt: bytes = b""
+    work: WorkParameters | None = None
 
     @classmethod
     def create(
@@ -51,9 +133,10 @@ class Genesis:
         proposers: tuple[bytes, ...],
         authorities: tuple[Authority, ...] = (),
         engine: str = "solo",
+        work: WorkParameters | None = None,
     ) -> "Genesis":
-        """A new chain with a random salt."""
-        return cls(created_ms, proposers, authorities, engine, os.urandom(16)).checked()
+        """A new chain with a random salt; ``work`` goes with the ``pow`` engine and no other."""
+        return cls(created_ms, proposers, authorities, engine, os.urandom(16), work).checked()
 
     def checked(self) -> "Genesis":
         """Itself, where every field has its shape; raises ``InputError`` with ``BAD_GENESIS``."""
@@ -74,28 +157,33 @@ class Genesis:
             raise _bad_genesis("authorities differ from one another")
         if len(self.salt) != 16:
             raise _bad_genesis("salt has 16 bytes")
+        if (self.work is not None) != (self.engine == "pow"):
+            raise _bad_genesis("work parameters go with the pow engine, and with no other")
+        if self.work is not None:
+            self.work.checked()
         return self
 
     @cached_property
     def encoded(self) -> bytes:
         """The document's bytes, as kept in ``genesis.cbor``."""
-        return encode(
-            {
-                "version": GENESIS_FORMAT_VERSION,
-                "created_ms": self.created_ms,
-                "engine": self.engine,
-                "proposers": list(self.proposers),
-                "authorities": [[authority.key, authority.kem] for authority in self.authorities],
-                "salt": self.salt,
-            }
-        )
+        document: dict[str, Any] = {
+            "version": GENESIS_FORMAT_VERSION,
+            "created_ms": self.created_ms,
+            "engine": self.engine,
+            "proposers": list(self.proposers),
+            "authorities": [[authority.key, authority.kem] for authority in self.authorities],
+            "salt": self.salt,
+        }
+        if self.work is not None:
+            document["work"] = self.work.to_map()
+        return encode(document)
 
     @classmethod
     def decode(cls, data: bytes) -> "Genesis":
         """The document of ``data``; raises ``InputError`` with ``BAD_GENESIS`` or a codec error."""
         value = decode(data, what="genesis")
         keys = {"version", "created_ms", "engine", "proposers", "authorities", "salt"}
-        if not isinstance(value, dict) or set(value) != keys:
+        if not isinstance(value, dict) or set(value) - {"work"} != keys:
             raise _bad_genesis("a genesis document has other fields")
         if type(value["version"]) is not int or value["version"] != GENESIS_FORMAT_VERSION:
             raise _bad_genesis(f"not a genesis document of format {GENESIS_FORMAT_VERSION}")
@@ -105,6 +193,7 @@ class Genesis:
             tuple(Authority(*_byte_strings(pair, 2)) for pair in _list(value["authorities"])),
             str(value["engine"]),
             _byte_strings([value["salt"]])[0],
+            WorkParameters.from_map(value["work"]) if "work" in value else None,
         ).checked()
 
     @cached_property
@@ -118,7 +207,10 @@ class Genesis:
         return self.digest[:CHAIN_ID_BYTES]
 
     def block(self, state_root: bytes) -> Block:
-        """Block 0: no transactions, no seal; its ``seal_ref`` is the digest of this document."""
+        """Block 0: no transactions, no seal, no work; its ``seal_ref`` is the digest of this document.
+
+        Under the ``pow`` engine it has the bits that block 1 must meet.
+        """
         body = HeaderBody(
             height=0,
             time_ms=self.created_ms,
@@ -129,7 +221,8 @@ class Genesis:
             proposer=self.proposers[0],
             seal_ref=self.digest,
         )
-        header = Header(ZERO32, body.commitment, self.created_ms // 1000)
+        bits = self.work.initial_bits if self.work is not None else 0
+        header = Header(ZERO32, body.commitment, self.created_ms // 1000, bits)
         return Block(header, body, b"", b"", b"", b"")
 
 

@@ -12,6 +12,7 @@ prefix    key                        value
 ``B``     envelope digest            BlobOwner
 ``C``     consent id                 Consent
 ``G``     folder id, grantee id      Grants: what the grantee may do in the folder
+``A``     33-byte proposer's key     Account: the credits that its blocks earned
 ========  =========================  ==========================================
 """
 
@@ -101,6 +102,12 @@ class Grants(Entity, frozen=True):
     grants: tuple[Grant, ...]
 
 
+class Account(Entity, frozen=True):
+    """Credits, in whole units."""
+
+    balance: int
+
+
 KEYS = Table(b"K", Pseudonym)
 IDENTITIES = Table(b"I", Identity)
 KEM_KEYS = Table(b"M", KemKey)
@@ -110,6 +117,7 @@ VERSIONS = Table(b"V", RecordVersion)
 BLOBS = Table(b"B", BlobOwner)
 CONSENTS = Table(b"C", Consent)
 GRANTS = Table(b"G", Grants)
+ACCOUNTS = Table(b"A", Account)
 
 # Bit i of a purposes mask is the i-th of these; new purposes are appended.
 PURPOSE_BITS: dict[Purpose, int] = {

@@ -5,6 +5,7 @@
     genesis.cbor   the chain's first bytes, written once (SPEC-LOG-1)
     LOCK           held with flock(2); its text is the pid of the holder
     HEAD  log/     the segment log
+    forks/         blocks that are not final, under an engine whose chain can reorganise
     index/         LMDB, derived
     blobs/         the blob store; in it ``orphans``, those that no record names
     uploads/       blobs on their way in

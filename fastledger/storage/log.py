@@ -306,6 +306,23 @@ class SegmentLog:
                 raise NotFoundError(f"segment {ref.segment} was pruned", code=Code.PRUNED) from None
             raise
 
+    def read_start(self, ref: FrameRef, length: int) -> bytes:
+        """At most ``length`` first bytes of a payload, whose checksum is not looked at: the caller has its own.
+
+        CorruptionError or NotFoundError as :meth:`read` where no such frame begins there.
+        """
+        self._check_open()
+        place = Place(ref.segment, ref.offset)
+        try:
+            frame = self._segments.frame_at(place, None)
+            if frame is None or frame.ref != ref or frame.kind != KIND_DATA:
+                raise self._damage(place)
+            return self._segments.payload_start(frame, length)
+        except CorruptionError:
+            if ref.segment < self._segments.first:
+                raise NotFoundError(f"segment {ref.segment} was pruned", code=Code.PRUNED) from None
+            raise
+
     def frames(self, start: FrameRef | int | None = None) -> Iterator[tuple[FrameRef, int, bytes]]:
         """(ref, height, payload) in order: from a frame, from a height, or from the oldest segment.
 

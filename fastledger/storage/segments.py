@@ -10,6 +10,7 @@ from pathlib import Path
 from fastledger.errors import CorruptionError
 from fastledger.storage.files import FileCache, OpenFile, OsFiles
 from fastledger.storage.frames import (
+    FRAME_HEADER_BYTES,
     KIND_SEAL,
     SEGMENT_HEADER_BYTES,
     Frame,
@@ -142,6 +143,12 @@ class SegmentFiles:
     def payload(self, frame: Frame) -> bytes:
         with self.lease(frame.ref.segment) as file:
             return read_payload(self.files, file, frame)
+
+    def payload_start(self, frame: Frame, length: int) -> bytes:
+        """The first bytes of a frame's payload, unchecked."""
+        start = frame.ref.offset + FRAME_HEADER_BYTES
+        with self.lease(frame.ref.segment) as file:
+            return self.files.read(file, min(length, frame.ref.length), start)
 
     def after_seal(self, seal: Frame) -> tuple[Place, int]:
         """Where the segment behind a seal begins, and the checksum that its first frame links to."""
