@@ -23,10 +23,11 @@ LAYERS: dict[str, set[str]] = {
     "state": {"_native", "crypto", "model"},
     "consensus": {"crypto", "model"},
     "chain": {"_native", "crypto", "model", "storage", "state", "consensus", "clock"},
+    "peers": {"_native", "crypto", "model", "storage", "consensus", "chain"},
     "gateway": set(),
     "workload": {"gateway"},
-    "node": {"_native", "crypto", "model", "storage", "state", "consensus", "chain", "clock"},
-    "rpc": {"crypto", "model", "storage", "state", "chain", "node", "clock"},
+    "node": {"_native", "crypto", "model", "storage", "state", "consensus", "chain", "peers", "clock"},
+    "rpc": {"crypto", "model", "storage", "state", "chain", "peers", "node", "clock"},
     "client": {"_native", "crypto", "model", "state", "chain", "gateway", "rpc", "clock"},
     "bench": {"_native", "crypto"},
     "cli": {

@@ -1,0 +1,55 @@
+"""What the parts of the network may ask of the whole."""
+
+from collections.abc import Iterable
+from typing import Protocol
+
+from fastledger.peers.port import ChainPort
+from fastledger.peers.scores import Offence
+from fastledger.peers.session import Link
+from fastledger.peers.settings import CloseCode, PeerSettings
+from fastledger.peers.wire import Message
+
+NEVER_MS = 2**62
+
+
+class Random(Protocol):
+    """The part of ``random.Random`` that the network uses."""
+
+    def random(self) -> float: ...
+    def getrandbits(self, k: int, /) -> int: ...
+
+
+class Host(Protocol):
+    """The network as its parts see it."""
+
+    chain: ChainPort
+    settings: PeerSettings
+    rng: Random
+
+    def send(self, link: Link, message: Message) -> None:
+        """Gives a message to be sent."""
+
+    def charge(self, link: Link, offence: Offence) -> None:
+        """Counts an offence against the peer; it may close the link and end in a ban."""
+
+    def close(self, link: Link, code: CloseCode, why: str = "") -> None:
+        """Says goodbye and closes."""
+
+    def link(self, number: int) -> Link | None:
+        """A ready link by its number."""
+
+    def ready_links(self) -> Iterable[Link]:
+        """The links whose handshake is done, oldest first."""
+
+    def may_serve(self, link: Link) -> bool:
+        """Whether an answer may be made for a peer: it reads, and all peers together leave not too much unread."""
+
+
+def pick(rng: Random, count: int) -> int:
+    """A number below ``count`` (at least 1)."""
+    return min(count - 1, int(rng.random() * count))
+
+
+def random_bytes(rng: Random, count: int) -> bytes:
+    """So many bytes of chance."""
+    return rng.getrandbits(8 * count).to_bytes(count, "big")

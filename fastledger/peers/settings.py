@@ -1,0 +1,122 @@
+"""What a node may set of its peer network, what the network asks of its node, and what it tells (SPEC-PEER-6)."""
+
+from dataclasses import dataclass
+from enum import IntEnum, unique
+from typing import NamedTuple, TypeAlias
+
+from fastledger.peers.scores import Ban, Subject
+from fastledger.version import VERSION
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerSettings:
+    """Times in milliseconds. ``peers`` are configured addresses, dialled for ever; ``bans`` those of an earlier run.
+
+    ``listen`` is the address that others may dial, empty for none; without ``discover`` only configured addresses are
+    dialled. Whom to dial is looked up every ``dial_pause_ms`` at most. A tick is due after ``tick_ms_max`` at the
+    latest: the chain may want blocks without an event of the network's own, when a header's time has come. Bounds that
+    protect memory are not settings: they stand in limits.py.
+    """
+
+    listen: str = ""
+    agent: str = f"fastledger/{VERSION}"
+    peers: tuple[str, ...] = ()
+    bans: tuple[Ban, ...] = ()
+    discover: bool = True
+    outbound_target: int = 8
+    inbound_max: int = 64
+    inbound_per_organisation: int = 4
+    inbound_per_address: int = 8
+    outbound_per_organisation: int = 1
+    ban_ms: int = 24 * 60 * 60 * 1000
+    dial_pause_ms: int = 500
+    tick_ms_max: int = 1_000
+    redial_ms: int = 2_000
+    redial_ms_max: int = 5 * 60 * 1000
+    stale_tip_ms: int = 10 * 60 * 1000
+    announce_ms_max: int = 100
+    snapshot_quorum: int | None = None
+
+
+@unique
+class CloseCode(IntEnum):
+    """Why a link is closed: told to the peer in Goodbye, and to the node."""
+
+    DONE = 0
+    WRONG_CHAIN = 1
+    WRONG_VERSION = 2
+    SELF = 3
+    DUPLICATE_LINK = 4
+    FULL = 5
+    BANNED = 6
+    OFFENCE = 7
+    TIMEOUT = 8
+    NOT_READING = 9
+    EVICTED = 10
+    PEER_CLOSED = 11
+
+
+class Send(NamedTuple):
+    """Write these bytes to the link, and report what has gone by ``PeerNetwork.sent``."""
+
+    link: int
+    data: bytes
+
+
+class Close(NamedTuple):
+    """Write what was given to be sent (for a short while), then close; no ``closed`` needs to be reported."""
+
+    link: int
+    code: CloseCode
+    why: str = ""
+
+
+class Dial(NamedTuple):
+    """Connect to this address, then report ``connected`` or ``dial_failed``."""
+
+    address: str
+
+
+class Banned(NamedTuple):
+    """A subject is shut out from now on; to be persisted with ``PeerNetwork.bans``."""
+
+    subject: Subject
+    until_ms: int
+    why: str
+
+
+Action: TypeAlias = Send | Close | Dial | Banned
+
+
+class PeerInfo(NamedTuple):
+    """One link, for ``peers list`` and metrics; ``height`` and ``work`` are what the peer last told."""
+
+    link: int
+    address: str
+    organisation: str
+    inbound: bool
+    ready: bool
+    agent: str
+    height: int
+    work: int
+    rtt_ms: int | None
+    clock_offset_ms: int
+    bytes_received: int
+    bytes_sent: int
+    unsent_bytes: int
+    points: int
+    connected_ms: int
+    blocks_in_flight: int
+    transactions_in_flight: int
+
+
+class SyncStatus(NamedTuple):
+    """How far this node is behind what its peers have proven; ``clock_offset_ms`` is the median of peers' clocks."""
+
+    height: int
+    header_height: int
+    claimed_height: int
+    blocks_in_flight: int
+    syncing: bool
+    ready_peers: int
+    clock_offset_ms: int
