@@ -21,6 +21,7 @@ from fastledger.chain.fork_events import (
     Reorganised,
     TransactionsAccepted,
 )
+from fastledger.chain.mempool import Mempool
 from fastledger.chain.mine import mine_block
 from fastledger.consensus.engine import Tip
 from fastledger.consensus.engines import make_engine
@@ -192,6 +193,24 @@ def test_a_node_without_a_key_mines_nothing(nodes: MakeNode) -> None:
     assert watcher.chain.template(watcher.now_ms) is None
     with pytest.raises(InputError):
         mine_block(watcher.chain, watcher.now_ms)
+
+
+def test_the_pool_is_the_one_that_was_handed_in(nodes: MakeNode) -> None:  # SPEC-POOL-1
+    ours = nodes(0)
+    ours.stop()
+    ours.mempool = Mempool(transactions_max=2, source_transactions_max=1)
+    ours.start()
+    encoded = [item.encoded for item in patients(ours.genesis, 4)]
+    assert ours.chain.submit(encoded[:2], ours.now_ms, source=b"a") == [Code.OK, Code.POOL_FULL]
+    assert ours.chain.submit(encoded, ours.now_ms) == [
+        Code.DUPLICATE,
+        Code.OK,
+        Code.POOL_FULL,
+        Code.POOL_FULL,
+    ]
+    assert ours.chain.transaction(next(iter(ours.chain.mempool))) == encoded[0]
+    ours.mine()
+    assert ours.chain.submit(encoded, ours.now_ms) == [Code.DUPLICATE] * 2 + [Code.OK] * 2
 
 
 # Reorganisations.

@@ -81,7 +81,7 @@ class ForkChain:
         """
         self.genesis = genesis
         self.chain_id = genesis.chain_id
-        self.mempool = mempool or Mempool()
+        self.mempool = Mempool() if mempool is None else mempool
         self._engine = engine
         self._executor = executor
         self._store = store
