@@ -147,7 +147,7 @@ STEP = st.tuples(
 
 
 @given(steps=st.lists(STEP, max_size=12))
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_spoilt_traffic_is_survived_and_leaves_nothing_behind(
     traffic: Traffic, steps: list[tuple[int, int, int, int]]
 ) -> None:  # SPEC-PEER-5

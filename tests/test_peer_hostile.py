@@ -259,11 +259,17 @@ def test_work_that_is_claimed_and_not_shown_is_dropped(net: Net, victim: Member,
 
 def test_who_claims_work_and_stays_silent_is_passed_over(net: Net, victim: Member) -> None:  # SPEC-PEER-14
     stranger = claim(net, victim)
-    net.run(25_000)
-    assert stranger.is_open
-    points = victim.network._scores.points(MALLORY, net.now_ms)
-    assert points > 0
-    goes_on(net, victim)
+    honest = net.members["honest"]
+    net.part(["honest"], ["victim"])
+    for _ in range(3):
+        net.mine(honest)
+    net.heal()
+    # Another peer that has more is asked although the liar was not given up yet.
+    assert net.run(6_000, lambda: net.agree(victim, honest))
+    net.run(20_000)
+    assert victim.network._scores.points(MALLORY, net.now_ms) > 0
+    net.run(200_000)
+    assert not stranger.is_open
 
 
 def test_endless_headers_end_in_a_ban(
@@ -452,6 +458,23 @@ def test_missing_transactions_are_asked_for_by_index(
     stranger.say(BlockTransactions(block.block_id, [bodies[1], bodies[3]]))
     assert victim.chain.tip.block_id == block.block_id
     assert not is_banned(victim, net)
+
+
+def test_who_tells_a_block_and_withholds_it_delays_nobody(
+    net: Net, victim: Member, forger: Member
+) -> None:  # SPEC-PEER-18
+    block, txids = compact_of(forger, net, 3)
+    mute = net.stranger(victim, name="mute").greet()
+    good = net.stranger(victim, name="good").greet()
+    announce(mute, block, txids)
+    announce(good, block, txids)
+    net.run(50)
+    assert mute.heard(GetBlockTransactions)
+    assert good.heard(GetBlockTransactions)
+    good.say(BlockTransactions(block.block_id, [block.transaction_bytes(index) for index in range(3)]))
+    assert victim.chain.tip.block_id == block.block_id
+    net.run(6_000)
+    assert victim.network._compact._partials == {}
 
 
 def test_other_transactions_than_asked_for_are_a_bad_copy(

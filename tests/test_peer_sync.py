@@ -1,6 +1,7 @@
 """Headers first, blocks from several peers: late joiners, partitions, stalls (SPEC-PEER-13..17)."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,9 +9,12 @@ from fork_world import make_genesis, patients
 from peer_net import Member, Net, Stranger
 
 from fastledger import SigningKey
+from fastledger.errors import LedgerBusyError
+from fastledger.limits import PEER_BLOCKS_SOUGHT_MAX
+from fastledger.model.block import Block
 from fastledger.peers.settings import CloseCode
 from fastledger.peers.sync import close_header
-from fastledger.peers.wire import GetBlocks, GetHeaders, Headers
+from fastledger.peers.wire import BlockMessage, GetBlocks, GetHeaders, Headers
 
 
 @pytest.fixture
@@ -202,3 +206,46 @@ def test_status_tells_how_far_behind_a_node_is(net: Net, keys: list[SigningKey])
     info = late.network.peers()[0]
     assert (info.organisation, info.inbound, info.ready, info.height) == ("m0", False, True, 5)
     assert info.bytes_received > 0
+
+
+def test_a_lost_block_is_sought_until_a_good_copy_comes(
+    net: Net, keys: list[SigningKey]
+) -> None:  # SPEC-PEER-37
+    source = net.add("m0", keys[0])
+    net.submit(source, patients(net.genesis, 3))
+    mined(net, source, 12)
+    lost = source.chain.block(source.chain.block_id_at(1))
+    assert lost is not None
+    assert source.chain.final.height > 1
+    node = net.add("node", None)
+    bad = net.stranger(node, name="bad").greet()
+    copies: list[Block] = []
+
+    def take(block: Block) -> bool:
+        copies.append(block)
+        return block.transactions == lost.transactions
+
+    node.network.seek_block(lost.block_id, take, net.now_ms)
+    net.settle(node)
+    net.run(50)
+    assert bad.heard(GetBlocks)[0].ids == lost.block_id
+    bad.say(BlockMessage(replace(lost, transactions=bytes(len(lost.transactions))).encode()))
+    node.network.add_peer("m0:1")
+    assert net.run(60_000, lambda: len(copies) == 2)
+    assert copies[1] == lost
+    assert [info.points >= 50 for info in node.network.peers() if info.organisation == "bad"] in ([True], [])
+    net.run(1_000)
+    assert node.network.sync_status().blocks_in_flight == 0
+
+
+def test_who_seeks_no_more_gets_no_more(net: Net, keys: list[SigningKey]) -> None:  # SPEC-PEER-37
+    node = net.add("node", None)
+    for number in range(PEER_BLOCKS_SOUGHT_MAX):
+        node.network.seek_block(number.to_bytes(32, "big"), lambda block: True, net.now_ms)
+    with pytest.raises(LedgerBusyError):
+        node.network.seek_block(b"\1" * 32, lambda block: True, net.now_ms)
+    for number in range(PEER_BLOCKS_SOUGHT_MAX):
+        node.network.seek_no_more(number.to_bytes(32, "big"))
+    stranger = net.stranger(node, name="s").greet()
+    net.run(1_000)
+    assert stranger.heard(GetBlocks) == []

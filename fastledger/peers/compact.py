@@ -18,7 +18,12 @@ from fastledger.chain.fork_events import BlockConnected, TransactionsAccepted
 from fastledger.crypto.hashing import sha256_many
 from fastledger.crypto.merkle import merkle_root
 from fastledger.errors import BlockFault, Code, InputError
-from fastledger.limits import PEER_COMPACT_MS_MAX, PEER_COMPACTS_MAX, PEER_SEEN_IDS_MAX
+from fastledger.limits import (
+    PEER_COMPACT_MS_MAX,
+    PEER_COMPACTS_MAX,
+    PEER_COMPACTS_PER_BLOCK_MAX,
+    PEER_SEEN_IDS_MAX,
+)
 from fastledger.model.block import Block, SealedHeader
 from fastledger.peers.fetch import BlockFetcher
 from fastledger.peers.host import NEVER_MS, Host, random_bytes
@@ -108,7 +113,8 @@ class CompactRelay:
         self._host = host
         self._fetch = fetch
         self._sync = sync
-        self._partials: dict[bytes, _Partial] = {}
+        # Of one block there may be several, from as many peers: a silent one then delays nothing.
+        self._partials: dict[bytes, dict[int, _Partial]] = {}
         self._known: dict[int, OrderedDict[bytes, None]] = {}
         # Accepted lately, in blocks or not: after a reorganisation a block's transactions no longer wait.
         self._accepted: OrderedDict[bytes, None] = OrderedDict()
@@ -116,28 +122,38 @@ class CompactRelay:
     @property
     def next_ms(self) -> int:
         """When an answer is late."""
-        return min((partial.deadline_ms for partial in self._partials.values()), default=NEVER_MS)
+        deadlines = (partial.deadline_ms for some in self._partials.values() for partial in some.values())
+        return min(deadlines, default=NEVER_MS)
 
     def gone(self, link: Link, now_ms: int) -> None:
         """A link has ended: what it was to complete is fetched whole."""
         self._known.pop(link.number, None)
-        for block_id, partial in list(self._partials.items()):
-            if partial.link == link.number:
-                self._drop(block_id)
+        for block_id in list(self._partials):
+            self._drop(block_id, link.number)
 
     def tick(self, now_ms: int) -> None:
         """What is not completed in time is fetched whole."""
-        for block_id, partial in list(self._partials.items()):
-            if partial.deadline_ms <= now_ms:
-                self._drop(block_id)
-                link = self._host.link(partial.link)
-                if link is not None:
-                    self._host.charge(link, Offence.STALLING)
+        late = [
+            (block_id, number)
+            for block_id, some in self._partials.items()
+            for number, partial in some.items()
+            if partial.deadline_ms <= now_ms
+        ]
+        for block_id, number in late:
+            self._drop(block_id, number)
+            link = self._host.link(number)
+            if link is not None:
+                self._host.charge(link, Offence.STALLING)
         self._fetch.refill(now_ms)
 
-    def _drop(self, block_id: bytes) -> None:
-        self._partials.pop(block_id, None)
-        self._fetch.reserved.discard(block_id)
+    def _drop(self, block_id: bytes, number: int) -> _Partial | None:
+        """One peer's part in a block ends; where it was the last, the block may be fetched whole."""
+        some = self._partials.get(block_id, {})
+        partial = some.pop(number, None)
+        if not some:
+            self._partials.pop(block_id, None)
+            self._fetch.reserved.discard(block_id)
+        return partial
 
     def _knows(self, link: Link, block_id: bytes) -> bool:
         """Whether the peer has the block, as far as this node saw; from now on it does."""
@@ -198,9 +214,11 @@ class CompactRelay:
             return
         if entry.work >= link.work:
             link.height, link.work, link.tip = entry.height, entry.work, block_id
-        if chain.has_block(block_id) or block_id in self._partials or entry.work <= chain.work:
+        if chain.has_block(block_id) or entry.work <= chain.work:
             return
-        if chain.has_block(sealed.header.previous_id) and len(self._partials) < PEER_COMPACTS_MAX:
+        some = self._partials.get(block_id, {})
+        room = len(self._partials) < PEER_COMPACTS_MAX and len(some) < PEER_COMPACTS_PER_BLOCK_MAX
+        if room and link.number not in some and chain.has_block(sealed.header.previous_id):
             self._begin(link, sealed, message, now_ms)
         self._fetch.refill(now_ms)
 
@@ -225,7 +243,7 @@ class CompactRelay:
         if not partial.missing:
             self._finish(link, partial, now_ms)
             return
-        self._partials[sealed.block_id] = partial
+        self._partials.setdefault(sealed.block_id, {})[link.number] = partial
         self._fetch.reserved.add(sealed.block_id)
         link.expect(GetBlockTransactions)
         indexes = struct.pack(f">{len(partial.missing)}H", *partial.missing)
@@ -234,11 +252,9 @@ class CompactRelay:
     def on_transactions(self, link: Link, message: BlockTransactions, now_ms: int) -> None:
         """What was missing of a block."""
         link.settle(GetBlockTransactions)
-        partial = self._partials.get(message.block_id)
-        if partial is None or partial.link != link.number:
-            # It came too late: the block is fetched whole.
-            return
-        self._drop(message.block_id)
+        partial = self._drop(message.block_id, link.number)
+        if partial is None or self._host.chain.has_block(message.block_id):
+            return  # too late, or another was faster
         if message.transactions and not _complete(partial, message.transactions):
             self._host.charge(link, Offence.BAD_COPY)
         elif message.transactions:

@@ -5,15 +5,16 @@ others and may hold fewer at a time; the block that all others wait for is asked
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from fastledger.chain.fork_events import WrongHints
-from fastledger.errors import BlockFault, Code, InputError
+from fastledger.errors import BlockFault, Code, InputError, LedgerBusyError
 from fastledger.limits import (
     PEER_BLOCK_MS_MAX,
     PEER_BLOCKS_BYTES_IN_FLIGHT,
     PEER_BLOCKS_PER_LINK_MAX,
+    PEER_BLOCKS_SOUGHT_MAX,
     PEER_BLOCKS_WINDOW,
 )
 from fastledger.model.block import Block
@@ -64,6 +65,7 @@ class BlockFetcher:
         self._transaction_bytes = 600
         self._ticked_ms = 0
         self.reserved: set[bytes] = set()
+        self._sought: dict[bytes, Callable[[Block], bool]] = {}
 
     @property
     def in_flight(self) -> int:
@@ -149,6 +151,17 @@ class BlockFetcher:
         while len(self._tried) > _TRIED_MAX:
             self._tried.popitem(last=False)
 
+    def seek(self, block_id: bytes, take: Callable[[Block], bool], now_ms: int) -> None:
+        """Fetches one block for somebody else than the chain; LedgerBusyError where many are sought."""
+        if len(self._sought) >= PEER_BLOCKS_SOUGHT_MAX:
+            raise LedgerBusyError("many blocks are sought", retry_after_ms=PEER_BLOCK_MS_MAX)
+        self._sought[block_id] = take
+        self.refill(now_ms)
+
+    def seek_no_more(self, block_id: bytes) -> None:
+        """Whoever sought the block does without it."""
+        self._sought.pop(block_id, None)
+
     # Asking.
 
     def refill(self, now_ms: int) -> None:
@@ -156,7 +169,7 @@ class BlockFetcher:
         if not any(len(load.open) <= load.cap // 2 for load in self._loads.values()):
             return
         plan: dict[int, list[bytes]] = {}
-        wanted = self._host.chain.wanted(PEER_BLOCKS_WINDOW)
+        wanted = [*self._host.chain.wanted(PEER_BLOCKS_WINDOW), *self._sought]
         for place, block_id in enumerate(wanted):
             if block_id in self.reserved:
                 continue
@@ -263,6 +276,9 @@ class BlockFetcher:
         self._bringers.move_to_end(block_id)
         while len(self._bringers) > _BRINGERS_MAX:
             self._bringers.popitem(last=False)
+        take = self._sought.get(block_id)
+        if take is not None:
+            return self._hand_over(link, block, take, now_ms)
         try:
             self._host.chain.add_block(block, now_ms)
         except BlockFault as fault:
@@ -273,6 +289,15 @@ class BlockFetcher:
                 self._host.charge(link, Offence.BAD_COPY)
             return False
         return True
+
+    def _hand_over(self, link: Link, block: Block, take: Callable[[Block], bool], now_ms: int) -> bool:
+        """A block that is sought goes to who seeks it; a bad copy is charged, and the next peer is asked."""
+        if take(block):
+            self._sought.pop(block.block_id, None)
+            return True
+        self._mark_tried(block.block_id, link.number, now_ms)
+        self._host.charge(link, Offence.BAD_COPY)
+        return False
 
     def _blame(self, link: Link, block_id: bytes, fault: BlockFault, now_ms: int) -> None:
         """An id fault is a block that no honest node passes on; a copy fault is this sender's copy."""

@@ -5,11 +5,13 @@ takes out afterwards. Nothing that a peer sends raises here: it ends in an offen
 organisation. What does raise is the chain's own trouble (LedgerError).
 """
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from fastledger.errors import Code, NotFoundError
 from fastledger.limits import PEER_LINKS_MAX, PEER_SLEPT_MS, PEER_UNSENT_TOTAL_BYTES_MAX
+from fastledger.model.block import Block
 from fastledger.peers.addresses import AddressBook, is_address
 from fastledger.peers.blobs import BlobFetcher
 from fastledger.peers.compact import CompactRelay
@@ -20,7 +22,7 @@ from fastledger.peers.outbound import Outbound
 from fastledger.peers.port import BlobPort, BlobSink, ChainPort, SnapshotPort
 from fastledger.peers.scores import Ban, Offence, ScoreBoard, Subject
 from fastledger.peers.serving import Server
-from fastledger.peers.session import Link
+from fastledger.peers.session import Budgets, Link
 from fastledger.peers.settings import (
     Action,
     Banned,
@@ -87,6 +89,7 @@ class PeerNetwork:
         self.settings = settings
         self.rng = rng
         self._now_ms = now_ms
+        self._budgets: OrderedDict[Subject, Budgets] = OrderedDict()
         self._ticked_ms = now_ms
         self._lenient_until_ms = 0
         self._nonce = random_bytes(rng, 8)
@@ -142,6 +145,7 @@ class PeerNetwork:
         """A connection stands. ``organisation`` is the name in its verified certificate, empty where it has none."""
         self._now_ms = now_ms
         state = Link(link, address, organisation, inbound, now_ms)
+        state.budgets = self._budgets_of(state.subject)
         self._links[link] = state
         if not inbound:
             self._book.connected(address, organisation)
@@ -284,6 +288,20 @@ class PeerNetwork:
         self._now_ms = now_ms
         self._blobs.fetch(digest, access_txid, sink, now_ms)
 
+    def seek_block(self, block_id: bytes, take: Callable[[Block], bool], now_ms: int) -> None:
+        """Fetches one block by its id, as for a damaged log; ``take`` gets each copy until it returns True.
+
+        A copy has the id and the shape of the block; ``take`` checks roots and signatures, and False is charged to
+        who sent it. It goes on until a copy is taken or ``seek_no_more`` is called. LedgerBusyError where many are
+        sought.
+        """
+        self._now_ms = now_ms
+        self._fetch.seek(block_id, take, now_ms)
+
+    def seek_no_more(self, block_id: bytes) -> None:
+        """Whoever sought the block does without it."""
+        self._fetch.seek_no_more(block_id)
+
     def fetch_snapshot(self, now_ms: int) -> None:
         """Looks for a snapshot that a quorum of proposers attest, and brings it to the SnapshotPort."""
         self._now_ms = now_ms
@@ -342,6 +360,14 @@ class PeerNetwork:
         self._actions.append(Dial(address))
 
     # Inside.
+
+    def _budgets_of(self, subject: Subject) -> Budgets:
+        """Those of an organisation, new where it was not seen for long."""
+        budgets = self._budgets.setdefault(subject, Budgets(self._now_ms))
+        self._budgets.move_to_end(subject)
+        while len(self._budgets) > 2 * PEER_LINKS_MAX:
+            self._budgets.popitem(last=False)
+        return budgets
 
     def _refusal(self, link: Link) -> CloseCode | None:
         for subject in (link.subject, link.host):

@@ -38,7 +38,8 @@ from fastledger.peers.wire import (
     WireFault,
 )
 
-# What one link may send of each kind: tokens a second and at once. A token is a message, of lists an id.
+# What one organisation may send of each kind, over all its links: tokens a second and at once. A token is a message,
+# of lists an id.
 RATES: Final[dict[type[Message], tuple[float, float]]] = {
     Ping: (2, 20),
     GetPeers: (0.1, 4),
@@ -46,8 +47,8 @@ RATES: Final[dict[type[Message], tuple[float, float]]] = {
     GetBlocks: (5_000, 20_000),
     Compact: (5, 100),
     GetBlockTransactions: (20, 100),
-    Inventory: (50_000, 300_000),
-    GetTransactions: (50_000, 300_000),
+    Inventory: (20_000, 200_000),
+    GetTransactions: (20_000, 200_000),
     GetBlob: (200, 2_000),
     GetSnapshots: (0.2, 4),
     GetPiece: (200, 2_000),
@@ -67,10 +68,36 @@ def token_count(message: Message) -> int:
     return 1
 
 
+class Budgets:
+    """What one organisation may still send; it outlives its links, so that connecting anew gives nothing."""
+
+    def __init__(self, now_ms: int) -> None:
+        self._buckets = {kind: Bucket(rate, burst, now_ms) for kind, (rate, burst) in RATES.items()}
+        self._unsolicited = Bucket(*UNSOLICITED_BYTES, now_ms)
+
+    def take(self, message: Message, now_ms: int) -> None:
+        """Takes what a message costs; WireFault where it is more than there is."""
+        kind = type(message)
+        bucket = self._buckets.get(kind)
+        if bucket is not None and not bucket.take(token_count(message), now_ms):
+            raise WireFault(f"too many of message {TAGS[kind]}", Offence.FLOOD)
+        size = len(getattr(message, "txids", b"")) + len(getattr(message, "short_ids", b""))
+        if kind.answers is None and not self._unsolicited.take(64 + size, now_ms):
+            raise WireFault("too many bytes that were not asked for", Offence.FLOOD)
+
+
 class Link:
     """The state of one connection. It decides nothing about the chain: it says what may come, and when it is late."""
 
-    def __init__(self, number: int, address: str, organisation: str, inbound: bool, now_ms: int) -> None:
+    def __init__(
+        self,
+        number: int,
+        address: str,
+        organisation: str,
+        inbound: bool,
+        now_ms: int,
+        budgets: Budgets | None = None,
+    ) -> None:
         self.number = number
         self.address = address
         self.organisation = organisation
@@ -96,8 +123,7 @@ class Link:
         self._drained_ms = now_ms
         self._heard_ms = now_ms
         self._ping: tuple[bytes, int] | None = None
-        self._buckets = {kind: Bucket(rate, burst, now_ms) for kind, (rate, burst) in RATES.items()}
-        self._unsolicited = Bucket(*UNSOLICITED_BYTES, now_ms)
+        self.budgets = budgets or Budgets(now_ms)
 
     @property
     def subject(self) -> Subject:
@@ -124,7 +150,7 @@ class Link:
         self._heard_ms = now_ms
         for message in self._reader.feed(data):
             self._frame_ms = None
-            self._take_tokens(message, now_ms)
+            self.budgets.take(message, now_ms)
             yield message
         if not self._reader.held_bytes:
             self._frame_ms = None
@@ -144,14 +170,6 @@ class Link:
         request = MESSAGES[tag].answers
         if request is not None and self._expected[request] <= 0:
             raise WireFault(f"message {tag} was not asked for", Offence.UNREQUESTED)
-
-    def _take_tokens(self, message: Message, now_ms: int) -> None:
-        bucket = self._buckets.get(type(message))
-        if bucket is not None and not bucket.take(token_count(message), now_ms):
-            raise WireFault(f"too many of message {TAGS[type(message)]}", Offence.FLOOD)
-        size = len(getattr(message, "txids", b"")) + len(getattr(message, "short_ids", b""))
-        if not self._unsolicited.take(size + 64 if type(message).answers is None else 0, now_ms):
-            raise WireFault("too many bytes that were not asked for", Offence.FLOOD)
 
     # Requests of ours.
 

@@ -23,6 +23,8 @@ from fastledger.peers.wire import GetHeaders, Headers, WireFault, WireHeader
 # The peer is not at fault: its chain and ours have parted, or this node has no room.
 NO_FAULT = {Code.BELOW_FINAL, Code.TREE_FULL}
 _COOL_MS = 60_000
+_SECOND_MS = 2_000
+_TIMEOUTS_MAX = 2
 _NEAR = 2
 
 
@@ -44,7 +46,9 @@ class HeaderSync:
 
     def __init__(self, host: Host) -> None:
         self._host = host
-        self._asked: tuple[int, int] | None = None
+        # Who is asked, and since when; a second is asked where the first is slow.
+        self._asked: dict[int, int] = {}
+        self._timeouts: dict[int, int] = {}
         self._claims: dict[int, tuple[int, int]] = {}
         self._low_work: dict[int, int] = {}
         self._cool_until: dict[int, int] = {}
@@ -59,7 +63,9 @@ class HeaderSync:
     @property
     def next_ms(self) -> int:
         """When an answer is late, or a peer may be asked again."""
-        times = [self._asked[1]] if self._asked is not None else list(self._cool_until.values())
+        times = [asked_ms + PEER_HEADERS_MS_MAX for asked_ms in self._asked.values()]
+        times += [asked_ms + _SECOND_MS for asked_ms in self._asked.values() if len(self._asked) == 1]
+        times += list(self._cool_until.values())
         return min(times, default=NEVER_MS)
 
     def ready(self, link: Link, now_ms: int) -> None:
@@ -68,24 +74,30 @@ class HeaderSync:
 
     def gone(self, link: Link, now_ms: int) -> None:
         """A link has ended: what it was asked for is asked of another."""
-        for table in (self._claims, self._low_work, self._cool_until):
+        for table in (self._claims, self._low_work, self._cool_until, self._timeouts):
             table.pop(link.number, None)
         self._hinted.discard(link.number)
-        if self._asked is not None and self._asked[0] == link.number:
-            self._asked = None
+        if self._asked.pop(link.number, None) is not None:
             self.consider(now_ms)
 
     def tick(self, now_ms: int) -> None:
         """An answer that is late is asked of another peer."""
         for number in [number for number, until in self._cool_until.items() if until <= now_ms]:
             del self._cool_until[number]
-        if self._asked is not None and self._asked[1] <= now_ms:
-            link = self._host.link(self._asked[0])
-            self._asked = None
-            if link is not None:
-                self._cool_until[link.number] = now_ms + _COOL_MS
-                self._host.charge(link, Offence.STALLING)
+        for number in [number for number, at in self._asked.items() if at + PEER_HEADERS_MS_MAX <= now_ms]:
+            del self._asked[number]
+            self._timed_out(number, now_ms)
         self.consider(now_ms)
+
+    def _timed_out(self, number: int, now_ms: int) -> None:
+        link = self._host.link(number)
+        if link is None:
+            return
+        self._cool_until[number] = now_ms + _COOL_MS
+        self._timeouts[number] = self._timeouts.get(number, 0) + 1
+        self._host.charge(link, Offence.STALLING)
+        if self._timeouts.get(number, 0) >= _TIMEOUTS_MAX:
+            self._host.close(link, CloseCode.TIMEOUT, Offence.STALLING.slug)
 
     def hint(self, link: Link, now_ms: int) -> None:
         """A peer spoke of a block whose parent is unknown here: its headers will tell."""
@@ -95,7 +107,7 @@ class HeaderSync:
     def consider(self, now_ms: int) -> None:
         """Asks the peer that claims most work, where that is more than is known and there is room for headers."""
         chain = self._host.chain
-        if self._asked is not None:
+        if len(self._asked) > 1 or any(now_ms < at + _SECOND_MS for at in self._asked.values()):
             return
         best = chain.tree.best_header()
         if best.height - chain.tip.height >= PEER_HEADERS_AHEAD_MAX:
@@ -103,26 +115,23 @@ class HeaderSync:
         candidates = [
             link
             for link in self._host.ready_links()
-            if (link.work > best.work or link.number in self._hinted) and link.number not in self._cool_until
+            if (link.work > best.work or link.number in self._hinted)
+            and link.number not in self._cool_until
+            and link.number not in self._asked
         ]
         if candidates:
             self._ask(max(candidates, key=lambda link: link.work), now_ms)
 
     def _ask(self, link: Link, now_ms: int) -> None:
-        chain = self._host.chain
-        best, locator = chain.tree.best_header(), chain.locator()
-        ids = [best.block_id, *locator[: PEER_LOCATOR_MAX - 2], *locator[-1:]]
-        self._asked = (link.number, now_ms + PEER_HEADERS_MS_MAX)
         self._claims[link.number] = (link.height, link.work)
         self._hinted.discard(link.number)
-        link.expect(GetHeaders)
-        self._host.send(link, GetHeaders(b"".join(dict.fromkeys(ids)), PEER_HEADERS_MAX))
+        self._ask_after(link, self._host.chain.tree.best_header().block_id, now_ms)
 
     def on_headers(self, link: Link, message: Headers, now_ms: int) -> None:
         """The answer: its headers go to the chain, and the peer's claim is held against them."""
         link.settle(GetHeaders)
-        if self._asked is not None and self._asked[0] == link.number:
-            self._asked = None
+        self._asked.pop(link.number, None)
+        self._timeouts.pop(link.number, None)
         headers = [open_header(wire) for wire in message.headers]
         if headers and not self._take(link, headers, now_ms):
             self.consider(now_ms)
@@ -194,17 +203,17 @@ class HeaderSync:
         past_claim = last.body.height > max(claimed_height, link.height) + PEER_HEADERS_MAX
         if low > PEER_HEADERS_LOW_WORK_MAX or past_claim:
             self._drop(link, Offence.ENDLESS_HEADERS)
-        elif self._asked is None and self._room():
-            self._ask_after(link, last, now_ms)
+        elif not self._asked and self._room():
+            self._ask_after(link, last.block_id, now_ms)
 
     def _room(self) -> bool:
         chain = self._host.chain
         return chain.tree.best_header().height - chain.tip.height < PEER_HEADERS_AHEAD_MAX
 
-    def _ask_after(self, link: Link, last: SealedHeader, now_ms: int) -> None:
-        """Asks the same peer for what follows; its claim stays what it was."""
-        self._asked = (link.number, now_ms + PEER_HEADERS_MS_MAX)
+    def _ask_after(self, link: Link, block_id: bytes, now_ms: int) -> None:
+        """Asks for what follows a block, or where the peer does not have it, whatever it shares with our chain."""
+        self._asked[link.number] = now_ms
         locator = self._host.chain.locator()
-        ids = [last.block_id, *locator[: PEER_LOCATOR_MAX - 2], *locator[-1:]]
+        ids = [block_id, *locator[: PEER_LOCATOR_MAX - 2], *locator[-1:]]
         link.expect(GetHeaders)
         self._host.send(link, GetHeaders(b"".join(dict.fromkeys(ids)), PEER_HEADERS_MAX))
