@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from fastledger.crypto.signing import SigningKey
     from fastledger.errors import Code, FastLedgerError
     from fastledger.model.bodies import Purpose, Right, Role
-    from fastledger.model.genesis import Authority, Genesis
+    from fastledger.model.genesis import Authority, Genesis, WorkParameters
     from fastledger.model.receipt import Verified, verify_statement
     from fastledger.model.transaction import Transaction
 
@@ -61,6 +61,7 @@ _HOMES = {
     "Verified": "model.receipt",
     "VerifyReport": "chain.verify",
     "Wallet": "client.wallet",
+    "WorkParameters": "model.genesis",
     "import_blocks": "chain.restore",
     "restore_backup": "chain.restore",
     "restore_snapshot": "chain.restore",
@@ -96,6 +97,7 @@ __all__ = [
     "Verified",
     "VerifyReport",
     "Wallet",
+    "WorkParameters",
     "__version__",
     "import_blocks",
     "restore_backup",

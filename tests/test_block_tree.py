@@ -15,9 +15,9 @@ from fastledger.consensus.solo import SoloEngine
 from fastledger.consensus.tree import BlockTree, Entry, Status
 from fastledger.crypto.signing import SigningKey
 from fastledger.crypto.work import bits_to_target, block_work, target_to_bits
-from fastledger.errors import Code, InputError, NotFoundError
+from fastledger.errors import Code, InputError, NotFoundError, ReceiptError
 from fastledger.model.block import ZERO32, Block, Header, HeaderBody, SealedHeader
-from fastledger.model.receipt import check_seals, make_seal
+from fastledger.model.receipt import check_seal, check_seals, make_seal
 
 
 class Weighed(SoloEngine):
@@ -473,7 +473,7 @@ def test_bitcoins_work_and_retargets(shared_data: Path) -> None:  # SPEC-WORK-2,
 
 
 def test_seals_pass_in_a_batch_where_they_pass_alone() -> None:  # SPEC-TREE-8, SPEC-TREE-9
-    keys, chain_id = [SigningKey.generate() for _ in range(2)], b"chain id"
+    keys, chain_id = [SigningKey.from_bytes(bytes([number]) * 32) for number in (1, 2)], b"chain id"
     headers = []
     for number in range(6):
         key = keys[number % 2]
@@ -496,5 +496,13 @@ def test_seals_pass_in_a_batch_where_they_pass_alone() -> None:  # SPEC-TREE-8, 
         SealedHeader(good.header, good.body, headers[1].seal, 0),
         SealedHeader(good.header, good.body, make_seal(keys[1], chain_id, good.header, good.body, 0), 0),
         SealedHeader(good.header, good.body, b"\xd2" + bytes(300), 0),
+        # A good signature in another form of the same object: there is one seal, not many.
+        SealedHeader(good.header, good.body, good.seal[-64:], 0),
+        SealedHeader(good.header, good.body, good.seal.replace(b"\xa0\xf6", b"\xa1\1\1\xf6"), 0),
     ]
-    assert check_seals([*forged, good, *forged], chain_id) == bytes(8) + b"\1" + bytes(8)
+    assert good.seal.count(b"\xa0\xf6") == 1
+    assert check_seals([*forged, good, *forged], chain_id) == bytes(10) + b"\1" + bytes(10)
+    for sealed in forged:
+        whole = Block(sealed.header, sealed.body, sealed.seal, b"", bytes(4 * sealed.count), b"")
+        with pytest.raises(ReceiptError):
+            check_seal(whole, chain_id)

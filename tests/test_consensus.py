@@ -207,7 +207,7 @@ def test_a_block_from_the_future_waits() -> None:  # SPEC-ENG-5
     ("tip", "parts"),
     [
         (Tip(4, bytes(32), 5_000, b"seal"), 8),
-        (Tip(4, bytes(32), 5_000, b"seal", 0x207FFFFF, 17), 10),
+        (Tip(4, bytes(32), 5_000, b"seal", 0x207FFFFF, 17), 11),
     ],
 )
 def test_a_checkpoint_keeps_what_the_next_target_needs(tip: Tip, parts: int) -> None:  # SPEC-WORK-8

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from world import START_MS, Clock, new_wallet
 
 from fastledger import Code, Role, SigningKey
-from fastledger.chain.executor import Draft, Executor
+from fastledger.chain.executor import Draft, Execution, Executor
 from fastledger.chain.fork_events import (
     BlockConnected,
     BlockDisconnected,
@@ -21,6 +21,7 @@ from fastledger.chain.fork_events import (
     Reorganised,
     TransactionsAccepted,
 )
+from fastledger.chain.mempool import Mempool
 from fastledger.chain.mine import mine_block
 from fastledger.consensus.engine import Tip
 from fastledger.consensus.engines import make_engine
@@ -94,7 +95,7 @@ def test_a_mined_block_pays_its_miner_and_reaches_others(nodes: MakeNode) -> Non
     assert account is not None and ACCOUNTS.decode(account).balance == 5
     events = [event for event in theirs.events if isinstance(event, BlockConnected)]
     assert events[0].txids == [item.txid for item in transactions]
-    assert events[0].codes == [0] * 5
+    assert events[0].codes == (0,) * 5
 
 
 def test_empty_blocks_are_mined(nodes: MakeNode) -> None:
@@ -124,6 +125,53 @@ def test_a_draft_moves_nothing(nodes: MakeNode) -> None:  # SPEC-FORK-11
     assert all(isinstance(template and template.draft, Draft) for template in templates)
 
 
+def test_a_template_goes_on_from_the_last_one(
+    nodes: MakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:  # SPEC-FORK-11
+    ours, theirs = nodes(0), nodes(1)
+    transactions = patients(ours.genesis, 5)
+    ours.submit(*transactions[:2])
+    first = ours.chain.template(ours.now_ms)
+    executed: list[bytes] = []
+    run = Execution.run
+
+    def counted(self: Execution, txid: bytes, signer: bytes, body: object) -> Code:
+        executed.append(txid)
+        return run(self, txid, signer, body)
+
+    monkeypatch.setattr(Execution, "run", counted)
+    ours.submit(*transactions[2:4])
+    second = ours.chain.template(ours.now_ms + SPACING_MS // 2)
+    third = ours.chain.template(ours.now_ms + SPACING_MS // 2)
+    assert executed == [item.txid for item in transactions[2:4]]
+    assert first is not None and second is not None and third is not None
+    assert [len(template.transactions) for template in (first, second, third)] == [2, 4, 4]
+    assert second.body == third.body
+    # Later, or on another parent, everything is executed anew.
+    late = ours.chain.template(ours.now_ms + 2 * SPACING_MS)
+    assert late is not None and late.body.time_ms == ours.now_ms + 2 * SPACING_MS
+    assert len(executed) == 6
+    # Each can be completed, also the earlier ones, and others agree to what they say.
+    for template in (first, second):
+        block = ours.chain.complete(template, search(template.make_header), 0)
+        theirs.take(block)
+    assert ours.chain.add_block(block, ours.now_ms)
+    theirs.take(*ours.mine())
+    assert_same(ours, theirs)
+
+
+def test_nothing_is_final_beside_a_heavier_chain_on_its_way(nodes: MakeNode) -> None:  # SPEC-FORK-7
+    ours, theirs = nodes(0), nodes(1)
+    ours.mine(4)
+    heavier = theirs.mine(9)
+    ours.chain.add_headers([block.sealed_header for block in heavier], theirs.now_ms)
+    ours.mine(3)
+    assert ours.chain.final.height == 0
+    ours.take(*heavier)
+    assert_same(ours, theirs)
+    assert ours.chain.final.height == 5
+
+
 def test_a_stale_template_can_still_be_completed(nodes: MakeNode) -> None:
     """A rival on the same parent: valid, and beside the best branch."""
     ours, theirs = nodes(0), nodes(1)
@@ -145,6 +193,24 @@ def test_a_node_without_a_key_mines_nothing(nodes: MakeNode) -> None:
     assert watcher.chain.template(watcher.now_ms) is None
     with pytest.raises(InputError):
         mine_block(watcher.chain, watcher.now_ms)
+
+
+def test_the_pool_is_the_one_that_was_handed_in(nodes: MakeNode) -> None:  # SPEC-POOL-1
+    ours = nodes(0)
+    ours.stop()
+    ours.mempool = Mempool(transactions_max=2, source_transactions_max=1)
+    ours.start()
+    encoded = [item.encoded for item in patients(ours.genesis, 4)]
+    assert ours.chain.submit(encoded[:2], ours.now_ms, source=b"a") == [Code.OK, Code.POOL_FULL]
+    assert ours.chain.submit(encoded, ours.now_ms) == [
+        Code.DUPLICATE,
+        Code.OK,
+        Code.POOL_FULL,
+        Code.POOL_FULL,
+    ]
+    assert ours.chain.transaction(next(iter(ours.chain.mempool))) == encoded[0]
+    ours.mine()
+    assert ours.chain.submit(encoded, ours.now_ms) == [Code.DUPLICATE] * 2 + [Code.OK] * 2
 
 
 # Reorganisations.

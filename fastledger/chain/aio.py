@@ -13,7 +13,7 @@ from fastledger.chain.pace import Progress
 from fastledger.chain.query import Entry, Page, Query
 from fastledger.chain.verify import VerifyReport
 from fastledger.crypto.signing import SigningKey
-from fastledger.model.genesis import Authority
+from fastledger.model.genesis import Authority, Genesis
 from fastledger.model.transaction import Transaction
 
 T = TypeVar("T")
@@ -40,6 +40,25 @@ class AsyncLedger:
         ledger = await asyncio.to_thread(
             lambda: Ledger.create(
                 path, authorities=authorities, node_key=node_key, password=password, options=options
+            )
+        )
+        return cls(ledger)
+
+    @classmethod
+    async def join(
+        cls,
+        path: str | Path,
+        genesis: Genesis | bytes,
+        *,
+        node_key: SigningKey | None = None,
+        keep_key: bool = False,
+        password: str | None = None,
+        options: LedgerOptions | None = None,
+    ) -> Self:
+        """See :meth:`Ledger.join`."""
+        ledger = await asyncio.to_thread(
+            lambda: Ledger.join(
+                path, genesis, node_key=node_key, keep_key=keep_key, password=password, options=options
             )
         )
         return cls(ledger)

@@ -35,7 +35,7 @@ from fastledger.model.receipt import make_seal
 from fastledger.state.identity import install_authorities
 from fastledger.state.rewards import pay_reward
 from fastledger.state.transition import apply, keys_read, validity_code
-from fastledger.state.view import View, Writes, next_state_root
+from fastledger.state.view import Lookup, View, Writes, next_state_root
 from fastledger.storage.keys import TermLog
 from fastledger.storage.log import FrameRef, SegmentLog
 
@@ -109,6 +109,20 @@ class Execution:
             self.erased += erased
         return code
 
+    def copy(self, lookup: Lookup) -> "Execution":
+        """One that goes on from here on its own; ``lookup`` reads the state before the block."""
+        return Execution(
+            View(lookup, dict(self.view.writes)),
+            self.chain_id,
+            self.time_ms,
+            self.first_seq,
+            dict(self.txids),
+            list(self.codes),
+            list(self.terms),
+            array("I", self.term_counts),
+            list(self.erased),
+        )
+
     @property
     def results(self) -> bytes:
         """The codes as n × u16 BE."""
@@ -122,19 +136,6 @@ class Appended(NamedTuple):
     erased: list[bytes]
 
 
-class Draft(NamedTuple):
-    """What executing transactions on top of block ``parent_id`` comes to; nothing has changed yet.
-
-    ``taken[i]`` tells whether the i-th transaction offered may stand in the block.
-    """
-
-    parent_id: bytes
-    execution: Execution
-    txids: bytes
-    roots: "Roots"
-    taken: list[bool]
-
-
 class Roots(NamedTuple):
     """The four roots that a header body commits to."""
 
@@ -142,6 +143,20 @@ class Roots(NamedTuple):
     results: bytes
     state: bytes
     history: bytes
+
+
+class Draft(NamedTuple):
+    """What executing transactions on top of block ``parent_id`` comes to; nothing has changed yet.
+
+    ``taken[i]`` tells whether ``offered[i]`` may stand in the block.
+    """
+
+    parent_id: bytes
+    plan: BuildBlock
+    offered: tuple[Pending, ...]
+    taken: list[bool]
+    execution: Execution
+    roots: Roots
 
 
 def genesis_writes(genesis: Genesis) -> Writes:
@@ -401,23 +416,27 @@ class Executor:
         """The terms under which the engine wants the next block built."""
         return self._plan(now_ms)
 
-    def draft(self, pendings: Sequence[Pending], plan: BuildBlock) -> Draft:
+    def draft(self, offered: tuple[Pending, ...], plan: BuildBlock, base: Draft | None = None) -> Draft:
         """Executes verified transactions on top of the tip and moves nothing.
 
-        One that the chain holds, or that is not valid at the block's time, is left out.
+        One that the chain holds, or that is not valid at the block's time, is left out. ``base`` is a draft of the
+        same parent and plan for the first of ``offered``: those are not executed again.
         """
-        proposer = self._signing_key().public_key
-        execution = self._begin(plan.time_ms, proposer)
-        self.store.prefetch(keys_read([pending.body for pending in pendings]))
-        known = self.store.seqs_of_txids([pending.txid for pending in pendings])
-        taken: list[bool] = []
-        for pending in pendings:
+        taken = [] if base is None else list(base.taken)
+        if base is None:
+            execution = self._begin(plan.time_ms, self._signing_key().public_key)
+        else:
+            execution = base.execution.copy(self.store.get_state)
+        more = offered[len(taken) :]
+        self.store.prefetch(keys_read([pending.body for pending in more]))
+        known = self.store.seqs_of_txids([pending.txid for pending in more])
+        for pending in more:
             valid = validity_code(pending.issued_ms, pending.expires_ms, plan.time_ms) == Code.OK
             taken.append(valid and pending.txid not in known and pending.txid not in execution.txids)
             if taken[-1]:
                 execution.run(pending.txid, pending.signer, pending.body)
-        txids = b"".join(execution.txids)
-        return Draft(self.tip_position.tip.block_id, execution, txids, self._roots(txids, execution), taken)
+        roots = self._roots(b"".join(execution.txids), execution)
+        return Draft(self.tip_position.tip.block_id, plan, offered, taken, execution, roots)
 
     def body_of(self, draft: Draft) -> HeaderBody:
         """The header body that commits to a draft, with extra nonce 0."""
@@ -437,21 +456,24 @@ class Executor:
         """This node's seal of a block of ``count`` transactions."""
         return make_seal(self._signing_key(), self.chain_id, header, body, count)
 
-    def connect(self, block: Block, batch: Admitted | None, execution: Execution | None = None) -> Appended:
+    def connect(self, block: Block, batch: Admitted | None, draft: Draft | None = None) -> Appended:
         """Executes a checked block on top of the tip, which moves onto it; :meth:`disconnect` takes it back.
 
-        ``batch`` are its transactions; with the ``execution`` of a draft that has its roots they are not executed
-        again. The block stands in no log yet. Raises ``InputError`` with ``BAD_BLOCK`` naming what differs.
+        ``batch`` are its transactions; with the ``draft`` that the block was made of they are not executed again.
+        The block stands in no log yet. Raises ``InputError`` with ``BAD_BLOCK`` naming what differs.
         """
         position = self.tip_position
         self._check_links(block, position)
-        if execution is None:
-            if batch is None:
-                raise RuntimeError("neither transactions nor what they came to")
+        if draft is not None:
+            execution, state_root = draft.execution, draft.roots.state
+        elif batch is not None:
             execution = self._execute_block(block, batch)
+            state_root = next_state_root(position.state_root, execution.view.writes)
+        else:
+            raise RuntimeError("neither transactions nor what they came to")
         if execution.results != block.results:
             raise _differs(block, "results")
-        if next_state_root(position.state_root, execution.view.writes) != block.body.state_root:
+        if state_root != block.body.state_root:
             raise _differs(block, "state root")
         if self._history.root() != block.body.history_root:
             raise _differs(block, "history root")

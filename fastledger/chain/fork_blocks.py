@@ -108,6 +108,8 @@ def result_root(txids: bytes, results: bytes) -> bytes:
 def _take_known(batch: Admitted, pool: Mempool) -> dict[int, bytes]:
     """Fills in what the pool has parsed and verified already; index -> hint of what need not be verified again."""
     known: dict[int, bytes] = {}
+    if pool.is_empty:
+        return known
     for index, txid in enumerate(batch.txids):
         pending = pool.find(txid)
         if pending is None or batch.codes[index]:

@@ -1,20 +1,41 @@
 """Ids and headers of the best chain, final or not: what a node says of it to others (SPEC-FORK-10)."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from fastledger.chain.store import NOWHERE, BlockEntry, ChainStore
+from fastledger.consensus.engine import Tip
 from fastledger.consensus.tree import BlockTree, Entry
 from fastledger.errors import InputError, LedgerError
 from fastledger.limits import LOCATOR_IDS_MAX
-from fastledger.model.block import HEADER_BYTES, Block, SealedHeader
+from fastledger.model.block import HEADER_BYTES, ZERO32, Block, Header, HeaderBody, SealedHeader
 from fastledger.model.codec import decode
-from fastledger.storage.log import SegmentLog
+from fastledger.storage.log import FrameRef, SegmentLog
 
 _PREFIX_BYTES = 8
 _DENSE_IDS = 10
 # Format, header, body and seal stand first in a stored block and take some 600 bytes.
 _HEAD_BYTES = 4_096
 _LONG_HEAD = 0x58  # CBOR byte string with one byte of length; 0x59: with two
+
+
+@dataclass(frozen=True)
+class KnownById(SealedHeader):
+    """Stands for the header of a final block of which a restored snapshot tells the id alone; it is never passed on."""
+
+    known_id: bytes = b""
+
+    @classmethod
+    def at(cls, tip: Tip) -> "KnownById":
+        """The place of ``tip``."""
+        body = HeaderBody(tip.height, tip.time_ms, ZERO32, ZERO32, ZERO32, ZERO32, bytes(33), ZERO32)
+        header = Header(ZERO32, ZERO32, tip.time_ms // 1000, tip.bits)
+        return cls(header, body, tip.seal, 0, tip.block_id)
+
+    @property
+    def block_id(self) -> bytes:
+        """As it was told."""
+        return self.known_id
 
 
 class FinalIds:
@@ -81,10 +102,25 @@ class HeaderChain:
             return entry.height if on_chain else None
         return self._final_ids.height_of(block_id, self._tree.root.height)
 
-    def is_final(self, block_id: bytes) -> bool:
-        """Whether a block is final."""
+    def is_final(self, block_id: bytes, height: int) -> bool:
+        """Whether a block that claims ``height`` is final."""
+        entry = self.entry_at(height)
+        return entry is not None and entry.block_id == block_id
+
+    def _place_of(self, block_id: bytes) -> FrameRef | None:
+        """Where the log holds a final block; None where it does not (any more)."""
         root = self._tree.root
-        return block_id == root.block_id or self._final_ids.height_of(block_id, root.height) is not None
+        height = (
+            root.height if block_id == root.block_id else self._final_ids.height_of(block_id, root.height)
+        )
+        entry = None if height is None else self.entry_at(height)
+        if entry is None or height is None or entry.ref == NOWHERE or height < self._log.first_height:
+            return None
+        return entry.ref
+
+    def holds(self, block_id: bytes) -> bool:
+        """Whether the log holds a final block."""
+        return self._place_of(block_id) is not None
 
     def locator(self, tip: Entry) -> list[bytes]:
         """Ids from ``tip`` down to genesis: ten in a row, then with gaps that double."""
@@ -127,15 +163,9 @@ class HeaderChain:
 
     def final_block(self, block_id: bytes) -> Block | None:
         """A final block by its id; None where this node does not have it (any more)."""
-        root = self._tree.root
-        height = (
-            root.height if block_id == root.block_id else self._final_ids.height_of(block_id, root.height)
-        )
-        entry = None if height is None else self.entry_at(height)
-        if entry is None or height is None or entry.ref == NOWHERE or height < self._log.first_height:
-            return None
+        ref = self._place_of(block_id)
         try:
-            return Block.decode(self._log.read(entry.ref))
+            return None if ref is None else Block.decode(self._log.read(ref))
         except (InputError, LedgerError):
             return None
 

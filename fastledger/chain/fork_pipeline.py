@@ -207,11 +207,9 @@ class ForkPipeline(Stages):
 
     def _tell(self) -> None:
         """Until nothing more happens: who is told may have used the chain."""
-        while True:
+        while self._chain.has_news:
             with self._times.stage("sync"):
                 events = self._chain.take_events()
-            if not events:
-                return
             self._answer(self._tracker.consume(events))
             final = [layer for event in events if isinstance(event, BlocksFinal) for layer in event.layers]
             if final:

@@ -9,13 +9,15 @@ One thread has it. It reads no clock and starts no thread: times come as argumen
 is above stands in the fork journal and, as layers, in memory, where a reorganisation drops it again.
 """
 
+import struct
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from itertools import chain
 
 from fastledger._native.scan import scan_many
 from fastledger.chain.admission import Admitted, check_contents, check_signatures, lay_out
 from fastledger.chain.block_shelf import BlockShelf
-from fastledger.chain.executor import Appended, Draft, Execution, Executor, Position
+from fastledger.chain.executor import Appended, Draft, Executor, Position
 from fastledger.chain.fork_blocks import check_copy, pending_at, pendings_of, readmit
 from fastledger.chain.fork_events import (
     BlockConnected,
@@ -27,7 +29,7 @@ from fastledger.chain.fork_events import (
     TransactionsAccepted,
     WrongHints,
 )
-from fastledger.chain.fork_headers import HeaderChain
+from fastledger.chain.fork_headers import HeaderChain, KnownById
 from fastledger.chain.header_intake import HeaderIntake
 from fastledger.chain.mempool import LOCAL, Mempool, Pending
 from fastledger.chain.outcome import Outcome
@@ -43,10 +45,11 @@ from fastledger.limits import (
     BLOCK_BYTES_MAX,
     BLOCK_TRANSACTIONS_MAX,
     CHECKED_BLOCKS_MAX,
+    DRAFT_AGE_MS_MAX,
     JOURNAL_DEAD_BYTES_MIN,
     UNSETTLED_BLOCKS_MAX,
 )
-from fastledger.model.block import ZERO32, Block, Header, HeaderBody, SealedHeader
+from fastledger.model.block import Block, Header, SealedHeader
 from fastledger.model.genesis import Genesis
 from fastledger.storage.journal import ForkJournal
 from fastledger.storage.log import SegmentLog
@@ -78,7 +81,7 @@ class ForkChain:
         """
         self.genesis = genesis
         self.chain_id = genesis.chain_id
-        self.mempool = mempool or Mempool()
+        self.mempool = Mempool() if mempool is None else mempool
         self._engine = engine
         self._executor = executor
         self._store = store
@@ -99,6 +102,9 @@ class ForkChain:
         self._checked: dict[bytes, Admitted] = {}
         self._drafts: dict[tuple[bytes, bytes, bytes], Draft] = {}
         self._own: dict[bytes, Block] = {}
+        self._last_draft: Draft | None = None
+        spacing_ms = genesis.work.spacing_ms if genesis.work is not None else 0
+        self._draft_age_ms_max = min(DRAFT_AGE_MS_MAX, spacing_ms // 2)
         self._faults: dict[bytes, str] = {}
         self._final_height = position.tip.height
 
@@ -106,9 +112,7 @@ class ForkChain:
         """The header of the last final block; where the log does not hold it, one that only marks its place."""
         if position.ref != NOWHERE:
             return Block.decode(self._log.read(position.ref)).sealed_header
-        tip = position.tip
-        body = HeaderBody(tip.height, tip.time_ms, ZERO32, ZERO32, ZERO32, ZERO32, bytes(33), ZERO32)
-        return SealedHeader(Header(ZERO32, ZERO32, tip.time_ms // 1000, tip.bits), body, tip.seal, 0)
+        return KnownById.at(position.tip)
 
     def start(self, now_ms: int) -> None:
         """Takes the blocks of the journal and goes to the best branch; what became final meanwhile stays final."""
@@ -188,9 +192,7 @@ class ForkChain:
 
     def has_block(self, block_id: bytes) -> bool:
         """Whether :meth:`block` would give it."""
-        if block_id in self._shelf:
-            return True
-        return self.tree.get(block_id) is self.tree.root or self._headers.is_final(block_id)
+        return block_id in self._shelf or self._headers.holds(block_id)
 
     def block(self, block_id: bytes) -> Block | None:
         """A good copy of a block, final or not; None where this node has none."""
@@ -210,7 +212,7 @@ class ForkChain:
         block_id = block.block_id
         entry = self.tree.get(block_id)
         if entry is None:
-            if self._headers.is_final(block_id):
+            if self._headers.is_final(block_id, block.height):
                 return False
             if self._intake.hold_block(block, now_ms):
                 return True
@@ -293,9 +295,9 @@ class ForkChain:
             return True
         try:
             block = self._shelf.get(block_id)
-            execution = None if block is None else self._drafted(block)
+            draft = None if block is None else self._drafted(block)
             batch = self._checked.pop(block_id, None)
-            if block is not None and batch is None and execution is None:
+            if block is not None and batch is None and draft is None:
                 batch = readmit(block, self.chain_id)
         except (CorruptionError, InputError):
             block = None
@@ -303,7 +305,7 @@ class ForkChain:
             self._lose(block_id)
             return False
         try:
-            appended = self._executor.connect(block, batch, execution)
+            appended = self._executor.connect(block, batch, draft)
         except InputError as error:
             self._condemn(entry, str(error))
             return False
@@ -328,15 +330,13 @@ class ForkChain:
     def _moved(self, before: Entry) -> None:
         """Tells of the way from ``before`` to the present tip; transactions leave the pool, or come back."""
         drop, connect = self.tree.path(before, self._best)
-        connected = [(entry, self._block_of(entry)) for entry in connect]
-        txids = {txid for entry in connect for txid in self._connected[entry.block_id].layer.txids}
-        self._put_back(drop, txids)
-        self.mempool.confirm(
-            txid for entry in connect for txid in self._connected[entry.block_id].layer.txids
-        )
-        for entry, block in connected:
-            ids = list(self._connected[entry.block_id].layer.txids)
-            codes = [block.result(index) for index in range(block.count)]
+        txids = [list(self._connected[entry.block_id].layer.txids) for entry in connect]
+        if drop:
+            self._put_back(drop, set(chain.from_iterable(txids)))
+        for entry, ids in zip(connect, txids, strict=True):
+            self.mempool.confirm(ids)
+            block = self._block_of(entry)
+            codes = struct.unpack(f">{len(ids)}H", block.results)
             self._events.append(BlockConnected(block, entry.height, ids, codes))
         if drop:
             self._events.append(Reorganised(len(drop), before.tip, self._best.tip))
@@ -364,6 +364,11 @@ class ForkChain:
 
     # Finality.
 
+    @property
+    def has_news(self) -> bool:
+        """Whether :meth:`take_events` has something to tell."""
+        return bool(self._events) or self._due() is not self.tree.root
+
     def take_events(self) -> list[ChainEvent]:
         """What happened since the last call, in order; all of it is on the disk by now.
 
@@ -377,13 +382,16 @@ class ForkChain:
     def _settle(self) -> None:
         """Journal first: what is final here must not be unmade by a power cut that takes what lies above it."""
         self._shelf.sync()
-        target = min(self._final_height, self._best.height)
-        # Not beside a chain of more work whose blocks are still on their way here.
-        entry = self.tree.agreed(target) if target > self.tree.root.height else self.tree.root
+        entry = self._due()
         if entry is not self.tree.root:
             self._finalise(entry)
             with suppress(StorageFullError):  # the old journal stays in use
                 self._shelf.compact()
+
+    def _due(self) -> Entry:
+        """The highest block that is to become final: not beside a heavier chain whose blocks are on their way."""
+        target = min(self._final_height, self._best.height)
+        return self.tree.agreed(target) if target > self.tree.root.height else self.tree.root
 
     def _finalise(self, root: Entry) -> None:
         self._store.renew()
@@ -503,17 +511,35 @@ class ForkChain:
         if self._key is None:
             return None
         self._store.renew()
-        plan = self._executor.plan(now_ms)
-        offered = self.mempool.take(BLOCK_TRANSACTIONS_MAX, BLOCK_BYTES_MAX, plan.time_ms)
-        draft = self._executor.draft(offered, plan)
+        draft = self._draft(now_ms)
+        plan = draft.plan
         body = self._executor.body_of(draft)
-        chosen = tuple(pending for pending, taken in zip(offered, draft.taken, strict=True) if taken)
+        chosen = tuple(pending for pending, taken in zip(draft.offered, draft.taken, strict=True) if taken)
         header = Header(draft.parent_id, body.commitment, plan.time_ms // 1000, plan.bits)
         target = target_of(self._engine.handle(BlockBuilt(header, body)))
         while len(self._drafts) >= _DRAFTS_MAX:
             del self._drafts[next(iter(self._drafts))]
         self._drafts[draft.parent_id, body.tx_root, body.state_root] = draft
         return Template(draft.parent_id, body, plan.bits, target, chosen, draft)
+
+    def _draft(self, now_ms: int) -> Draft:
+        """What waits, executed; where little has changed since the last draft, only what came since."""
+        plan, last = self._executor.plan(now_ms), self._last_draft
+        base = None
+        if last is not None and last.parent_id == self.tip.block_id:
+            fresh = abs(plan.time_ms - last.plan.time_ms) <= self._draft_age_ms_max
+            goes_on = fresh and self._offered(last.plan.time_ms)[: len(last.offered)] == last.offered
+            base = last if goes_on else None
+        if base is not None:
+            plan = base.plan
+        offered = self._offered(plan.time_ms)
+        if base is None or offered != base.offered:
+            base = self._executor.draft(offered, plan, base)
+        self._last_draft = base
+        return base
+
+    def _offered(self, time_ms: int) -> tuple[Pending, ...]:
+        return tuple(self.mempool.take(BLOCK_TRANSACTIONS_MAX, BLOCK_BYTES_MAX, time_ms))
 
     def complete(self, template: Template, header80: bytes, extra_nonce: int) -> Block:
         """Seals a template whose work was found; the block then goes through :meth:`add_block`.
@@ -530,13 +556,11 @@ class ForkChain:
         self._own[block.block_id] = block
         return block
 
-    def _drafted(self, block: Block) -> Execution | None:
+    def _drafted(self, block: Block) -> Draft | None:
         """What this node's own template for this very block came to."""
         body = block.body
         draft = self._drafts.get((block.header.previous_id, body.tx_root, body.state_root))
-        if draft is None or draft.execution.time_ms != body.time_ms:
-            return None
-        return draft.execution
+        return draft if draft is not None and draft.execution.time_ms == body.time_ms else None
 
 
 def _parent(entry: Entry) -> Entry:

@@ -53,6 +53,7 @@ class Mempool:
         self._confirmed: dict[bytes, Pending] = {}
         self._by_source: Counter[bytes] = Counter()
         self._byte_count = 0
+        self._confirmed_bytes = 0
         self._first_expiry_ms = 0
 
     def __len__(self) -> int:
@@ -69,6 +70,11 @@ class Mempool:
     def byte_count(self) -> int:
         """Bytes of all that wait."""
         return self._byte_count
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing waits and nothing stands aside."""
+        return not self._waiting and not self._confirmed
 
     @property
     def room(self) -> int:
@@ -130,20 +136,28 @@ class Mempool:
 
     def drop(self, txids: Iterable[bytes]) -> None:
         """Lets go of them, wherever they stand."""
+        if self.is_empty:
+            return
         for txid in txids:
             self._remove(txid)
-            self._confirmed.pop(txid, None)
+            self._unconfirm(txid)
+
+    def _unconfirm(self, txid: bytes) -> None:
+        pending = self._confirmed.pop(txid, None)
+        if pending is not None:
+            self._confirmed_bytes -= len(pending.encoded)
 
     def confirm(self, txids: Iterable[bytes]) -> None:
         """A block of the best chain holds them now; the oldest stand aside no longer where there are too many."""
+        if not self._waiting:
+            return
         for txid in txids:
             pending = self._remove(txid)
             if pending is not None:
                 self._confirmed[txid] = pending
-        excess = len(self._confirmed) - self.transactions_max
-        if excess > 0:
-            for txid in list(self._confirmed)[:excess]:
-                del self._confirmed[txid]
+                self._confirmed_bytes += len(pending.encoded)
+        while len(self._confirmed) > self.transactions_max or self._confirmed_bytes > self.bytes_max:
+            self._unconfirm(next(iter(self._confirmed)))
 
     def put_back(self, pendings: Sequence[Pending]) -> None:
         """No block of the best chain holds these any more: they come before all that wait.
@@ -155,7 +169,7 @@ class Mempool:
         if not returned:
             return
         for pending in returned:
-            self._confirmed.pop(pending.txid, None)
+            self._unconfirm(pending.txid)
             self._insert(pending)
         ids = {pending.txid for pending in returned}
         behind = {txid: pending for txid, pending in self._waiting.items() if txid not in ids}
