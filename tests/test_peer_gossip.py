@@ -9,6 +9,7 @@ from peer_net import Net
 from world import START_MS
 
 from fastledger import Genesis, SigningKey, Transaction
+from fastledger.chain.mine import mine_block
 from fastledger.model.bodies import RecordPut
 from fastledger.peers.wire import (
     BlockMessage,
@@ -254,3 +255,24 @@ def test_a_block_reaches_a_node_without_any_of_its_transactions(
     assert net.run(2_000, net.agree)
     assert net.bytes_of(BlockTransactions) > 50 * 300
     assert other.chain.mempool.find(records(genesis, 1)[0].txid) is None
+
+
+def test_what_a_reorganisation_puts_back_is_told_to_who_lacks_it(
+    net: Net, keys: list[SigningKey], genesis: Genesis
+) -> None:  # SPEC-PEER-28
+    one, other = net.mesh(keys[:2])
+    net.run(5_000, net.joined)
+    items = records(genesis, 5)
+    one.chain.submit([item.encoded for item in items], net.now_ms)
+    # Both mine at once, so that neither block is worth fetching; the other's branch grows.
+    ours = mine_block(one.chain, net.now_ms)
+    mine_block(other.chain, net.now_ms)
+    assert ours.count == 5
+    net.settle(one)
+    net.settle(other)
+    net.run(2_000)
+    assert not other.chain.has_block(ours.block_id)
+    net.mine(other)
+    assert net.run(5_000, net.agree)
+    assert len(one.chain.mempool) == 5
+    assert net.run(5_000, lambda: len(other.chain.mempool) == 5)
