@@ -8,11 +8,15 @@ SOURCES := pyproject.toml setup.py $(wildcard native/*.[ch] native/*/*.[ch] fast
 PIP     := -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test lint types unit bench soak fuzz sanitize emulate clean
+.PHONY: help build demo net-demo test lint types unit bench soak simulate fuzz sanitize emulate clean
 
 ## make demo      hospital histories through the whole engine (BUNDLES=path for FHIR sources of your own)
 demo: $(STAMP)
 	$(BIN)/fastledger demo $(if $(BUNDLES),--bundles $(BUNDLES))
+
+## make net-demo  four organisations on this machine, a partition and its healing, watched in one view
+net-demo: $(STAMP)
+	$(BIN)/fastledger net-demo
 
 ## make test      lint, types, layers and every test
 test: lint types unit
@@ -29,12 +33,20 @@ unit: $(STAMP) $(PEERS)/.built
 ## make bench     every benchmark beside its peers, a table, a chart and tuning advice (bench-results/)
 bench: $(STAMP)
 	$(BIN)/python benchmarks/report.py
+	$(BIN)/python benchmarks/bench_federation.py
 	$(BIN)/fastledger bench --json bench-results/kernels.json --chart bench-results/kernels.svg
 
-## make soak      kill -9 hundreds of times, the demo on all of the shared histories, a million transactions through a node
+## make soak      kill -9 hundreds of times, the demo on all of the shared histories, a partition of 30 s, a million transactions through a node
 soak: $(STAMP)
 	FASTLEDGER_CRASH_ROUNDS=200 FASTLEDGER_NODE_CRASH_ROUNDS=100 FASTLEDGER_FULL_DEMO=1 $(BIN)/pytest tests/test_crash.py tests/test_node_crash.py tests/test_demo.py
+	FASTLEDGER_FEDERATION_PARTITION_S=30 $(BIN)/pytest tests/test_federation.py -k partition
 	$(BIN)/python benchmarks/soak_node.py
+	PYTHONPATH=tests $(BIN)/python -m simulator 0:2000
+
+## make simulate  whole federations under faults, from seeds (SEEDS=from:to, or one seed; docs/simulator.md)
+SEEDS ?= 0:100
+simulate: $(STAMP)
+	PYTHONPATH=tests $(BIN)/python -m simulator $(SEEDS)
 
 ## make fuzz      the property tests with many more examples
 fuzz: $(STAMP)

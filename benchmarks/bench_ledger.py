@@ -17,7 +17,7 @@ from typing import Any
 
 import coincurve
 
-from fastledger import Ledger, LedgerOptions, Purpose, Role, Wallet
+from fastledger import Ledger, LedgerOptions, Purpose, Role, Transaction, Wallet
 from fastledger.crypto.hpke import KemSuite
 from fastledger.model.bodies import RecordPut, body_map
 from fastledger.model.codec import encode
@@ -83,15 +83,12 @@ def signed_batches(wallet: Wallet, signers: list[Wallet], count: int) -> list[li
     return batches
 
 
-def open_world(folder: Path) -> tuple[Ledger, Wallet, list[Wallet]]:
-    """A ledger with a hospital whose practitioners may write into a patient's folder."""
-    regulator, hospital, patient = (Wallet.create(suite=KemSuite.X25519) for _ in range(3))
+def world_transactions(chain_id: bytes, regulator: Wallet) -> tuple[list[Transaction], Wallet, list[Wallet]]:
+    """What makes a hospital whose practitioners may write into a patient's folder; the patient and they."""
+    hospital, patient = (Wallet.create(suite=KemSuite.X25519) for _ in range(2))
     staff = [Wallet.create(suite=KemSuite.X25519) for _ in range(SIGNERS)]
-    ledger = Ledger.create(
-        folder / "ledger", authorities=[regulator.authority], options=LedgerOptions(require_blobs=False)
-    )
     for wallet in (regulator, hospital, patient, *staff):
-        wallet.join(ledger.chain_id)
+        wallet.join(chain_id)
     transactions = [
         hospital.register(Role.ORGANISATION),
         patient.register(Role.PATIENT),
@@ -106,6 +103,16 @@ def open_world(folder: Path) -> tuple[Ledger, Wallet, list[Wallet]]:
             wallet.register(Role.PRACTITIONER),
             hospital.endorse(wallet.identity, Role.PRACTITIONER),
         ]
+    return transactions, patient, staff
+
+
+def open_world(folder: Path) -> tuple[Ledger, Wallet, list[Wallet]]:
+    """A ledger with that hospital."""
+    regulator = Wallet.create(suite=KemSuite.X25519)
+    ledger = Ledger.create(
+        folder / "ledger", authorities=[regulator.authority], options=LedgerOptions(require_blobs=False)
+    )
+    transactions, patient, staff = world_transactions(ledger.chain_id, regulator)
     for outcome in ledger.submit(transactions):
         outcome.raise_for_status()
     return ledger, patient, staff

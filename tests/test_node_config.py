@@ -161,6 +161,30 @@ def test_relations(text: str, problem: str) -> None:  # SPEC-NODE-104
     assert problem in found[0]
 
 
+@pytest.mark.parametrize(
+    ("text", "problems_of"),
+    [
+        ('peers = ["a:1"]', ["federation.peers: needs federation.tls"]),
+        ('listen = "0.0.0.0:8471"', ["federation.listen: needs federation.tls"]),
+        ('advertise = "a.example:8471"', ["federation.advertise: needs federation.listen"]),
+        ('tls.certificate = "c"', ["federation.tls.key: certificate, key and authorities go together"]),
+        ('tls.revoked = "r"', ["federation.tls.revoked: needs federation.tls.authorities"]),
+        (
+            'listen = "a:65536"\ntls.certificate = "c"\ntls.key = "k"\ntls.authorities = "b"',
+            ["federation.listen: a port is at most 65535"],
+        ),
+        ("limits.outbound_links = 65", ["federation.limits.outbound_links: must not exceed"]),
+        ("limits.links_max = 3", ["links_per_organisation_max: must not", "outbound_links: must not"]),
+        ('peers = ["nobody"]', ["federation.peers: expected a list of"]),
+    ],
+)
+def test_a_federation_needs_its_certificates(text: str, problems_of: list[str]) -> None:  # SPEC-FED-1
+    found = problems(LEAST + f"[federation]\n{text}\n")
+    assert len(found) == len(problems_of)
+    for problem, expected in zip(found, problems_of, strict=True):
+        assert expected in problem
+
+
 def test_an_open_address_needs_tls_or_a_word() -> None:  # SPEC-NODE-105
     host = '[rpc]\nhost = "0.0.0.0"\n'
     assert [found.split(": ")[1] for found in problems(LEAST + host)] == [

@@ -16,12 +16,14 @@ from typing import Any
 import pytest
 import yaml
 from commands import PASSWORD, Cli
+from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 from fastledger import Ledger
 from fastledger.chain.metrics import STAGE_BUCKETS_S, StageTimes
 from fastledger.errors import CertificateError, Code
 from fastledger.node.config import load_config
+from fastledger.node.federation_metrics import FederationMetrics
 from fastledger.node.metrics import NodeMetrics, metrics_table
 from fastledger.node.pidfile import process_start, remove_pid, running, running_pid, write_pid
 
@@ -104,6 +106,7 @@ def test_alerts_name_metrics_that_exist(metrics: NodeMetrics) -> None:  # SPEC-N
     rules = yaml.safe_load((ROOT / "packaging" / "prometheus" / "alerts.yml").read_text())
     alerts = [rule for group in rules["groups"] for rule in group["rules"]]
     documentation = (ROOT / "docs" / "operating.md").read_text()
+    FederationMetrics(metrics.registry)
     families = {family.name: family.type for family in metrics.registry.collect()}
     known = set(families) | {f"{name}_total" for name, kind in families.items() if kind == "counter"}
     known |= {f"{name}_bucket" for name, kind in families.items() if kind == "histogram"}
@@ -121,8 +124,12 @@ def test_alerts_name_metrics_that_exist(metrics: NodeMetrics) -> None:  # SPEC-N
             assert set(pattern.split("|")) <= slugs
 
 
-def test_every_metric_is_documented(metrics: NodeMetrics) -> None:  # SPEC-NODE-143
-    assert metrics_table(metrics.registry) in (ROOT / "docs" / "operating.md").read_text()
+def test_every_metric_is_documented(metrics: NodeMetrics) -> None:  # SPEC-NODE-143, SPEC-FED-14
+    text = (ROOT / "docs" / "operating.md").read_text()
+    assert metrics_table(metrics.registry) in text
+    of_federation = CollectorRegistry()
+    FederationMetrics(of_federation)
+    assert metrics_table(of_federation) in text
 
 
 @pytest.fixture

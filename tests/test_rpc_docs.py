@@ -14,6 +14,7 @@ from test_rpc import registrations
 
 from fastledger.errors import Code
 from fastledger.rpc.chain import CHAIN_METHODS
+from fastledger.rpc.federation import federation_methods
 from fastledger.rpc.jobs import Jobs
 from fastledger.rpc.operator import Hooks, operator_methods
 from fastledger.rpc.protocol import decode_outcomes
@@ -69,6 +70,7 @@ def table() -> str:
         *CHAIN_METHODS,
         *TRANSACTION_METHODS,
         *operator_methods(Jobs(), Hooks(figures=dict, reload=list, stop=lambda: None)),
+        *federation_methods(None),
     )
     rows = ["| method | role | parameters | result | what |", "|---|---|---|---|---|"]
     for method in sorted(methods, key=lambda row: row.name):

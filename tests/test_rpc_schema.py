@@ -15,6 +15,7 @@ from test_rpc import ALL_ROLES, SEQUENCE
 
 from fastledger.errors import InputError
 from fastledger.rpc.errors import RpcFault
+from fastledger.rpc.federation import federation_methods
 from fastledger.rpc.jobs import Jobs
 from fastledger.rpc.jsonrpc import check_names, decode_params, decode_request
 from fastledger.rpc.operator import Hooks, operator_methods
@@ -28,7 +29,7 @@ FEW = settings(max_examples=40, deadline=None, suppress_health_check=[HealthChec
 
 def operated() -> Extras:
     hooks = Hooks(figures=dict, reload=list, stop=lambda: None)
-    return Extras(methods=operator_methods(Jobs(), hooks))
+    return Extras(methods=(*operator_methods(Jobs(), hooks), *federation_methods(None)))
 
 
 def resolved(document: dict[str, Any], schema: dict[str, Any]) -> Draft202012Validator:
@@ -50,6 +51,7 @@ def example_of(name: str, node: NodeWorld) -> Any:
         "digests": ["00" * 32],
         "job": "j1",
         "destination": "/nowhere/at/all",
+        "address": "127.0.0.1:8471",
     }.get(name, "00" * 16)
 
 

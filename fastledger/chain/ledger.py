@@ -397,6 +397,10 @@ class Ledger(Keeping, Present):
         """Those that have to be stored before a record may name them."""
         return self._envelopes.missing(digests)
 
+    def blob_size(self, digest: bytes) -> int:
+        """How many bytes a stored envelope has; raises ``NotFoundError``."""
+        return self._blobs.size(digest)
+
     def blob_reader(self, digest: bytes, offset: int = 0) -> Generator[bytes, None, None]:
         """A stored envelope in chunks, for whoever holds a grant; NotFoundError also if it is erased on the way."""
         return self._envelopes.reader(digest, offset)

@@ -1,5 +1,6 @@
 """``fastledger keys``: the keystore and the wallets in it."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -110,3 +111,20 @@ def passwd(
         fresh = read_password(new_password_file)
     keystore.change_password(fresh)
     output.answer({"keystore": str(keystore_path)})
+
+
+@keys.command()
+@click.argument("name")
+@keystore_option
+@password_option
+@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="File for the public keys.")
+@command_options
+def public(output: Output, name: str, keystore_path: Path, password_file: Path | None, out: Path) -> None:
+    """Write the public keys of wallet NAME, as a genesis document wants them of a regulator."""
+    from fastledger.client.wallet import Wallet
+    from fastledger.crypto.keystore import Keystore
+
+    wallet = Wallet.load(Keystore.open(keystore_path, read_password(password_file)), name)
+    authority = wallet.authority
+    out.write_text(json.dumps({"key": authority.key.hex(), "kem": authority.kem.hex()}) + "\n")
+    output.answer({"name": name, "identity": wallet.identity.hex(), "public_keys": str(out)})

@@ -5,9 +5,12 @@ import click
 from fastledger.cli.bench import bench
 from fastledger.cli.certs import certs
 from fastledger.cli.demo import demo
+from fastledger.cli.federation import mine, peers
+from fastledger.cli.genesis import genesis
 from fastledger.cli.keeping import backup, collect_orphans, export, import_, prune, restore, snapshot
 from fastledger.cli.keys import keys
 from fastledger.cli.ledger import init, prove, query, reindex, status, verify, verify_receipt
+from fastledger.cli.net_demo import net_demo
 from fastledger.cli.node import config, node
 from fastledger.cli.records import ingest, read
 from fastledger.cli.stream import follow, submit
@@ -24,6 +27,7 @@ def main() -> None:
 COMMANDS = (
     *(init, demo, ingest, read, submit, query, follow, prove, verify_receipt, verify, reindex, status),
     *(keys, node, config, certs, top, bench),
+    *(genesis, peers, mine, net_demo),
     *(backup, restore, prune, export, import_, snapshot, collect_orphans),
 )
 for command in COMMANDS:

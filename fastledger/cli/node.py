@@ -5,6 +5,7 @@ import os
 import secrets
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,9 +22,11 @@ from fastledger.cli.options import (
 )
 from fastledger.cli.output import Exit, Output
 from fastledger.cli.top import fetch, read_token, token_option
-from fastledger.errors import InputError, LedgerBusyError, LedgerError, NotFoundError
+from fastledger.errors import Code, InputError, LedgerBusyError, LedgerError, NotFoundError
 
 if TYPE_CHECKING:
+    from ssl import SSLContext
+
     from fastledger.client.views import JobView
     from fastledger.node.config import NodeConfig, RpcConfig
 
@@ -50,26 +53,92 @@ def node() -> None:
 @click.argument("folder", metavar="DIRECTORY", type=click.Path(path_type=Path))
 @click.option("--tls", is_flag=True, help="Make an authority and certificates, and serve mutual TLS.")
 @click.option("--host", "hosts", multiple=True, help="DNS name or address of the node, for its certificate.")
+@click.option(
+    "--genesis",
+    "genesis_path",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Join the chain of this document instead of making one; its key is DIRECTORY/node.key.",
+)
 @password_option
 @command_options
 def init_node(
-    output: Output, folder: Path, tls: bool, hosts: tuple[str, ...], password_file: Path | None
+    output: Output,
+    folder: Path,
+    tls: bool,
+    hosts: tuple[str, ...],
+    genesis_path: Path | None,
+    password_file: Path | None,
 ) -> None:
     """Make a ledger, its wallets, an operator's token and a configuration in DIRECTORY."""
-    from fastledger.cli.ledger import make_ledger
     from fastledger.node.config import render_config
 
     if (folder / "node.toml").exists():
         raise InputError("the directory holds a node's configuration already")
     if hosts and not tls:
         raise InputError("--host names the node in its certificate: give --tls too")
-    password = read_password(password_file, confirm=True)
+    make = (
+        _new_chain(folder, read_password(password_file, confirm=True))
+        if genesis_path is None
+        else _joined_chain(folder, genesis_path, password_file)
+    )
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     # Certificates first: a wrong name must not leave half a node behind.
     rpc = _secure_rpc(folder, hosts) if tls else _local_rpc(folder)
-    answer = make_ledger(folder / "ledger", folder / "wallets.keystore", password)
+    answer = make()
     (folder / "node.toml").write_text(render_config(_config(folder, rpc)), encoding="utf-8")
     output.answer({**answer, "config": str(folder / "node.toml")}, "A new node")
+
+
+def _new_chain(folder: Path, password: str) -> Callable[[], dict[str, str]]:
+    """A chain of one organisation's own."""
+    from fastledger.cli.ledger import make_ledger
+
+    return lambda: make_ledger(folder / "ledger", folder / "wallets.keystore", password)
+
+
+def _joined_chain(
+    folder: Path, genesis_path: Path, password_file: Path | None
+) -> Callable[[], dict[str, str]]:
+    """A chain that organisations agreed on; the node's key was made before, so that it stands in the document."""
+    from fastledger.chain.ledger import Ledger
+    from fastledger.chain.node_key import is_sealed, load_node_key
+    from fastledger.cli.genesis import load_genesis
+
+    document = load_genesis(genesis_path)
+    path = folder / "node.key"
+    if not path.exists():
+        raise NotFoundError(f"{path} is missing: `fastledger node key` makes it, before the genesis document")
+    password = read_password(password_file) if is_sealed(path) else None
+    key = load_node_key(path, password)
+    if key.public_key not in document.proposers:
+        raise InputError("the node's key is not among the document's proposers", code=Code.NOT_AUTHORISED)
+
+    def join() -> dict[str, str]:
+        Ledger.join(folder / "ledger", document, node_key=key, keep_key=True, password=password).close()
+        path.unlink()  # one copy of a secret is enough
+        return {"chain_id": document.chain_id.hex(), "ledger": str(folder / "ledger")}
+
+    return join
+
+
+@node.command("key")
+@click.argument("folder", metavar="DIRECTORY", type=click.Path(path_type=Path))
+@click.option("--sealed", is_flag=True, help="Seal it under a password; the node needs ledger.password_file.")
+@password_option
+@command_options
+def node_key(output: Output, folder: Path, sealed: bool, password_file: Path | None) -> None:
+    """Make a node's signing key in DIRECTORY and show its public half, for the genesis document."""
+    from fastledger.chain.node_key import save_node_key
+    from fastledger.crypto.signing import SigningKey
+
+    path = folder / "node.key"
+    if path.exists():
+        raise InputError("the directory holds a node's key already")
+    password = read_password(password_file, confirm=True) if sealed else None
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    key = SigningKey.generate()
+    save_node_key(path, key, password)
+    output.answer({"key": str(path), "public_key": key.public_key.hex()})
 
 
 def _config(folder: Path, rpc: "RpcConfig") -> "NodeConfig":
@@ -134,6 +203,34 @@ def start(output: Output, config_path: Path) -> None:
 
 @node.command()
 @config_option
+@command_options
+def repair(output: Output, config_path: Path) -> None:
+    """Rebuild a damaged log of a stopped node with the blocks of its peers; the damaged one is kept."""
+    from dataclasses import asdict
+
+    from fastledger.chain.ledger import Ledger
+    from fastledger.chain.repair import repair_log
+    from fastledger.cli.genesis import load_genesis
+    from fastledger.node.config import load_config
+    from fastledger.node.peer_source import PeerSource
+
+    loaded = load_config(config_path)
+    path = Path(loaded.ledger.path)
+    source = PeerSource(loaded.federation, load_genesis(path / "genesis.cbor"))
+    try:
+        with output.progress("repair") as bar:
+            report = repair_log(
+                path, source, progress=lambda stage, done, total: bar.update(done, total, stage)
+            )
+    finally:
+        source.close()
+    if report.replaced:
+        Ledger.reindex(path, replica=True).close()
+    output.answer(asdict(report))
+
+
+@node.command()
+@config_option
 @click.option("--timeout", type=click.IntRange(0, 3_600), default=STOP_TIMEOUT_S, help="Seconds to wait.")
 @command_options
 def stop(output: Output, config_path: Path, timeout: int) -> None:
@@ -175,18 +272,25 @@ def status(output: Output, config_path: Path, certificate: str, key: str, token_
     address = url or node_address(loaded.rpc)  # the port of a configured 0 stands in the file alone
     code, _ = fetch(f"{address}/health/ready", context)
     ready = code == 200
-    call = msgspec.json.encode({"jsonrpc": "2.0", "id": 1, "method": "ledger.status", "params": {}})
-    _, body = (
-        fetch(f"{address}/v1/rpc", context, data=call, token=read_token(token_file)) if ready else (0, b"{}")
-    )
+    token = read_token(token_file)
+    # A node that is far behind its peers is not ready, and tells how far.
+    figures = _ask(address, "ledger.status", context, token) if ready or code == 503 else {}
+    if figures.get("engine", "solo") != "solo":
+        figures["federation"] = _ask(address, "federation.status", context, token)
+    output.answer({"ready": ready, "address": address, "pid": pid, **figures})
+    if not ready:
+        raise click.exceptions.Exit(int(Exit.WRONG))
+
+
+def _ask(address: str, name: str, context: "SSLContext | None", token: str) -> dict[str, Any]:
+    """A method's result; nothing where it is refused."""
+    call = msgspec.json.encode({"jsonrpc": "2.0", "id": 1, "method": name, "params": {}})
+    _, body = fetch(f"{address}/v1/rpc", context, data=call, token=token)
     try:
         result = msgspec.json.decode(body, type=dict[str, Any]).get("result", {})
     except (msgspec.MsgspecError, UnicodeDecodeError):
         raise LedgerError("what answers at that address is not a node") from None
-    figures = result if isinstance(result, dict) else {}
-    output.answer({"ready": ready, "address": address, "pid": pid, **figures})
-    if not ready:
-        raise click.exceptions.Exit(int(Exit.WRONG))
+    return result if isinstance(result, dict) else {}
 
 
 @node.command(cls=LedgerCommand)

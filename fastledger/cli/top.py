@@ -19,6 +19,12 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 BODY_BYTES_MAX = 16 << 20
+FEDERATION_ROWS = (
+    (("tip", "tip_height"), ("final", "final_height")),
+    (("peers", "peers"), ("bans", "bans")),
+    (("to fetch, blocks", "sync_lag_blocks"), ("in the pool", "mempool")),
+    (("reorganisations", "reorganisations"), ("hashes/s", "hashes_per_second")),
+)
 Labels = tuple[tuple[str, str], ...]
 
 
@@ -123,7 +129,25 @@ def figures(before: Sample, now: Sample) -> dict[str, Any]:
         "subscribers": int(now.total("fastledger_subscribers")),
         "subscriber_lag_blocks": int(now.total("fastledger_subscriber_lag_blocks")),
         "disk_free_bytes": int(now.total("fastledger_disk_free_bytes")),
+        **_federation_figures(now),
         "stage_shares": {name: round(spent / busy, 3) if busy else 0.0 for name, spent in stages.items()},
+    }
+
+
+def _federation_figures(now: Sample) -> dict[str, Any]:
+    """Where the node stands among its peers; nothing for a chain of one organisation."""
+    name = "fastledger_federation"
+    if f"{name}_tip_height" not in now.values:
+        return {}
+    return {
+        "tip_height": int(now.total(f"{name}_tip_height")),
+        "final_height": int(now.total(f"{name}_final_height")),
+        "peers": int(now.total(f"{name}_peers")),
+        "bans": int(now.total(f"{name}_bans")),
+        "sync_lag_blocks": int(now.total(f"{name}_sync_lag_blocks")),
+        "mempool": int(now.total(f"{name}_mempool_transactions")),
+        "reorganisations": int(now.total(f"{name}_reorganisations_total")),
+        "hashes_per_second": int(now.total(f"{name}_hash_rate")),
     }
 
 
@@ -147,6 +171,7 @@ def frame(address: str, shown: Mapping[str, Any]) -> "RenderableType":
         (("pending", "pending"), ("queue", "queue_depth")),
         (("connections", "connections"), ("subscribers", "subscribers")),
         (("behind, blocks", "subscriber_lag_blocks"), ("", "")),
+        *(FEDERATION_ROWS if "tip_height" in shown else ()),
     )
     for row in rows:
         table.add_row(*(cell for label, name in row for cell in (label, _cell(name, shown.get(name, "")))))

@@ -14,7 +14,8 @@ from fastledger.chain.pace import Progress
 from fastledger.chain.snapshots import SnapshotReport
 from fastledger.chain.verify import VerifyReport
 from fastledger.client.faults import error_of
-from fastledger.client.reading import INFO_BYTES_MAX, NodeReader
+from fastledger.client.federation import FederationCalls
+from fastledger.client.reading import INFO_BYTES_MAX
 from fastledger.client.views import JobView, strange
 from fastledger.errors import FastLedgerError, LedgerError, NotFoundError, UnreachableError
 
@@ -41,7 +42,7 @@ class _Stopping(msgspec.Struct):
     stopping: bool
 
 
-class NodeOperator(NodeReader):
+class NodeOperator(FederationCalls):
     """The operator's methods; all take that role."""
 
     async def run_job(

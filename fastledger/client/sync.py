@@ -23,6 +23,7 @@ from fastledger.chain.snapshots import SnapshotReport
 from fastledger.chain.verify import VerifyReport
 from fastledger.client.aio import IN_FLIGHT, AsyncClient, ClientOptions
 from fastledger.client.export import export_ndjson
+from fastledger.client.federation import SyncFederationCalls
 from fastledger.client.follow import FollowEvent, FollowPage
 from fastledger.client.http import ClientTls
 from fastledger.client.operating import CALL_OFF_S
@@ -139,7 +140,7 @@ def _new_loop() -> asyncio.AbstractEventLoop:
     return asyncio.new_event_loop()
 
 
-class Client:
+class Client(SyncFederationCalls):
     """A node over the network, as a :class:`LedgerApi`; make one with :meth:`connect`. Safe from many threads."""
 
     def __init__(self, loop: _LoopThread, client: AsyncClient) -> None:

@@ -25,6 +25,7 @@ from fastledger.limits import (
     UNNAMED_BYTES_MAX,
     VERIFY_THREADS_MAX,
 )
+from fastledger.node.config_federation import FederationConfig, federation_problems
 
 Role = Literal["reader", "submitter", "operator"]
 # Marks a setting as a path: where it is relative, it is relative to the configuration file.
@@ -310,6 +311,9 @@ class NodeConfig(Struct, frozen=True, kw_only=True):
     rpc: Annotated[RpcConfig, Meta(description="The listener.")] = field(default_factory=RpcConfig)
     ingest: Annotated[IngestConfig, Meta(description="Ingest.")] = field(default_factory=IngestConfig)
     blobs: Annotated[BlobsConfig, Meta(description="Blobs.")] = field(default_factory=BlobsConfig)
+    federation: Annotated[FederationConfig, Meta(description="The other organisations' nodes.")] = field(
+        default_factory=FederationConfig
+    )
     verify: Annotated[VerifyConfig, Meta(description="Verification.")] = field(default_factory=VerifyConfig)
     backup: Annotated[BackupConfig, Meta(description="Backups.")] = field(default_factory=BackupConfig)
     log: Annotated[LogConfig, Meta(description="Logs.")] = field(default_factory=LogConfig)
@@ -331,6 +335,7 @@ def relation_problems(config: NodeConfig) -> list[tuple[str, str]]:
     return [
         *_transport_problems(config.rpc),
         *_client_problems(config.rpc),
+        *federation_problems(config.federation),
         *_size_problems(config),
     ]
 

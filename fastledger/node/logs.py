@@ -32,6 +32,7 @@ _ADDRESS = re.compile(r"[0-9a-f.:]{2,45}|unix")
 _INTEGERS = (
     *("height", "index", "count", "transactions", "blocks", "bytes", "length", "offset", "limit", "line"),
     *("duration_us", "duration_ms", "age_ms", "retry_after_ms", "not_after_ms", "interval_ms", "lag"),
+    *("depth", "peers", "link"),
     *("queue_depth", "connections", "subscribers", "subscription", "status", "code", "port", "pid", "signal"),
     *(
         "requests",
@@ -46,7 +47,10 @@ _INTEGERS = (
 )
 # Words that the program itself chose. Who calls appears by the name that the operator gave, never by a claim.
 _VOCABULARY = frozenset(
-    {"component", "method", "client", "role", "slug", "stage", "backend", "kind", "state", "version"}
+    {
+        *("component", "method", "client", "role", "slug", "stage", "backend", "kind", "state", "version"),
+        "organisation",
+    }
 )
 _CODE_SLUGS = frozenset(code.slug for code in Code)
 # Bytes of each id; a text or a payload is seldom that long, and never hexadecimal.

@@ -19,7 +19,7 @@ from fastledger.node.ingest import Ingest, IngestOptions
 from fastledger.node.reads import Reads, Tell
 
 T = TypeVar("T")
-State = Literal["ready", "stopping", "halted", "stopped"]
+State = Literal["ready", "syncing", "stopping", "halted", "stopped"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +40,8 @@ class NodeService:
         self.reads = Reads(pending_max=options.reads_pending_max, together=ledger.shared_snapshot)
         self.ingest = Ingest(ledger, options.ingest)
         self.feed = Feed(ledger, self.reads, loop)
+        # Whether the node is far behind its peers; whoever runs a federation sets it.
+        self.is_syncing: Callable[[], bool] = lambda: False
         self._stopping = False
         self._stopped = False
 
@@ -50,12 +52,17 @@ class NodeService:
 
     @property
     def state(self) -> State:
-        """*ready*: takes transactions. *halted*: a write failed, restart to go on; reads are still answered."""
+        """*ready*: takes transactions. *halted*: a write failed, restart to go on; reads are still answered.
+
+        *syncing*: takes them too, and what it answers is old, since it is far behind its peers.
+        """
         if self._stopped:
             return "stopped"
         if self._stopping:
             return "stopping"
-        return "halted" if self.ledger.halted else "ready"
+        if self.ledger.halted:
+            return "halted"
+        return "syncing" if self.is_syncing() else "ready"
 
     async def read(self, work: Callable[[Ledger], T], *, heavy: bool = False) -> T:
         """Runs a short read off the loop, together with all others that wait; ``heavy`` ones have their own thread.

@@ -55,12 +55,15 @@ class ServerTls:
         *,
         clock_ms: Callable[[], int] = system_clock_ms,
         on_reload: Callable[[CertificateError | None], None] = lambda _error: None,
+        protocol: str = "http/1.1",
     ) -> None:
         """Raises ``CertificateError`` where the files cannot be used now: a node does not start on them.
 
-        ``on_reload`` hears of every later reload, with the error of one that failed.
+        ``on_reload`` hears of every later reload, with the error of one that failed. ``protocol`` is what is spoken
+        inside (ALPN, RFC 7301).
         """
         self._config = config
+        self._protocol = protocol
         self._clock_ms = clock_ms
         self._on_reload = on_reload
         self.reloads = 0
@@ -134,7 +137,7 @@ class ServerTls:
         if mutual:
             context.options |= ssl.OP_NO_TICKET
             context.num_tickets = 0
-        context.set_alpn_protocols(["http/1.1"])
+        context.set_alpn_protocols([self._protocol])
         context.verify_mode = _VERIFY_MODES[self._config.client_certificates]
         if self._config.revoked:
             context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF

@@ -83,6 +83,8 @@ class BlobService:
         self._workers = ThreadPoolExecutor(options.threads, thread_name_prefix="fastledger-blobs")
         self._tidier = ThreadPoolExecutor(1, thread_name_prefix="fastledger-tidy")
         self._stopping = threading.Event()
+        # Where envelopes come from that this node does not hold; whoever runs a federation sets it.
+        self.fetch_missing: Callable[[Transaction], Awaitable[None]] | None = None
         self.tickets = ReadTickets(
             lifetime_ms=options.ticket_lifetime_ms,
             tickets_max=options.tickets_max,
@@ -226,9 +228,19 @@ class BlobService:
         access_body(transaction)
         call.take_transactions(1)
         outcome = await self._submit(encoded)
-        grant = await self._run(self._ledger.grant_read, transaction, outcome)
+        grant = await self._grant(transaction, outcome)
         ticket = self.tickets.issue(grant, owner_of(call))
         return await self._send(call, grant, ByteRange(0, grant.size, grant.size), {TICKET_HEADER: ticket})
+
+    async def _grant(self, transaction: Transaction, outcome: Outcome) -> ReadGrant:
+        """The grant; where the envelope lies with another organisation's node, it is fetched first."""
+        try:
+            return await self._run(self._ledger.grant_read, transaction, outcome)
+        except NotFoundError:
+            if self.fetch_missing is None:
+                raise
+        await self.fetch_missing(transaction)
+        return await self._run(self._ledger.grant_read, transaction, outcome)
 
     async def resume(self, call: Call) -> web.StreamResponse:
         """GET: the rest of it, or all of it again, while the ticket and the permission last."""

@@ -27,16 +27,20 @@ from fastledger.clock import system_clock_ms
 from fastledger.crypto.signing import ecdsa_backend, set_table_memory
 from fastledger.errors import CertificateError, ConfigError, FastLedgerError
 from fastledger.node.config import NodeConfig
+from fastledger.node.federation import Federation
+from fastledger.node.federation_metrics import FederationMetrics
 from fastledger.node.ingest import IngestOptions
 from fastledger.node.logs import AccessLog, Log
 from fastledger.node.metrics import NodeMetrics
 from fastledger.node.notify import Notifier
+from fastledger.node.peer_blobs import EnvelopeFetcher, EnvelopeGate
 from fastledger.node.pidfile import remove_pid, write_pid
 from fastledger.node.service import NodeService, ServiceOptions
 from fastledger.node.tls import ServerTls
 from fastledger.rpc.access import AccessOptions, ClientRule
 from fastledger.rpc.blobs import BlobOptions, BlobService, blob_routes
 from fastledger.rpc.errors import INCIDENT_LOGGER
+from fastledger.rpc.federation import federation_methods
 from fastledger.rpc.jobs import Jobs
 from fastledger.rpc.operator import Hooks, operator_methods
 from fastledger.rpc.options import RateOptions, RpcOptions
@@ -126,6 +130,7 @@ class Daemon:
         self.metrics = NodeMetrics(backend=ecdsa_backend()["kernel"] or "libsecp256k1")
         self._tls: ServerTls | None = None
         self._server: RpcServer | None = None
+        self._federation: Federation | None = None
         self._stop = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._scraped: dict[str, int] = {}
@@ -160,6 +165,7 @@ class Daemon:
         self._handle_signals(undo)
         service = await NodeService.start(await self._open_ledger(), service_options(self.config))
         undo.push_async_callback(service.stop)
+        await self._join_federation(service, undo)
         blobs = await self._open_blobs(service)
         undo.push_async_callback(blobs.close)
         jobs = Jobs()
@@ -208,6 +214,32 @@ class Daemon:
         )
         return ledger
 
+    async def _join_federation(self, service: NodeService, undo: contextlib.AsyncExitStack) -> None:
+        """Meets the other organisations' nodes, where the chain has any."""
+        config, ledger = self.config.federation, service.ledger
+        if ledger.forks is None or ledger.genesis.work is None:
+            if config.listen or config.peers or config.mine:
+                raise ConfigError(
+                    ["federation: the ledger's chain is one organisation's, and needs no peers"]
+                )
+            return
+        try:
+            federation = self._federation = await Federation.start(
+                ledger.forks,
+                config,
+                Path(self.config.ledger.path),
+                spacing_ms=ledger.genesis.work.spacing_ms,
+                log=self.log,
+                metrics=FederationMetrics(self.metrics.registry),
+                blobs=EnvelopeGate(ledger),
+            )
+        except OSError as error:
+            why = error.strerror or "no such address"
+            raise ConfigError([f"federation.listen: cannot listen on {config.listen}: {why}"]) from None
+        undo.push_async_callback(federation.stop)
+        service.is_syncing = lambda: federation.is_syncing
+        self.log.info("federation.joined", port=federation.port, chain_id=ledger.chain_id)
+
     async def _open_blobs(self, service: NodeService) -> BlobService:
         settings = self.config.blobs
         limits = UploadLimits(
@@ -217,7 +249,12 @@ class Daemon:
         )
         uploads = await asyncio.to_thread(service.ledger.open_uploads, limits)
         options = BlobOptions(ticket_lifetime_ms=settings.read_ticket_lifetime_ms)
-        return BlobService(service.ledger, service.ingest.submit, uploads, options)
+        blobs = BlobService(service.ledger, service.ingest.submit, uploads, options)
+        if self._federation is not None:
+            folder = Path(self.config.ledger.path) / "tmp"
+            fetcher = EnvelopeFetcher(service.ledger, self._federation, uploads, folder)
+            blobs.fetch_missing = fetcher.fetch
+        return blobs
 
     def _make_server(self, service: NodeService, jobs: Jobs, blobs: BlobService) -> RpcServer:
         hooks = Hooks(
@@ -233,7 +270,7 @@ class Daemon:
             rpc_options(self.config),
             access_options(self.config),
             extras=Extras(
-                methods=operator_methods(jobs, hooks),
+                methods=(*operator_methods(jobs, hooks), *federation_methods(self._federation)),
                 routes=blob_routes(blobs),
                 render_metrics=lambda: self._render_metrics(server, blobs),
                 metrics=self.metrics,
@@ -247,6 +284,8 @@ class Daemon:
     def _render_metrics(self, server: RpcServer, blobs: BlobService) -> bytes:
         """What is counted elsewhere is read at the scrape; on a thread."""
         service, metrics = server.service, self.metrics
+        if self._federation is not None:
+            self._federation.update_metrics()
         metrics.connections.set(server.listener.open_connections)
         metrics.subscribers.set(server.streams.subscription_count)
         metrics.ingest_pending.set(service.ingest.pending_transactions)
@@ -302,6 +341,8 @@ class Daemon:
         done = ["log"]
         if self._tls is not None and self._tls.reload():
             done.append("certificates")
+        if self._federation is not None and self._federation.reload():
+            done.append("federation certificates")
         self.log.info("node.reloaded", count=len(done))
         return done
 

@@ -65,7 +65,7 @@ class InfoView(msgspec.Struct, frozen=True):
 class LedgerStatusView(msgspec.Struct, frozen=True):
     """Figures of the ledger and its queues."""
 
-    state: Literal["ready", "stopping", "halted", "stopped"]
+    state: Literal["ready", "syncing", "stopping", "halted", "stopped"]
     chain_id: Hex8
     engine: str
     height: Count
