@@ -9,7 +9,7 @@ from zlib import crc32
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from storage_faults import CrashingFiles, FailingFiles, PowerCutFiles, SimulatedCrash, flip
+from storage_faults import CountingFiles, CrashingFiles, FailingFiles, PowerCutFiles, SimulatedCrash, flip
 
 from fastledger.errors import (
     CorruptionError,
@@ -185,6 +185,30 @@ def test_a_full_disk_while_rewriting_leaves_the_old_file_in_use(tmp_path: Path) 
     assert [journal.read(ref) for ref in refs] == PAYLOADS
     journal.close()
     assert payloads_of(tmp_path) == [*PAYLOADS, b"more"]
+
+
+def test_a_full_disk_keeps_it_closed_and_whole(tmp_path: Path) -> None:  # SPEC-JRN-2
+    """What was told rests on it: it is not taken over before it was written again."""
+    filled(tmp_path).close()
+    files = FailingFiles("write", errno.ENOSPC)
+    files.armed = True
+    with pytest.raises(StorageFullError):
+        ForkJournal.open(tmp_path, CHAIN, files)
+    assert payloads_of(tmp_path) == PAYLOADS
+
+
+def test_what_was_read_back_after_a_failed_sync_is_written_again(tmp_path: Path) -> None:  # SPEC-JRN-2
+    journal = filled(tmp_path)
+    journal.append(b"never on the device")
+    journal.close()
+    files = PowerCutFiles()
+    ForkJournal.open(tmp_path, CHAIN, files).close()
+    for seed in range(4):
+        files.cut(random.Random(seed))
+    assert payloads_of(tmp_path) == [*PAYLOADS, b"never on the device"]
+    counting = CountingFiles()
+    ForkJournal.open(tmp_path, CHAIN, counting).close()
+    assert counting.kinds[-4:] == ["write", "sync", "rename", "sync-dir"]
 
 
 def test_what_is_not_a_journal_of_this_chain(tmp_path: Path) -> None:  # SPEC-JRN-1

@@ -183,8 +183,10 @@ class ForkPipeline(Stages):
             self._busy = True
         try:
             self._store.renew()
-            for job in jobs:
-                job(self._chain)
+            if jobs:
+                with self._times.stage("execute"):
+                    for job in jobs:
+                        job(self._chain)
             self._tick()
             self._tell()
             for step in self._after_turn:

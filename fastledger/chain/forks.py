@@ -165,12 +165,7 @@ class ForkChain:
         try:
             return self._intake.add(headers, now_ms)
         finally:
-            self._after_headers()
-
-    def _after_headers(self) -> None:
-        self._events += self._intake.take_events(self._best)
-        if len(self.tree) < len(self._shelf):
-            self._forget_strays()
+            self._events += self._intake.take_events(self._best)
 
     def locator(self) -> list[bytes]:
         """Ids of the best chain: dense near the tip, ever fewer down to genesis."""

@@ -95,7 +95,11 @@ class ForkJournal:
         self._end = JOURNAL_HEADER_BYTES
 
     def _recover(self) -> None:
-        """Finds the end of what is whole; anything behind it is cut off by rewriting the file."""
+        """Finds what is whole and writes it again: anything behind it is cut off with that.
+
+        Written again also where nothing is wrong: after a failed sync the kernel may hold pages that it counts as
+        clean and that never reached the device, and what was told of would rest on them.
+        """
         header = self._files.read(self._open_file, JOURNAL_HEADER_BYTES, 0)
         if not _is_header(header, self._header):
             self.close()
@@ -103,7 +107,7 @@ class ForkJournal:
             return
         whole = [ref for ref, _ in self.load()]
         self._end = whole[-1].end if whole else JOURNAL_HEADER_BYTES
-        if self._end != self._files.size(self._open_file):
+        if whole or self._end != self._files.size(self._open_file):
             self.rewrite(whole)
 
     @property
