@@ -136,7 +136,7 @@ def play(traffic: Traffic, steps: list[tuple[int, int, int, int]]) -> None:
             del data[place % len(data) :]
         stranger.say_bytes(bytes(data))
         net.run(value)
-    net.run(70_000)
+    net.run(12_000)
     victim.network.closed(stranger.victim_link, net.now_ms)
     net.settle(victim)
 
@@ -147,7 +147,7 @@ STEP = st.tuples(
 
 
 @given(steps=st.lists(STEP, max_size=12))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_spoilt_traffic_is_survived_and_leaves_nothing_behind(
     traffic: Traffic, steps: list[tuple[int, int, int, int]]
 ) -> None:  # SPEC-PEER-5

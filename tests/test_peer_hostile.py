@@ -10,6 +10,7 @@ from peer_liars import MALLORY, announce, claim, forge, goes_on, is_banned, is_o
 from peer_net import Member, Net, Stranger
 
 from fastledger import SigningKey
+from fastledger.chain.mine import mine_block
 from fastledger.limits import (
     FUTURE_MS_MAX,
     PEER_FRAME_BYTES_MAX,
@@ -521,3 +522,45 @@ def test_a_compact_block_that_does_not_add_up_is_garbage(
     announce(stranger, block, txids[:1])
     assert is_out(stranger)
     assert is_banned(victim, net)
+
+
+# What a liar costs the others.
+
+
+def tip_latency_ms(net: Net, members: list[Member], liars: list[Stranger]) -> float:
+    """The mean time from a block's finding to everyone's having it, transactions told by liars first."""
+    total = 0
+    for round_number in range(8):
+        items = patients(net.genesis, 4)
+        for liar in liars:
+            if liar.is_open:
+                liar.inbox.clear()
+                liar.say(Inventory(b"".join(item.txid for item in items)))
+        net.submit(members[round_number % 3], items)
+        net.run(500)
+        block = mine_block(members[round_number % 3].chain, net.now_ms)
+        for liar in liars:
+            if liar.is_open and liar.victim != members[round_number % 3].name:
+                # Under short ids of transactions that nobody has.
+                announce(liar, block, [bytes([index]) * 32 for index in range(block.count)])
+        began = net.now_ms
+        net.settle(members[round_number % 3])
+        assert net.run(60_000, lambda: net.agree(*members))
+        total += net.now_ms - began
+        net.run(1_000)
+    return total / 8
+
+
+def test_one_that_withholds_all_it_tells_does_not_slow_the_others_down(
+    net: Net, keys: list[SigningKey]
+) -> None:  # SPEC-PEER-18, SPEC-PEER-30
+    members = net.mesh(keys[:3])
+    net.run(5_000, net.joined)
+    honest_ms = tip_latency_ms(net, members, [])
+    liars = [
+        net.stranger(member).greet(height=10**6, work=(2**80).to_bytes(32, "big"), tip=b"\1" * 32)
+        for member in members
+    ]
+    net.run(100)
+    with_liars_ms = tip_latency_ms(net, members, liars)
+    assert with_liars_ms <= 2 * honest_ms

@@ -264,7 +264,18 @@ class TransactionRelay:
                 want.tellers.append(link.number)
             elif link.number not in want.tellers:
                 want.tellers.append(link.number)
+                self._take_from_debtor(txid, want, link.number)
         self._fetch(now_ms)
+
+    def _take_from_debtor(self, txid: bytes, want: _Want, number: int) -> None:
+        """Asks a second teller at once where the first one has not brought what it was asked for before."""
+        debtor, side = self._sides.get(want.asked if want.asked is not None else -1), self._sides[number]
+        if debtor is None or not debtor.late or side.late:
+            return
+        debtor.asked.pop(txid, None)
+        debtor.late[txid] = None
+        want.asked = None
+        side.todo.append(txid)
 
     def _fetch(self, now_ms: int) -> None:
         """Asks each peer for what it was the first to tell of, as far as it may be asked."""

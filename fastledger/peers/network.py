@@ -73,7 +73,11 @@ _REDIALLED = {CloseCode.DONE, CloseCode.PEER_CLOSED, CloseCode.DUPLICATE_LINK, C
 
 
 class PeerNetwork:
-    """The peers of one node. Single-threaded; ``rng`` is a ``random.Random`` or like one."""
+    """The peers of one node. Single-threaded; ``rng`` is a ``random.Random`` or like one.
+
+    ``now_ms`` is UTC in milliseconds, as the chain wants it; where it jumps, nothing breaks but what was waited for.
+    After each call the node takes the actions out and hands in what ``chain.take_events`` has, until both are empty.
+    """
 
     def __init__(
         self,

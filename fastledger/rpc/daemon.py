@@ -69,6 +69,7 @@ def rpc_options(config: NodeConfig) -> RpcOptions:
     return RpcOptions(
         host=rpc.host,
         port=rpc.port,
+        allowed_hosts=tuple(rpc.allowed_hosts),
         connections_max=rpc.connections_max,
         connections_per_address_max=rpc.connections_per_address_max,
         header_timeout_ms=rpc.header_timeout_ms,
@@ -131,12 +132,14 @@ class Daemon:
         self.metrics = NodeMetrics(backend=ecdsa_backend()["kernel"] or "libsecp256k1")
         self._tls: ServerTls | None = None
         self._federation: Federation | None = None
+        self._server: RpcServer | None = None
         self._stop = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._scraped: dict[str, int] = {}
 
     async def serve(self) -> int:
         """The whole life of a node."""
+        self._loop = asyncio.get_running_loop()
         handler = _IncidentHandler(self.log)
         INCIDENT_LOGGER.addHandler(handler)
         try:
@@ -171,6 +174,7 @@ class Daemon:
         undo.push_async_callback(jobs.close)
         server = self._make_server(service, jobs, blobs)
         undo.push_async_callback(server.stop)
+        self._server = server
         await self._listen(server)
         directory = Path(self.config.ledger.path)
         await asyncio.to_thread(write_pid, directory, server.url)
@@ -192,6 +196,8 @@ class Daemon:
             require_blobs=settings.require_blobs,
             checkpoint_transactions=settings.checkpoint_transactions,
             checkpoint_bytes=settings.checkpoint_bytes,
+            unnamed_blobs_max=self.config.blobs.unnamed_max,
+            unnamed_bytes_max=self.config.blobs.unnamed_bytes_max,
             verify_threads=self.config.tuning.verify_threads or None,
         )
         set_table_memory(self.config.tuning.table_memory_bytes)
@@ -288,6 +294,7 @@ class Daemon:
                 render_metrics=lambda: self._render_metrics(server, blobs),
                 metrics=self.metrics,
                 access_log=self._access_log,
+                is_revoked=None if self._tls is None else self._tls.is_revoked,
             ),
             tls=None if self._tls is None else self._tls.context,
         )
@@ -363,8 +370,15 @@ class Daemon:
             self.metrics.tls(error, self._tls.not_after_ms)
         if error is None:
             self.log.info("tls.reloaded")
+            # In the thread that read the files.
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                self._loop.call_soon_threadsafe(self._recheck)
         else:
             self.log.error("tls.reload-failed", error=error)
+
+    def _recheck(self) -> None:
+        if self._server is not None:
+            self._server.listener.recheck()
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
