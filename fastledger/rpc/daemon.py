@@ -22,6 +22,7 @@ import msgspec
 import uvloop
 
 from fastledger.chain.ledger import Ledger
+from fastledger.chain.node_key import load_node_key
 from fastledger.chain.options import LedgerOptions
 from fastledger.clock import system_clock_ms
 from fastledger.crypto.signing import ecdsa_backend, set_table_memory
@@ -34,6 +35,7 @@ from fastledger.node.logs import AccessLog, Log
 from fastledger.node.metrics import NodeMetrics
 from fastledger.node.notify import Notifier
 from fastledger.node.peer_blobs import EnvelopeFetcher, EnvelopeGate
+from fastledger.node.peer_snapshots import SnapshotGate, SnapshotKeeper
 from fastledger.node.pidfile import remove_pid, write_pid
 from fastledger.node.service import NodeService, ServiceOptions
 from fastledger.node.tls import ServerTls
@@ -203,7 +205,9 @@ class Daemon:
         self._notifier.status("opening the ledger")
         began = time.monotonic()
         ledger = await asyncio.to_thread(
-            lambda: Ledger.open(settings.path, password=_password(settings.password_file), options=options)
+            lambda: Ledger.open(
+                settings.path, password=read_password_file(settings.password_file), options=options
+            )
         )
         self.log.info(
             "ledger.opened",
@@ -223,15 +227,30 @@ class Daemon:
                     ["federation: the ledger's chain is one organisation's, and needs no peers"]
                 )
             return
+        directory = Path(self.config.ledger.path)
+        key_path, kept = directory / "node.key", directory / "snapshots"
+        key = (
+            load_node_key(key_path, read_password_file(self.config.ledger.password_file))
+            if key_path.exists()
+            else None
+        )
+        keeper = SnapshotKeeper(
+            ledger,
+            kept,
+            config.snapshot_blocks,
+            lambda error: self.log.error("federation.snapshot-failed", error=error),
+        )
         try:
             federation = self._federation = await Federation.start(
                 ledger.forks,
                 config,
-                Path(self.config.ledger.path),
+                directory,
                 spacing_ms=ledger.genesis.work.spacing_ms,
                 log=self.log,
                 metrics=FederationMetrics(self.metrics.registry),
                 blobs=EnvelopeGate(ledger),
+                snapshots=SnapshotGate(kept, ledger.genesis, key),
+                on_final=keeper.final_height,
             )
         except OSError as error:
             why = error.strerror or "no such address"
@@ -424,7 +443,7 @@ class _IncidentHandler(logging.Handler):
         self._log.file.write_line(msgspec.json.encode(line).decode())
 
 
-def _password(path: str) -> str | None:
+def read_password_file(path: str) -> str | None:
     """The first line of the file; None where none is configured."""
     if not path:
         return None
