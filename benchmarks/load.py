@@ -99,8 +99,8 @@ class Connection(asyncio.Protocol):
 
 def post(path: str, content_type: str, body: bytes) -> bytes:
     """An HTTP request."""
-    head = f"POST {path} HTTP/1.1\r\nHost: node\r\nContent-Type: {content_type}\r\nContent-Length: {len(body)}\r\n\r\n"
-    return head.encode() + body
+    fields = f"Host: localhost\r\nContent-Type: {content_type}\r\nContent-Length: {len(body)}\r\n"
+    return f"POST {path} HTTP/1.1\r\n{fields}\r\n".encode() + body
 
 
 def call(method: str, **params: object) -> bytes:

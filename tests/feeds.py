@@ -12,22 +12,25 @@ from fastledger import Code, Ledger, Purpose, Right, Role, SealedRecord, Transac
 from fastledger.errors import NotFoundError
 from fastledger.model.bodies import ConsentGrant
 from fastledger.storage.blobs import BlobStore
+from fastledger.storage.index import Index
 from fastledger.storage.log import SegmentLog
 
 SEGMENT_BYTES = 32 * 1024
 PACK_BYTES = 128 * 1024
 PACKED_BYTES_MAX = 4 * 1024
+CHECKPOINT_PAGES = 8
 
 
 @contextmanager
 def small_files(segment_bytes: int = SEGMENT_BYTES) -> Iterator[None]:
-    """Segments and packs so small that a short test fills many of them; a block must fit a segment."""
+    """Segments, packs and index transactions so small that a short test fills many; a block must fit a segment."""
     with pytest.MonkeyPatch.context() as patch:
         for function, name, value in (
             (SegmentLog.create, "segment_bytes", segment_bytes),
             (SegmentLog.open, "segment_bytes", segment_bytes),
             (BlobStore.open, "pack_bytes", PACK_BYTES),
             (BlobStore.open, "packed_bytes_max", PACKED_BYTES_MAX),
+            (Index.open, "pages_max", CHECKPOINT_PAGES),
         ):
             patch.setitem(function.__func__.__kwdefaults__, name, value)
         yield

@@ -329,3 +329,49 @@ def test_an_index_comes_from_the_snapshot_in_the_backup(filled: Filled, tmp_path
     restore_backup(tmp_path / "backup", tmp_path / "restored")
     with Ledger.open(tmp_path / "restored", replica=True) as ledger:
         assert (ledger.height, ledger.state_root) == (world.ledger.height, world.ledger.state_root)
+
+
+def test_a_restore_removes_nothing_that_it_did_not_make(filled: Filled, tmp_path: Path) -> None:  # SPEC-BAK-5
+    world, _, _ = filled
+    world.ledger.backup(tmp_path / "backup")
+    partial = tmp_path / "restored.partial"
+    partial.mkdir()
+    (partial / "mine").write_text("kept")
+    with pytest.raises(InputError, match="in the way"):
+        restore_backup(tmp_path / "backup", tmp_path / "restored")
+    assert (partial / "mine").read_text() == "kept"
+    (partial / "mine").unlink()
+    partial.rmdir()
+    partial.write_text("a file")
+    with pytest.raises(InputError, match="in the way"):
+        restore_backup(tmp_path / "backup", tmp_path / "restored")
+    assert partial.read_text() == "a file"
+    partial.unlink()
+    partial.symlink_to(tmp_path / "backup")
+    with pytest.raises(InputError, match="in the way"):
+        restore_backup(tmp_path / "backup", tmp_path / "restored")
+    partial.unlink()
+
+
+def test_what_a_killed_restore_left_is_removed_by_the_next(
+    filled: Filled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # SPEC-BAK-5
+    world, _, _ = filled
+    world.ledger.backup(tmp_path / "backup")
+    partial, left = tmp_path / "restored.partial", tmp_path / "left"
+
+    def kill(*_: object, **__: object) -> None:
+        shutil.copytree(partial, left)
+        raise CorruptionError("as if killed", path=str(partial))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("fastledger.chain.restore._prove", kill)
+        with pytest.raises(CorruptionError):
+            restore_backup(tmp_path / "backup", tmp_path / "restored")
+    assert not partial.exists()
+    shutil.copytree(left, partial)
+    restore_backup(tmp_path / "backup", tmp_path / "restored")
+    assert not partial.exists()
+    assert (tmp_path / "restored" / "genesis.cbor").is_file()
+    assert {path.name for path in (tmp_path / "restored").iterdir()} >= {"genesis.cbor", "log"}
+    assert not list((tmp_path / "restored").glob("being-made*"))

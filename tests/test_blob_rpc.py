@@ -214,7 +214,7 @@ async def _cut_off(site: Site, place: str, offset: int, sent: bytes) -> None:
     """Announces the rest, sends ``sent`` of it and hangs up."""
     reader, writer = await asyncio.open_connection("127.0.0.1", site.server.port)
     head = (
-        f"PATCH {place} HTTP/1.1\r\nHost: node\r\nTus-Resumable: 1.0.0\r\nUpload-Offset: {offset}\r\n"
+        f"PATCH {place} HTTP/1.1\r\nHost: localhost\r\nTus-Resumable: 1.0.0\r\nUpload-Offset: {offset}\r\n"
         f"Authorization: Bearer {TOKENS['alice']}\r\nContent-Type: {TUS_TYPE}\r\n"
         f"Content-Length: {len(ENVELOPE) - offset}\r\n\r\n"
     )
@@ -257,8 +257,9 @@ async def test_a_sender_that_stalls_is_told_and_keeps_what_it_sent(tmp_path: Pat
         place = await site.begin(ENVELOPE)
         reader, writer = await asyncio.open_connection("127.0.0.1", site.server.port)
         writer.write(
-            f"PATCH {place} HTTP/1.1\r\nHost: n\r\nTus-Resumable: 1.0.0\r\nUpload-Offset: 0\r\nContent-Type: {TUS_TYPE}"
-            f"\r\nAuthorization: Bearer {TOKENS['alice']}\r\nContent-Length: 1000\r\n\r\n".encode()
+            f"PATCH {place} HTTP/1.1\r\nHost: localhost\r\nTus-Resumable: 1.0.0\r\nUpload-Offset: 0\r\n"
+            f"Content-Type: {TUS_TYPE}\r\nAuthorization: Bearer {TOKENS['alice']}\r\n"
+            f"Content-Length: 1000\r\n\r\n".encode()
             + ENVELOPE[:77]
         )
         assert b" 408 " in await reader.readline()
@@ -407,7 +408,8 @@ async def test_a_ticket_dies_with_the_consent_and_with_the_envelope(site: Site) 
 async def _slow_reader(site: Site, access: bytes) -> "tuple[asyncio.StreamReader, asyncio.StreamWriter]":
     reader, writer = await asyncio.open_connection("127.0.0.1", site.server.port, limit=64 * 1024)
     writer.write(
-        f"POST /v1/reads HTTP/1.1\r\nHost: n\r\nContent-Length: {len(access)}\r\n\r\n".encode() + access
+        f"POST /v1/reads HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(access)}\r\n\r\n".encode()
+        + access
     )
     assert b" 200 " in await reader.readline()
     return reader, writer

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import random
+import signal
 import ssl
 import threading
 import time
@@ -440,3 +441,27 @@ def test_files_that_are_no_certificates(tmp_path: Path) -> None:
             tls.context()
         assert "secret" not in str(error.value)
     assert ClientTls().context().minimum_version >= ssl.TLSVersion.TLSv1_2
+
+
+# Interrupts.
+
+
+def test_an_interrupt_that_ends_no_wait_of_the_system_is_heard(world: NodeWorld) -> None:  # SPEC-CLI-6
+    """As where a signal comes between Python's last look for one and the system's wait: the wait goes on."""
+    client = world.connect()
+    pages = client.follow_pages(cursor=client.transaction_count)
+
+    def interrupt() -> None:
+        time.sleep(0.2)
+        # To this thread: the handler has to run on the main one, whose wait it does not touch.
+        signal.raise_signal(signal.SIGINT)
+
+    interrupter = threading.Thread(target=interrupt)
+    interrupter.start()
+    with pytest.raises(KeyboardInterrupt):
+        for _ in pages:
+            pass
+    interrupter.join()
+    # It harmed nobody else.
+    assert client.height >= 0
+    client.close()

@@ -174,7 +174,7 @@ def test_flips_anywhere_in_the_index_file(filled: tuple[World, History]) -> None
         index_file(world).write_bytes(whole)
         flip(index_file(world), rng.choice(used), rng.randrange(8))
         named += finding(world, history) != []
-    assert named > 20  # the others struck pages that are out of use
+    assert named > 8  # the others struck pages that are out of use: most of a file of many transactions
     with Ledger.reindex(world.path, options=world.options) as ledger:
         check_all(ledger, history)
 

@@ -265,6 +265,39 @@ def test_a_record_is_read_at_a_node_that_does_not_hold_its_envelope(
     assert blobs["packed"] + blobs["large"] == 1, "from now on it holds it"
 
 
+def test_one_that_joins_late_begins_with_a_snapshot(
+    make_world: MakeWorld,
+) -> None:  # SPEC-FED-20, SPEC-FED-21
+    settings = {"FASTLEDGER_NODE__FEDERATION__SNAPSHOT_BLOCKS": "20"}
+    world = make_world(finality_depth=3, spacing_ms=250, settings=settings)
+    *early, late = world.members
+    config = world[late].folder / "node.toml"
+    cli = Cli(world.folder)
+    world.start(*early[:2])
+    outcomes = world[early[0]].connect().submit(registrations(world, 200))
+    world.wait_for(
+        lambda: all(list((world[name].ledger / "snapshots").glob("*20")) for name in early[:2]), "snapshots"
+    )
+    assert "by 2 at most" in cli.error("node", "fetch-snapshot", "--config", config)["message"]
+    world.start(early[2])
+    world.wait_for(
+        lambda: all(len(list((world[name].ledger / "snapshots").glob("*40"))) == 1 for name in early),
+        "snapshots of a quorum",
+        timeout_s=120,
+    )
+    assert cli.json("node", "fetch-snapshot", "--config", config)["height"] >= 40
+    world[late].start().connect()
+    status = world[late].call("ledger.status")
+    assert status["first_height"] >= 41 and status["transactions"] == len(outcomes)
+    for member in world.members.values():
+        member.connect().mine(on=False)
+    world.wait_for(world.agree, "one tip")
+    world.wait_for(lambda: len({m.connect().tip().height for m in world.running()}) == 1, "one final height")
+    assert len({member.state_root() for member in world.running()}) == 1
+    world[late].stop()
+    assert "has blocks" in cli.error("node", "fetch-snapshot", "--config", config)["message"]
+
+
 def test_a_polite_stranger_is_answered(make_world: MakeWorld) -> None:  # SPEC-FED-16
     world = make_world()
     names = list(world.members)

@@ -23,7 +23,8 @@ from fastledger.errors import (
     StorageFullError,
 )
 from fastledger.storage import keys
-from fastledger.storage.index import CheckpointBatch, Difference, Index
+from fastledger.storage.checkpoint import CheckpointBatch
+from fastledger.storage.index import Difference, Index
 from fastledger.storage.lmdb_engine import Environment
 
 CHAIN = b"testnet\0"
@@ -346,7 +347,8 @@ CRASHING_WRITER = textwrap.dedent(
     """
     import sys
     from pathlib import Path
-    from fastledger.storage.index import CheckpointBatch, Index
+    from fastledger.storage.checkpoint import CheckpointBatch
+    from fastledger.storage.index import Index
     index = Index.open(Path(sys.argv[1]), b"testnet\\0", map_bytes=64 << 20)
     with index.snapshot() as view:
         n = int(view.get_meta(b"n") or b"0")

@@ -18,7 +18,7 @@ from fastledger.chain.store import BlockEntry, BlockPlaces
 from fastledger.errors import InputError, LedgerBusyError, LedgerClosedError, NotFoundError
 from fastledger.node import feed
 from fastledger.node.feed import Filter, Subscription
-from fastledger.node.ingest import IngestOptions
+from fastledger.node.ingest import IngestOptions, Wait
 from fastledger.node.reads import Reads
 from fastledger.node.service import NodeService, ServiceOptions
 from fastledger.rpc.protocol import Verdict, decode_outcomes, encode_outcomes
@@ -111,6 +111,34 @@ async def test_three_words_three_moments(world: World, node: NodeService) -> Non
     assert ordered.height is not None
     await until(lambda: world.ledger.transaction_count >= 3 and world.ledger.height >= (ordered.height or 0))
     assert world.ledger.get(first.txid).code == Code.OK
+
+
+@pytest.mark.parametrize("wait", ["accepted", "ordered", "durable"])
+async def test_room_is_held_until_what_took_it_is_durable(
+    world: World, node: NodeService, wait: Wait
+) -> None:  # SPEC-NODE-2
+    one, *batch = patients(world, 3)
+    encoded = [transaction.encoded for transaction in batch]
+    ingest = node.ingest
+    async with Gate(world):
+        asking = [
+            asyncio.create_task(ingest.submit(one.encoded, wait=wait)),
+            asyncio.create_task(ingest.submit_batch(encoded, wait=wait)),
+        ]
+        await until(lambda: world.ledger._pipeline.queue_depth == 2)
+        if wait == "accepted":
+            await asyncio.wait_for(asyncio.gather(*asking), 20)
+        else:
+            # Whoever asked has gone; the batch has not.
+            for task in asking:
+                task.cancel()
+            await asyncio.gather(*asking, return_exceptions=True)
+        assert ingest.pending_transactions == 3
+        assert ingest.pending_bytes == len(one.encoded) + sum(map(len, encoded))
+    await until(lambda: ingest.pending_transactions == 0)
+    assert ingest.pending_bytes == 0
+    for transaction in (one, *batch):
+        assert world.ledger.get(transaction.txid).code == Code.OK
 
 
 async def test_what_the_border_rejects_is_told_at_once(

@@ -2,7 +2,8 @@
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from hashlib import sha256
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from fastledger.chain.envelopes import Pins
 from fastledger.errors import (
     Code,
     FastLedgerError,
+    LedgerBusyError,
     LedgerClosedError,
     LedgerHaltedError,
     OperationCancelledError,
@@ -377,3 +379,95 @@ def test_a_damaged_journal_costs_time_alone(tmp_path: Path) -> None:  # SPEC-ORP
         assert journal.since_ms.items() <= entries.items()
         journal.replace(entries)
         assert OrphanJournal(path).since_ms == entries
+
+
+# How much may wait for a record.
+
+
+def bounded(tmp_path: Path, **bounds: int) -> World:
+    return make_world(tmp_path / "bounded", **bounds)
+
+
+def test_what_waits_for_a_record_is_bounded(tmp_path: Path) -> None:  # SPEC-ORPH-5
+    world = bounded(tmp_path, unnamed_blobs_max=3)
+    try:
+        first, *others = [seal(world) for _ in range(4)]
+        world.ledger.store_blobs([first.blob, others[0].blob, others[1].blob])
+        with pytest.raises(LedgerBusyError) as caught:
+            world.ledger.store_blobs([others[2].blob])
+        assert caught.value.retry_after_ms > 0
+        assert not stored(world, others[2])
+        # A record that names its envelope makes room; its batch may bring the envelope itself at any time.
+        world.ledger.submit([first.transaction])[0].raise_for_status()
+        world.put()
+        look_again(world)
+        world.ledger.store_blobs([others[2].blob])
+        assert world.ledger._envelopes.unnamed.counted[0] == 3
+        # So does a collection.
+        collect(world, 0)
+        assert world.ledger._envelopes.unnamed.counted == (0, 0)
+    finally:
+        world.close()
+
+
+def look_again(world: World) -> None:
+    """As if the moment had passed within which it does not look again."""
+    world.ledger._envelopes.unnamed._looked_at = float("-inf")
+
+
+def test_bytes_that_wait_are_bounded_and_survive_a_restart(tmp_path: Path) -> None:  # SPEC-ORPH-5
+    world = bounded(tmp_path, unnamed_bytes_max=len(LARGE) + 5_000)
+    try:
+        large, small, large_too = seal(world, LARGE), seal(world), seal(world, LARGE)
+        world.ledger.store_blobs([large.blob])
+        world.ledger.store_blobs([small.blob])
+        for _ in range(2):
+            with pytest.raises(LedgerBusyError):
+                world.ledger.store_blobs([large_too.blob])
+            collect(world)
+            world.reopen()
+        with closing(world.ledger.open_uploads()) as uploads, pytest.raises(LedgerBusyError):
+            uploads.begin(len(large_too.blob), digest_of(large_too))
+        collect(world, 0)
+        with closing(world.ledger.open_uploads()) as uploads:
+            uploads.begin(len(large_too.blob), digest_of(large_too))
+        world.ledger.store_blobs([large_too.blob])
+    finally:
+        world.close()
+
+
+def test_an_upload_is_counted_when_it_ends(tmp_path: Path) -> None:  # SPEC-ORPH-5
+    world = bounded(tmp_path, unnamed_blobs_max=1)
+    try:
+        sealed = seal(world, LARGE)
+        with closing(world.ledger.open_uploads()) as uploads:
+            upload = uploads.begin(len(sealed.blob), digest_of(sealed))
+            uploads.append(upload.id, 0, sealed.blob)
+            uploads.finish(upload.id)
+            assert world.ledger._envelopes.unnamed.counted == (1, len(sealed.blob))
+            with pytest.raises(LedgerBusyError):
+                uploads.begin(10, bytes(32))
+    finally:
+        world.close()
+
+
+def test_who_goes_on_asking_does_not_have_everything_looked_at(tmp_path: Path) -> None:  # SPEC-ORPH-5
+    world = bounded(tmp_path, unnamed_blobs_max=1)
+    try:
+        looks = 0
+        unnamed = world.ledger._envelopes.unnamed
+        before = unnamed._unowned
+
+        def unowned(digests: Sequence[bytes]) -> list[bytes]:
+            nonlocal looks
+            looks += 1
+            return before(digests)
+
+        unnamed._unowned = unowned
+        world.ledger.store_blobs([seal(world).blob])
+        for _ in range(20):
+            with pytest.raises(LedgerBusyError):
+                world.ledger.store_blobs([seal(world).blob])
+        assert looks <= 2
+    finally:
+        world.close()

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from node_world import NodeWorld, RawClient, raw_client, serve_world, until
 from test_rpc import ALL_ROLES, SEQUENCE, failure, registrations, text
 
 from fastledger import Code
-from fastledger.errors import RateLimitedError
+from fastledger.errors import BadRequestError, RateLimitedError
 from fastledger.rpc.access import AccessOptions, ClientRule
+from fastledger.rpc.hosts import HostCheck
 from fastledger.rpc.jobs import Jobs, report_of
 from fastledger.rpc.operator import Hooks, operator_methods
 from fastledger.rpc.options import RateOptions, RpcOptions
@@ -103,6 +105,101 @@ def test_buckets_fill_and_the_table_is_bounded() -> None:  # SPEC-RPC-7
     now[0] = 100.0
     limits.take_request(Caller("new", "10.0.1.1", frozenset()))
     assert len(limits._requests) <= 2, "full buckets are forgotten"
+
+
+# Whom a request is for.
+
+
+async def status_for(node: NodeWorld, *headers: str, path: str = "/health/live") -> int:
+    """The status of a GET with these headers, by hand: a client library would set its own host."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", node.server.port)
+    writer.write("\r\n".join((f"GET {path} HTTP/1.1", *headers, "Connection: close", "", "")).encode())
+    async with asyncio.timeout(30):
+        answer = await reader.read()
+    writer.close()
+    if b" 421 " in answer[:20] or b" 403 " in answer[:20]:
+        assert msgspec.json.decode(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == Code.BAD_REQUEST
+    return int(answer.split()[1])
+
+
+UPGRADE = (
+    "Connection: Upgrade",
+    "Upgrade: websocket",
+    "Sec-WebSocket-Version: 13",
+    "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==",
+)
+
+
+async def test_a_host_that_is_not_the_nodes_is_refused(tmp_path: Path) -> None:  # SPEC-RPC-11
+    options = RpcOptions(allowed_hosts=("ledger.ward.example",))
+    async with serve_world(tmp_path / "ledger", options=options, access=RULES) as node:
+        own = ["localhost", "LOCALHOST:8470", "localhost.", "127.0.0.1:1", "127.1.2.3", "[::1]:8470", "[::1]"]
+        for host in (*own, "ledger.ward.example:80", "Ledger.Ward.Example."):
+            assert await status_for(node, f"Host: {host}") == 200, host
+        others = [
+            "rebound.example",
+            "rebound.example:8470",
+            "localhost.rebound.example",
+            "10.0.0.5",
+            "0.0.0.0",
+            "",
+        ]
+        for host in (
+            *others,
+            "127.0.0.1.rebound.example",
+            "ledger.ward.example.rebound.example",
+            "x" * 2_000,
+        ):
+            assert await status_for(node, f"Host: {host}") == 421, host
+            # Who has a token is no page.
+            assert await status_for(node, f"Host: {host}", f"Authorization: Bearer {TOKEN}") == 200
+        assert await status_for(node) == 400
+        assert await status_for(node, "Host: rebound.example", *UPGRADE, path="/v1/subscribe") == 421
+        async with raw_client(node.url, Host="rebound.example") as page:
+            for _ in range(2):
+                assert (await page.post("/v1/rpc", b'{"jsonrpc":"2.0","id":1,"method":"block.get"}'))[
+                    0
+                ] == 421
+
+
+async def test_the_origin_of_another_site_is_refused(tmp_path: Path) -> None:  # SPEC-RPC-11
+    options = RpcOptions(allowed_hosts=("ledger.ward.example",))
+    async with serve_world(tmp_path / "ledger", options=options) as node:
+        port = node.server.port
+        host = f"Host: 127.0.0.1:{port}"
+        for origin in (f"http://127.0.0.1:{port}", "https://ledger.ward.example"):
+            assert await status_for(node, host, f"Origin: {origin}") == 200, origin
+        for origin in (
+            "http://rebound.example",
+            "http://localhost:3000",
+            "null",
+            "",
+            f"http://127.0.0.1:{port}.rebound.example",
+            "file://",
+        ):
+            assert await status_for(node, host, f"Origin: {origin}") == 403, origin
+            assert await status_for(node, host, f"Origin: {origin}", *UPGRADE, path="/v1/subscribe") == 403
+
+
+@pytest.mark.parametrize(
+    ("listening", "host", "own"),
+    [
+        ("127.0.0.1", "192.0.2.7", False),
+        ("0.0.0.0", "192.0.2.7:8470", True),
+        ("::", "[2001:db8::1]:8470", True),
+        ("0.0.0.0", "rebound.example", False),
+        ("node.ward.example", "node.ward.example", True),
+        ("node.ward.example", "192.0.2.7", True),
+    ],
+)
+def test_beyond_loopback_every_address_is_the_nodes_and_no_name(
+    listening: str, host: str, own: bool
+) -> None:  # SPEC-RPC-11
+    check = HostCheck(listening, (), plain=True)
+    with nullcontext() if own else pytest.raises(BadRequestError):
+        check.check({"Host": host}, authenticated=False)
+    # TLS has a certificate for the name.
+    HostCheck(listening, (), plain=False).check({"Host": host}, authenticated=False)
 
 
 # Operators.

@@ -7,6 +7,7 @@ import zlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import msgspec
@@ -19,6 +20,7 @@ from fastledger import Code
 from fastledger.node.authority import Authority
 from fastledger.node.config import TlsConfig
 from fastledger.node.tls import ServerTls, client_context
+from fastledger.rpc.access import AccessOptions, ClientRule
 from fastledger.rpc.options import RpcOptions
 from fastledger.rpc.protocol import decode_outcomes
 
@@ -30,6 +32,7 @@ SMALL = RpcOptions(
     json_bytes_max=64 * 1024,
     batch_bytes_max=256 * 1024,
     bodies_bytes_max=512 * 1024,
+    bodies_share_bytes_max=300 * 1024,
     frame_bytes_max=4 * 1024,
     connections_max=200,
     connections_per_address_max=150,
@@ -101,7 +104,7 @@ class Peer:
 def post(path: bytes, body: bytes, *headers: bytes, length: int | None = None) -> bytes:
     lines = [
         b"POST " + path + b" HTTP/1.1",
-        b"Host: node",
+        b"Host: localhost",
         b"Content-Length: %d" % (len(body) if length is None else length),
         *headers,
     ]
@@ -117,7 +120,7 @@ async def test_headers_that_never_end_are_cut_off(node: NodeWorld) -> None:  # S
     async with served_meanwhile(node):
         peers = [await Peer.connect(node) for _ in range(20)]
         for peer in peers:
-            await peer.send(b"POST /v1/rpc HTTP/1.1\r\nHost: node\r\nX-Slow: ")
+            await peer.send(b"POST /v1/rpc HTTP/1.1\r\nHost: localhost\r\nX-Slow: ")
         for peer in peers:
             answer = await peer.rest()
             assert answer.startswith(b"HTTP/1.1 408 ")
@@ -178,7 +181,11 @@ async def test_what_is_too_long_or_no_http_gets_one_error(
 
 
 async def test_chunked_garbage_and_endless_chunks(node: NodeWorld) -> None:
-    head = b"POST /v1/transactions HTTP/1.1\r\nHost: x\r\n" + CBOR + b"\r\nTransfer-Encoding: chunked\r\n\r\n"
+    head = (
+        b"POST /v1/transactions HTTP/1.1\r\nHost: localhost\r\n"
+        + CBOR
+        + b"\r\nTransfer-Encoding: chunked\r\n\r\n"
+    )
     async with served_meanwhile(node):
         status, _ = await (await Peer.connect(node)).say(head + b"zz\r\nnope\r\n")
         assert status == 400
@@ -189,18 +196,58 @@ async def test_chunked_garbage_and_endless_chunks(node: NodeWorld) -> None:
     assert node.server.figures()["body_bytes"] == 0
 
 
+LONG = 256 * 1024
+
+
+async def hold(node: NodeWorld, count: int, sent: int, *headers: bytes) -> list[Peer]:
+    """So many connections that announce a long body and stop when so many bytes of it are sent."""
+    before = node.server.figures()["body_bytes"]
+    holders = [await Peer.connect(node) for _ in range(count)]
+    for holder in holders:
+        await holder.send(post(b"/v1/transactions", b"", CBOR, *headers, length=LONG))
+        await asyncio.sleep(0)
+        await holder.send(bytes(sent))
+    await until(lambda: node.server.figures()["body_bytes"] == before + count * sent)
+    return holders
+
+
 async def test_many_long_bodies_at_a_time_are_told_busy(node: NodeWorld) -> None:  # SPEC-RPC-7
     async with served_meanwhile(node):
-        holders = [await Peer.connect(node) for _ in range(2)]
-        for holder in holders:
-            await holder.send(post(b"/v1/transactions", bytes(100), CBOR, length=256 * 1024))
-        await until(lambda: node.server.figures()["body_bytes"] >= 512 * 1024)
-        third = await Peer.connect(node)
-        status, body = await third.say(post(b"/v1/transactions", bytes(100), CBOR, length=200 * 1024))
+        holders = await hold(node, 1, LONG - 1)
+        second = await Peer.connect(node)
+        status, body = await second.say(post(b"/v1/transactions", bytes(LONG), CBOR))
         assert (status, msgspec.json.decode(body)["error"]["code"]) == (503, Code.BUSY)
         for holder in holders:
             await holder.rest()
     assert node.server.figures()["body_bytes"] == 0
+
+
+async def test_what_is_announced_takes_no_room_from_others(node: NodeWorld) -> None:  # SPEC-RPC-7
+    async with served_meanwhile(node):
+        holders = await hold(node, 50, 100)
+        # 12 MiB are announced where half a MiB has room: who comes with a body is served all the same.
+        status, _ = await (await Peer.connect(node)).say(post(b"/v1/transactions", bytes(LONG), CBOR))
+        assert status == 400
+        for holder in holders:
+            await holder.rest()
+    assert node.server.figures()["body_bytes"] == 0
+
+
+async def test_one_client_leaves_room_for_another(tmp_path: Path) -> None:  # SPEC-RPC-7
+    rules = [
+        ClientRule(name=name, roles=frozenset({"submitter"}), token_sha256=sha256(name.encode()).hexdigest())
+        for name in ("ward", "lab")
+    ]
+    async with serve_world(tmp_path / "ledger", options=SMALL, access=AccessOptions(clients=rules)) as node:
+        ward, lab = b"Authorization: Bearer ward", b"Authorization: Bearer lab"
+        holders = await hold(node, 2, 149 * 1024, ward)
+        request = [post(b"/v1/transactions", bytes(LONG - 60 * 1024), CBOR, name) for name in (ward, lab)]
+        assert (await (await Peer.connect(node)).say(request[0]))[0] == 503
+        assert (await (await Peer.connect(node)).say(request[1]))[0] == 400
+        for holder in holders:
+            await holder.rest()
+        assert node.server.figures()["body_bytes"] == 0
+        assert not node.server._room._shares
 
 
 async def test_idle_connections_are_counted_and_end(node: NodeWorld) -> None:  # SPEC-RPC-7
@@ -221,7 +268,7 @@ async def test_idle_connections_are_counted_and_end(node: NodeWorld) -> None:  #
 async def test_pipelining_without_reading_is_cut_off(node: NodeWorld) -> None:  # SPEC-RPC-7
     async with served_meanwhile(node):
         peer = await Peer.connect(node)
-        request = b"GET /openrpc.json HTTP/1.1\r\nHost: x\r\n\r\n"
+        request = b"GET /openrpc.json HTTP/1.1\r\nHost: localhost\r\n\r\n"
         with pytest.raises((ConnectionError, TimeoutError)):
             async with asyncio.timeout(20):
                 while True:
@@ -238,9 +285,9 @@ async def test_answers_that_nobody_reads_are_bounded_together(tmp_path: Path) ->
         first, second = await Peer.connect(node), await Peer.connect(node)
         for peer in (first, second):
             peer.reader._transport.pause_reading()  # type: ignore[attr-defined]
-        await first.send(b"GET /openrpc.json HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        await first.send(b"GET /openrpc.json HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         await until(lambda: node.server.listener.unread_bytes > 0)
-        await second.send(b"GET /openrpc.json HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        await second.send(b"GET /openrpc.json HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         await until(lambda: node.server.counters["connections_undrained"] == 1)
         for peer in (first, second):
             peer.reader._transport.resume_reading()  # type: ignore[attr-defined]
@@ -280,7 +327,7 @@ async def upgraded(node: NodeWorld, *headers: bytes) -> Peer:
     peer = await Peer.connect(node)
     lines = [
         b"GET /v1/subscribe HTTP/1.1",
-        b"Host: node",
+        b"Host: localhost",
         b"Upgrade: websocket",
         b"Connection: Upgrade",
         b"Sec-WebSocket-Version: 13",
@@ -377,6 +424,6 @@ async def test_tls_keeps_those_out_who_do_not_speak_it(tmp_path: Path) -> None:
         reader, writer = await asyncio.open_connection(
             "127.0.0.1", node.server.port, ssl=context, server_hostname="localhost"
         )
-        writer.write(b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+        writer.write(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert (await reader.readline()).startswith(b"HTTP/1.1 200")
         writer.close()

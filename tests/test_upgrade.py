@@ -14,7 +14,8 @@ from world import Clock, World, make_world
 from fastledger import Code, Ledger, LedgerOptions
 from fastledger.errors import CorruptionError, FormatVersionError
 from fastledger.storage import keys
-from fastledger.storage.index import CheckpointBatch, Index, IndexOutdatedError
+from fastledger.storage.checkpoint import CheckpointBatch
+from fastledger.storage.index import Index, IndexOutdatedError
 from fastledger.version import INDEX_FORMAT_VERSION
 
 VECTOR = Path(__file__).parent / "vectors" / "ledger-v1.tar.xz"

@@ -14,16 +14,28 @@ cdef struct mdb_val:
     void *data
 
 ctypedef int (*cursor_put_fn)(void *cursor, mdb_val *key, mdb_val *value, unsigned flags) noexcept nogil
+ctypedef int (*cursor_get_fn)(void *cursor, mdb_val *key, mdb_val *value, unsigned operation) noexcept nogil
 ctypedef int (*get_fn)(void *txn, unsigned dbi, mdb_val *key, mdb_val *value) noexcept nogil
 
 cdef enum:
     NOTFOUND = -30798
+    GET_CURRENT = 4
+    PAGE_LEN = 4096
     TERM_LEN = 17
     SEQ_LEN = 6
     RUN_SEQS_MAX = 256  # a run's value stays a fraction of a page, so that runs of rare terms share pages
 
 cdef uint64_t SEQ_END = <uint64_t>1 << 48
 cdef uint64_t RUN_SPAN_MAX = <uint64_t>1 << 32
+
+# A cursor that puts in key order, and about how many leaves it has written to: at least half as many, and no more.
+cdef struct writer:
+    cursor_put_fn put
+    cursor_get_fn get
+    void *cursor
+    uintptr_t low
+    uintptr_t high
+    size_t pages
 
 # One pair to put, and one posting: sorted by key, and by term and then number.
 cdef struct pair:
@@ -53,6 +65,36 @@ cdef int compare_postings(const void *left, const void *right) noexcept nogil:
     return (a.seq > b.seq) - (a.seq < b.seq)
 
 
+cdef int put_counting(writer *at, mdb_val *key, mdb_val *value) noexcept nogil:
+    """Puts one pair and looks where its key went.
+
+    A page that a transaction writes to is a block of memory of its own, so what lies a page's length apart is in
+    two of them. Two that lie side by side may count as one.
+    """
+    cdef mdb_val held_key, held_value
+    cdef uintptr_t place
+    cdef int code = at.put(at.cursor, key, value, 0)
+    if code == 0:
+        code = at.get(at.cursor, &held_key, &held_value, GET_CURRENT)
+    if code != 0:
+        return code
+    place = <uintptr_t>held_key.data
+    if at.pages == 0 or max(place, at.high) - min(place, at.low) >= PAGE_LEN:
+        at.pages += 1
+        at.low = at.high = place
+    else:
+        at.low = min(at.low, place)
+        at.high = max(at.high, place)
+    return 0
+
+
+cdef void open_writer(writer *at, uintptr_t cursor_put, uintptr_t cursor_get, uintptr_t cursor) noexcept nogil:
+    at.put = <cursor_put_fn>cursor_put
+    at.get = <cursor_get_fn>cursor_get
+    at.cursor = <void *>cursor
+    at.low = at.high = at.pages = 0
+
+
 cdef int point_at(mdb_val *val, object item, Py_ssize_t index) except -1:
     """Points ``val`` at the bytes of ``item``, which the caller keeps alive."""
     if type(item) is not bytes:
@@ -62,21 +104,25 @@ cdef int point_at(mdb_val *val, object item, Py_ssize_t index) except -1:
     return 0
 
 
-def put_many(uintptr_t cursor_put, uintptr_t cursor, list keys not None, list values not None):
-    """Puts n pairs through an open cursor in the order of their keys; returns 0 or the engine's first error code.
+def put_many(
+    uintptr_t cursor_put, uintptr_t cursor_get, uintptr_t cursor, list keys not None, list values not None
+):
+    """Puts n pairs through an open cursor in the order of their keys.
 
-    The GIL is released once for all n.
+    Returns 0 or the engine's first error code, and about how many leaves were written to. The GIL is released once
+    for all n.
     """
     cdef Py_ssize_t count = len(keys), i
     if len(values) != count:
         raise ValueError(f"values: expected {count}, got {len(values)}")
     if count == 0:
-        return 0
+        return 0, 0
     cdef pair *pairs = <pair *>malloc(count * sizeof(pair))
     if pairs == NULL:
         raise MemoryError(f"no room to put {count} pairs")
     cdef int code = 0
-    cdef cursor_put_fn put = <cursor_put_fn>cursor_put
+    cdef writer at
+    open_writer(&at, cursor_put, cursor_get, cursor)
     try:
         for i in range(count):
             point_at(&pairs[i].key, keys[i], i)
@@ -85,12 +131,83 @@ def put_many(uintptr_t cursor_put, uintptr_t cursor, list keys not None, list va
             # Sorted puts are several times faster than unsorted ones.
             qsort(pairs, count, sizeof(pair), compare_pairs)
             for i in range(count):
-                code = put(<void *>cursor, &pairs[i].key, &pairs[i].value, 0)
+                code = put_counting(&at, &pairs[i].key, &pairs[i].value)
                 if code != 0:
                     break
     finally:
         free(pairs)
-    return code
+    return code, at.pages
+
+
+cdef struct named:
+    mdb_val key
+    void *item
+
+
+def sorted_keys(list keys not None):
+    """The same n bytes objects in byte order. The GIL is released for sorting, which takes longest."""
+    cdef Py_ssize_t count = len(keys), i
+    cdef list ordered = list(keys)
+    cdef named *items = <named *>malloc(max(count, 1) * sizeof(named))
+    if items == NULL:
+        raise MemoryError(f"no room to sort {count} keys")
+    try:
+        for i in range(count):
+            point_at(&items[i].key, ordered[i], i)
+            items[i].item = <void *>ordered[i]
+        with nogil:
+            # A key stands first in what is compared, as in a pair.
+            qsort(items, count, sizeof(named), compare_pairs)
+        # ``keys`` still holds every one of them.
+        for i in range(count):
+            ordered[i] = <object>items[i].item
+    finally:
+        free(items)
+    return ordered
+
+
+cdef enum:
+    ITEM_HEAD_LEN = 6  # u16 key length, u32 value length, big-endian
+
+cdef uint32_t DELETED = 0xFFFFFFFF
+
+
+def pack_items(list keys not None, list values not None):
+    """n keys and values as one bytes object: ``key length u16 | value length u32 | key | value`` each, big-endian.
+
+    A value of None has the length 2^32-1 and no bytes. ValueError for a longer key or value than fits.
+    """
+    cdef Py_ssize_t count = len(keys), i
+    cdef size_t total = 0, key_len, value_len
+    cdef bytes key, value, packed
+    cdef uint8_t *at
+    if len(values) != count:
+        raise ValueError(f"values: expected {count}, got {len(values)}")
+    for i in range(count):
+        key, value = keys[i], values[i]
+        key_len, value_len = len(key), 0 if value is None else len(value)
+        if key_len > 0xFFFF or value_len >= DELETED:
+            raise ValueError(f"item {i}: {value_len} bytes under a key of {key_len}")
+        total += ITEM_HEAD_LEN + key_len + value_len
+    packed = PyBytes_FromStringAndSize(NULL, total)
+    at = <uint8_t *>PyBytes_AS_STRING(packed)
+    for i in range(count):
+        key, value = keys[i], values[i]
+        key_len, value_len = len(key), 0 if value is None else len(value)
+        write_head(at, key_len, DELETED if value is None else <uint32_t>value_len)
+        memcpy(at + ITEM_HEAD_LEN, PyBytes_AS_STRING(key), key_len)
+        if value_len:
+            memcpy(at + ITEM_HEAD_LEN + key_len, PyBytes_AS_STRING(value), value_len)
+        at += ITEM_HEAD_LEN + key_len + value_len
+    return packed
+
+
+cdef void write_head(uint8_t *out, size_t key_len, uint32_t value_len) noexcept nogil:
+    cdef int b
+    out[0] = <uint8_t>(key_len >> 8)
+    out[1] = <uint8_t>key_len
+    for b in range(4):
+        out[2 + b] = <uint8_t>(value_len >> (8 * (3 - b)))
 
 
 cdef struct term_log:
@@ -151,15 +268,20 @@ cdef void list_postings(posting *out, const term_log *logs, size_t log_count) no
                 n += 1
 
 
-cdef int put_runs(cursor_put_fn put, void *cursor, const posting *postings, size_t count) noexcept nogil:
-    """Puts sorted postings as runs: key = term, first seq (6 bytes BE); value = offsets from it (u32 LE)."""
+cdef int put_runs(
+    writer *cursor, const posting *postings, size_t *at, size_t count, size_t runs_max
+) noexcept nogil:
+    """Puts sorted postings from ``at`` on, which moves behind them, as up to so many runs.
+
+    A run's key is a term and its first seq (6 bytes BE), its value the offsets from that (u32 LE).
+    """
     cdef uint8_t key[TERM_LEN + SEQ_LEN]
     cdef uint32_t offsets[RUN_SEQS_MAX]
     cdef mdb_val key_val, value
-    cdef size_t i = 0, run, b
+    cdef size_t i = at[0], put_count = 0, run, b
     cdef uint64_t first
     cdef int code
-    while i < count:
+    while i < count and put_count < runs_max:
         first = postings[i].seq
         memcpy(key, postings[i].term, TERM_LEN)
         for b in range(SEQ_LEN):
@@ -175,43 +297,68 @@ cdef int put_runs(cursor_put_fn put, void *cursor, const posting *postings, size
         key_val.data = key
         value.size = run * sizeof(uint32_t)
         value.data = offsets
-        code = put(cursor, &key_val, &value, 0)
+        code = put_counting(cursor, &key_val, &value)
         if code != 0:
             return code
+        put_count += 1
+        at[0] = i
     return 0
 
 
-def put_postings(uintptr_t cursor_put, uintptr_t cursor, list logs not None):
-    """Puts the postings of term logs as sorted runs; returns 0 or the engine's first error code.
+cdef class PostingRuns:
+    """The postings of term logs in the order of their keys, put as runs, some at a time.
 
     A log is ``(terms, counts, first_seq)``: the 17-byte terms of consecutive transactions, one after another, as
     bytes; how many each transaction has, as uint32; the number of the first one. Numbers are below 2^48 and those
-    of one call span less than 2^32, else ValueError. The GIL is released once.
+    of one list of logs span less than 2^32, else ValueError. The GIL is released for sorting and for each put.
     """
-    cdef size_t log_count = len(logs), total
-    if log_count == 0:
-        return 0
-    cdef term_log *listed = <term_log *>malloc(log_count * sizeof(term_log))
-    cdef posting *postings = NULL
-    cdef int code = 0
-    if listed == NULL:
-        raise MemoryError(f"no room for {log_count} term logs")
-    try:
-        total = read_logs(logs, listed)
-        check_numbers(listed, log_count)
-        if total == 0:
-            return 0
-        postings = <posting *>malloc(total * sizeof(posting))
-        if postings == NULL:
-            raise MemoryError(f"no room for {total} postings")
+
+    cdef list _logs
+    cdef posting *_postings
+    cdef size_t _count
+    cdef size_t _next
+
+    def __cinit__(self, list logs not None):
+        cdef size_t log_count = len(logs), total
+        cdef term_log *listed
+        self._postings = NULL
+        self._count = self._next = 0
+        if log_count == 0:
+            return
+        self._logs = list(logs)  # keeps the terms alive
+        listed = <term_log *>malloc(log_count * sizeof(term_log))
+        if listed == NULL:
+            raise MemoryError(f"no room for {log_count} term logs")
+        try:
+            total = read_logs(self._logs, listed)
+            check_numbers(listed, log_count)
+            if total == 0:
+                return
+            self._postings = <posting *>malloc(total * sizeof(posting))
+            if self._postings == NULL:
+                raise MemoryError(f"no room for {total} postings")
+            with nogil:
+                list_postings(self._postings, listed, log_count)
+                qsort(self._postings, total, sizeof(posting), compare_postings)
+            self._count = total
+        finally:
+            free(listed)
+
+    def __dealloc__(self):
+        free(self._postings)
+
+    def __len__(self):
+        """How many postings are left: runs are no more."""
+        return self._count - self._next
+
+    def put(self, uintptr_t cursor_put, uintptr_t cursor_get, uintptr_t cursor, size_t runs_max):
+        """Puts up to so many runs from where it stands; returns what :func:`put_many` does."""
+        cdef int code
+        cdef writer at
+        open_writer(&at, cursor_put, cursor_get, cursor)
         with nogil:
-            list_postings(postings, listed, log_count)
-            qsort(postings, total, sizeof(posting), compare_postings)
-            code = put_runs(<cursor_put_fn>cursor_put, <void *>cursor, postings, total)
-    finally:
-        free(postings)
-        free(listed)
-    return code
+            code = put_runs(&at, self._postings, &self._next, self._count, runs_max)
+        return code, at.pages
 
 
 def find_postings(logs, const uint8_t[::1] term not None):

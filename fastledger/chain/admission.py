@@ -80,11 +80,6 @@ def lay_out(encoded: Sequence[bytes]) -> tuple[bytes, "array[int]"]:
     return b"".join(encoded), array("Q", accumulate(map(len, encoded), initial=0))
 
 
-def scan_batch(encoded: Sequence[bytes]) -> ScanBatch:
-    """One native pass over a batch: forms, offsets, ids."""
-    return scan_many(*lay_out(encoded))
-
-
 def cut_sequence(data: Buffer) -> memoryview:
     """The n + 1 offsets of the transactions in a CBOR sequence (RFC 8742).
 

@@ -12,15 +12,16 @@ them in this order, under the blob store's lock, in which no put runs:
 """
 
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from fastledger.chain.outcome import Outcome
 from fastledger.chain.store import ChainStore, Snapshot
+from fastledger.chain.unnamed import Unnamed
 from fastledger.errors import AccessRefused, Code, InputError, NotFoundError, TransactionError
-from fastledger.limits import ORPHANS_MAX
+from fastledger.limits import ORPHANS_MAX, UNNAMED_BYTES_MAX
 from fastledger.model.bodies import AccessRead
 from fastledger.model.transaction import Transaction
 from fastledger.state.entities import BLOBS, RECORDS
@@ -103,8 +104,13 @@ class Envelopes:
         journal: Path,
         clock_ms: Callable[[], int],
         check_running: Callable[[], None],
+        unnamed_max: int = ORPHANS_MAX,
+        unnamed_bytes_max: int = UNNAMED_BYTES_MAX,
     ) -> None:
-        """``journal``: the file of those without an owner. ``check_running`` raises once the ledger has halted."""
+        """``journal``: the file of those without an owner. ``check_running`` raises once the ledger has halted.
+
+        ``unnamed_max`` and ``unnamed_bytes_max`` bound what is stored ahead of the records that name it.
+        """
         self._chain_id = chain_id
         self._store = store
         self._blobs = blobs
@@ -118,6 +124,12 @@ class Envelopes:
         self._pins: dict[Pins, Sequence[bytes]] = {}
         self._condemned: set[bytes] = set()
         self._collecting = threading.Lock()
+        self.unnamed = Unnamed(
+            count_max=unnamed_max,
+            bytes_max=unnamed_bytes_max,
+            unowned=self._unowned,
+            found_before=self._found_before,
+        )
 
     # Storing.
 
@@ -125,9 +137,33 @@ class Envelopes:
         """Stores envelopes, durably; the digests, in the order given. Those of erased records stay away."""
         return self._blobs.put_many(blobs, unwanted=self._erased, arriving=self._arriving)
 
+    def put_ahead(self, blobs: Sequence[bytes]) -> list[bytes]:
+        """The same ahead of the records that name them; raises ``LedgerBusyError`` where too many wait for theirs."""
+        sizes = [len(blob) for blob in blobs]
+        self.unnamed.check(len(sizes), sum(sizes))
+        digests = self.put(blobs)
+        self.unnamed.add(zip(digests, sizes, strict=True))
+        return digests
+
     def adopt(self, source: Path, digest: bytes) -> None:
-        """The same for a whole file, which is gone afterwards; see :meth:`BlobStore.adopt`."""
+        """As :meth:`put_ahead` for a whole file, which is gone afterwards; see :meth:`BlobStore.adopt`.
+
+        There is room: what may be under way was checked when it began (:meth:`Unnamed.check`).
+        """
+        size = source.stat().st_size
         self._blobs.adopt(source, digest, unwanted=self._erased, arriving=self._arriving)
+        self.unnamed.add([(digest, size)])
+
+    def _found_before(self) -> Iterator[tuple[bytes, int]]:
+        """Those that a collection found without an owner before this start."""
+        with self._journal_lock:
+            known = list(self._journal.since_ms)
+        return self._sized(known)
+
+    def _sized(self, digests: Iterable[bytes]) -> Iterator[tuple[bytes, int]]:
+        for digest in digests:
+            with suppress(NotFoundError):
+                yield digest, self._blobs.size(digest)
 
     def _erased(self, digests: Sequence[bytes]) -> list[bytes]:
         """Those that a durable erasure destroyed: a retry of the batch that brought them must not bring them back."""
@@ -229,6 +265,7 @@ class Envelopes:
                         byte_count += taken or 0
                 pause()
             self._note(kept, fresh)
+            self.unnamed.add(self._sized(fresh))
             return Collected(count, byte_count)
 
     def _note(self, kept: set[bytes], fresh: Sequence[bytes]) -> None:
@@ -252,6 +289,8 @@ class Envelopes:
         finally:
             with self._pins_lock:
                 self._condemned.discard(digest)
+        if erased:
+            self.unnamed.discard([digest])
         return size if erased else None
 
     def _condemn(self, digest: bytes, since_ms: int | None) -> bool:

@@ -181,7 +181,7 @@ class Keeper:
         if existed and any(target.iterdir()):
             raise InputError("the place for the snapshot is not empty")
         try:
-            with self._index.snapshot() as view:
+            with self._index.snapshot(whole=True) as view:
                 return write_snapshot(view, self._genesis.chain_id, files, pace)
         except BaseException:
             rmtree(target, ignore_errors=True)

@@ -8,18 +8,20 @@ call it from several threads or use ``submit_nowait``. :class:`fastledger.AsyncL
 """
 
 import threading
+from array import array
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict
-from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeAlias
 
 from typing_extensions import Buffer
 
-from fastledger.chain.admission import CpuShare, admit, cut_sequence, lay_out, scan_batch
+from fastledger._native.scan import scan_many
+from fastledger.chain.admission import CpuShare, admit, cut_sequence, lay_out
+from fastledger.chain.block_cache import BlockCache
 from fastledger.chain.envelopes import Collected, Envelopes, Pins, ReadGrant, access_body, check_granted
 from fastledger.chain.executor import Executor, Position
 from fastledger.chain.keeper import Keeper
@@ -49,7 +51,6 @@ from fastledger.storage.log import FrameRef, SegmentLog
 from fastledger.storage.uploads import UploadLimits, Uploads
 
 Listener: TypeAlias = Callable[[Sequence[Layer]], None]
-_BLOCK_CACHE = 32
 
 
 class Ledger(Keeping, Present):
@@ -70,8 +71,8 @@ class Ledger(Keeping, Present):
         self._listeners: tuple[Listener, ...] = ()
         self._closing = threading.Lock()
         self._engine = make_engine(genesis)
-        self._read_block = lru_cache(maxsize=_BLOCK_CACHE)(self._load_block)
-        self._forget_blocks = self._read_block.cache_clear
+        self._read_block = BlockCache(self._load_block)
+        self._forget_blocks = self._read_block.clear
         with ExitStack() as undo:
             undo.callback(directory.close)
             directory.clear_tmp()
@@ -99,6 +100,8 @@ class Ledger(Keeping, Present):
                 journal=directory.orphans_path,
                 clock_ms=options.clock_ms,
                 check_running=self._pipeline.check_running,
+                unnamed_max=options.unnamed_blobs_max,
+                unnamed_bytes_max=options.unnamed_bytes_max,
             )
             self._keeper = Keeper(
                 directory=directory,
@@ -139,7 +142,7 @@ class Ledger(Keeping, Present):
 
     def erase_again(self) -> None:
         """Erases what every erased record names, as a replay would: for who restores envelopes from elsewhere."""
-        with self._index.snapshot() as view:
+        with self._index.snapshot(whole=True) as view:
             self._erase(list(erased_envelopes(view)))
 
     def _erase(self, digests: Sequence[bytes]) -> None:
@@ -374,11 +377,11 @@ class Ledger(Keeping, Present):
     def store_blobs(self, blobs: Sequence[bytes]) -> list[bytes]:
         """Stores envelopes ahead of the records that name them; their digests, once they are durable.
 
-        One that no record comes to name is collected, see :meth:`collect_orphans`.
+        One that no record comes to name is collected (:meth:`collect_orphans`); ``LedgerBusyError``: too many wait.
         """
         self._pipeline.check_running()
         with self.times.stage("blobs"):
-            return self._envelopes.put(blobs)
+            return self._envelopes.put_ahead(blobs)
 
     def open_uploads(self, limits: UploadLimits | None = None) -> Uploads:
         """The directory of envelopes that come in pieces; its owner closes it before the ledger."""
@@ -387,6 +390,7 @@ class Ledger(Keeping, Present):
             self._envelopes.adopt,
             clock_ms=self.options.clock_ms,
             limits=limits,
+            check_room=self._envelopes.unnamed.check,
         )
 
     def missing_blobs(self, digests: Sequence[bytes]) -> list[bytes]:
@@ -516,7 +520,7 @@ class Ledger(Keeping, Present):
         """
         entry = self.get(txid)
         block = self.block(entry.height)
-        txids = scan_batch([block.transaction_bytes(index) for index in range(block.count)]).txids
+        txids = scan_many(block.transactions, array("Q", block.offsets)).txids
         return make_statement(entry.encoded, make_receipt(block, txids, entry.index))
 
     def _load_block(self, ref: FrameRef) -> Block:

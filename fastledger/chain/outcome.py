@@ -1,9 +1,14 @@
 """What became of a submitted transaction."""
 
+from typing import Literal, TypeAlias
+
 import msgspec
 
 from fastledger.errors import Code, TransactionError
 from fastledger.model.transaction import DESCRIPTIONS
+
+Wait: TypeAlias = Literal["accepted", "ordered", "durable"]
+"""How far a transaction has to come before the reply: in the pool, in a block, synced."""
 
 
 class Outcome(msgspec.Struct, frozen=True, gc=False):

@@ -114,6 +114,8 @@ class Pipeline(Stages):
                     self._clock_ms(),
                 )
             with self._changed:
+                if self._failure is not None:
+                    return  # another thread failed meanwhile, and with it all who wait
                 self._groups.append(Group(appended, submissions))
                 self._executing = []
                 self._changed.notify_all()

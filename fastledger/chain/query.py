@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from heapq import merge
 from itertools import groupby
+from typing import Literal, TypeAlias
 
 from fastledger.chain.store import Snapshot
 from fastledger.errors import Code, InputError
@@ -23,6 +24,9 @@ from fastledger.state.terms import (
     code_term,
 )
 from fastledger.storage.log import FrameRef
+
+Topic: TypeAlias = Literal["blocks", "transactions", "alerts"]
+"""What can be followed."""
 
 HEIGHT_MAX = 2**63 - 1
 # What the rules may say of a transaction in a block, and what ends an identity.

@@ -86,6 +86,8 @@ def replay_block(executor: Executor, block: Block, ref: FrameRef, verify: bool) 
 
 def checkpoint_if_due(store: ChainStore) -> None:
     """Writes what has gathered to the index, where nobody else does."""
+    if store.index.pending is not None:
+        return  # there was no room for the one before
     frozen = store.freeze(transactions_min=CHECKPOINT_TRANSACTIONS, bytes_min=CHECKPOINT_BYTES)
     if frozen is not None:
         store.write_frozen(frozen)
@@ -94,8 +96,7 @@ def checkpoint_if_due(store: ChainStore) -> None:
 
 def checkpoint_position(index: Index, path: Path) -> Position | None:
     """Where the index's checkpoint stands; None for an empty index. ``CorruptionError`` where it is damaged."""
-    with index.snapshot() as view:
-        value = view.get_meta(CHECKPOINT_KEY)
+    value = index.get_meta(CHECKPOINT_KEY)
     if value is None:
         return None
     try:

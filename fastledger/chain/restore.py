@@ -4,6 +4,7 @@ Each is made beside its place, proven, and then moved there: there is a whole le
 """
 
 import hashlib
+import os
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -44,6 +45,7 @@ _PATHS = re.compile(
     r"|snapshots/\d{12}/(manifest\.cbor|\d{8}\.chunk)"
 )
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_MARK = "being-made-by-fastledger"
 _SYNC_BYTES = 64 * 1024 * 1024
 _SMALL_BYTES = 8 * 1024 * 1024
 
@@ -63,21 +65,30 @@ class RestoreReport:
 
 @contextmanager
 def _made_beside(destination: Path) -> Iterator[Path]:
-    """A place to make the directory in; moved to ``destination`` at the end of the block, durably."""
+    """A place to make the directory in; moved to ``destination`` at the end of the block, durably.
+
+    The place is within a directory that a mark shows to be of such a making, so that what a crash left is removed by
+    the next run, and what somebody else keeps under that name is not.
+    """
     if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
         raise InputError("the destination is not empty")
     partial = destination.with_name(destination.name + ".partial")
-    rmtree(partial, ignore_errors=True)
-    files = OsFiles()
+    if os.path.lexists(partial):
+        ours = partial.is_dir() and not partial.is_symlink()
+        if not ours or (any(partial.iterdir()) and not (partial / _MARK).is_file()):
+            raise InputError("what stands beside the destination under its name and .partial is in the way")
+        rmtree(partial)
+    files, place = OsFiles(), partial / "ledger"
     files.make_dir(partial)
     try:
-        yield partial
-        files.fsync_dir(partial)
-        files.rename(partial, destination)
+        (partial / _MARK).touch()
+        files.make_dir(place)
+        yield place
+        files.fsync_dir(place)
+        files.rename(place, destination)
         files.fsync_dir(destination.absolute().parent)
-    except BaseException:
+    finally:
         rmtree(partial, ignore_errors=True)
-        raise
 
 
 # Backups.

@@ -20,9 +20,10 @@ from fastledger.crypto.merkle import HistoryTree
 from fastledger.errors import CorruptionError, FastLedgerError, FormatVersionError, NotFoundError
 from fastledger.state.entities import RECORDS, VERSIONS, version_key
 from fastledger.storage import keys
+from fastledger.storage.checkpoint import CheckpointBatch
 from fastledger.storage.directory import LedgerDirectory
 from fastledger.storage.files import OsFiles
-from fastledger.storage.index import CheckpointBatch, Index, IndexOutdatedError, IndexView
+from fastledger.storage.index import Index, IndexOutdatedError, IndexView
 from fastledger.storage.log import SegmentLog
 from fastledger.storage.snapshot import (
     TABLES,

@@ -148,6 +148,7 @@ class Stages:
                 frozen = self._frozen
             with self._times.stage("checkpoint"):
                 self._store.write_frozen(frozen)
+            del frozen  # its memory is for the next one
             with self._changed:
                 self._frozen = None
                 self._changed.notify_all()

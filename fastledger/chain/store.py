@@ -24,7 +24,8 @@ from fastledger.errors import Code, CorruptionError
 from fastledger.limits import BLOCK_PLACES_MAX, STATE_CACHE_ENTRIES_MAX
 from fastledger.state.terms import code_term
 from fastledger.state.view import Writes
-from fastledger.storage.index import CheckpointBatch, Index, IndexView
+from fastledger.storage.checkpoint import CheckpointBatch
+from fastledger.storage.index import Index, IndexView
 from fastledger.storage.keys import TermLog
 from fastledger.storage.log import FrameRef
 
@@ -101,6 +102,20 @@ class Overlay:
     entries: list[BlockEntry] = field(default_factory=list)
     meta: dict[bytes, bytes] = field(default_factory=dict)
     term_bytes: int = 0
+
+    @classmethod
+    def of(cls, batch: CheckpointBatch) -> "Overlay":
+        """The inverse of :meth:`batch`."""
+        return cls(
+            state=dict(batch.state),
+            txids=dict(batch.txids),
+            terms=list(batch.postings),
+            heights=[height for height, _, _ in batch.blocks],
+            first_seqs=[seq for _, seq, _ in batch.blocks],
+            entries=[BlockEntry.unpack(entry) for _, _, entry in batch.blocks],
+            meta=dict(batch.meta),
+            term_bytes=sum(len(log.terms) for log in batch.postings),
+        )
 
     def add(self, layer: Layer) -> None:
         """Takes a block in; sequence numbers only grow, so every posting list stays sorted."""
@@ -279,6 +294,9 @@ class ChainStore:
         self._cache: Writes = {}
         self.durable = Durable()
         self._unwritten: Overlay | None = None
+        if index.pending is not None:
+            self._unwritten = Overlay.of(index.pending)
+            self._overlays = (Overlay(), self._unwritten)
 
     # The executor's side.
 
@@ -412,11 +430,15 @@ class ChainStore:
         if shared is not None:
             yield shared
             return
-        # Overlays first: what leaves them later is in the index that is opened after.
-        end_seq = self.durable.next_seq
-        overlays = self._overlays
-        with self.index.snapshot() as view:
-            yield Snapshot(overlays, view, end_seq, self._places)
+        while True:
+            # Overlays first: what leaves them later is in the index that is opened after.
+            end_seq = self.durable.next_seq
+            overlays = self._overlays
+            with self.index.snapshot() as view:
+                # Unless they were replaced meanwhile, no overlay but these has left a trace in the view.
+                if self._overlays is overlays:
+                    yield Snapshot(overlays, view, end_seq, self._places)
+                    return
 
     @contextmanager
     def shared_snapshot(self) -> Iterator[None]:

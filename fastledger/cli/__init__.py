@@ -1,1 +1,6 @@
 """The command line: thin commands over the façade, the wallet and the ingest."""
+
+from fastledger.cli.interrupts import hear_interrupts
+
+# Before the imports of the commands, in which most of a short command's time goes.
+hear_interrupts()

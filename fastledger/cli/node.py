@@ -229,6 +229,44 @@ def repair(output: Output, config_path: Path) -> None:
     output.answer(asdict(report))
 
 
+@node.command("fetch-snapshot")
+@config_option
+@command_options
+def fetch_snapshot(output: Output, config_path: Path) -> None:
+    """Begin the ledger of a node that has no blocks yet with a snapshot that most proposers attest."""
+    import shutil
+
+    from fastledger.chain.ledger import Ledger
+    from fastledger.chain.node_key import load_node_key
+    from fastledger.chain.restore import restore_snapshot
+    from fastledger.cli.genesis import load_genesis
+    from fastledger.node.config import load_config
+    from fastledger.node.peer_snapshots import fetch_snapshot as fetch_attested
+    from fastledger.rpc.daemon import read_password_file
+
+    loaded = load_config(config_path)
+    path = Path(loaded.ledger.path)
+    password = read_password_file(loaded.ledger.password_file)
+    document = load_genesis(path / "genesis.cbor")
+    with Ledger.open(path, replica=True) as ledger:
+        if ledger.height > 0:
+            raise InputError("the ledger has blocks: the node synchronises the rest by itself")
+    fetched, fresh = path.with_name(path.name + ".snapshot"), path.with_name(path.name + ".fresh")
+    for left in (fetched, fresh):
+        shutil.rmtree(left, ignore_errors=True)
+    manifest = fetch_attested(loaded.federation, document, fetched)
+    key = load_node_key(path / "node.key", password)
+    restore_snapshot(fetched, fresh, document.encoded, node_key=key, password=password)
+    # The key stands in both; whichever of the two directories is there after a power cut is whole.
+    path.rename(path.with_name(path.name + ".empty"))
+    fresh.rename(path)
+    for left in (fetched, path.with_name(path.name + ".empty")):
+        shutil.rmtree(left, ignore_errors=True)
+    output.answer(
+        {"height": manifest.height, "block_id": manifest.block_id.hex(), "root": manifest.root.hex()}
+    )
+
+
 @node.command()
 @config_option
 @click.option("--timeout", type=click.IntRange(0, 3_600), default=STOP_TIMEOUT_S, help="Seconds to wait.")

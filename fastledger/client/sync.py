@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from functools import partial
 from pathlib import PurePath
 from types import TracebackType
@@ -40,6 +41,7 @@ T = TypeVar("T")
 
 
 STOP_WAIT_S = 5.0
+LISTEN_S = 0.5
 
 
 class _LoopThread:
@@ -59,7 +61,7 @@ class _LoopThread:
             raise LedgerClosedError("the client is closed")
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
-            return future.result()
+            return _listening(future)
         except BaseException:
             future.cancel()
             raise
@@ -108,6 +110,18 @@ class _LoopThread:
                 self._thread.join(STOP_WAIT_S)
                 if not self._thread.is_alive():
                     self._loop.close()
+
+
+def _listening(future: "Future[T]") -> T:
+    """The future's result, in a wait that hears an interrupt.
+
+    A signal between Python's last look for one and the system's wait does not end that wait, and the handler runs after
+    it only: one without end would be deaf to it.
+    """
+    while not future.done():
+        with contextlib.suppress(TimeoutError):
+            return future.result(LISTEN_S)
+    return future.result()
 
 
 async def _finish(last: Callable[[], Coroutine[Any, Any, None]]) -> None:

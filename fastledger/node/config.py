@@ -20,7 +20,9 @@ from fastledger.limits import (
     BLOCK_TRANSACTIONS_MAX,
     CHECKPOINT_BYTES,
     CHECKPOINT_TRANSACTIONS,
+    ORPHANS_MAX,
     PENDING_BATCHES_MAX,
+    UNNAMED_BYTES_MAX,
     VERIFY_THREADS_MAX,
 )
 from fastledger.node.config_federation import FederationConfig, federation_problems
@@ -35,6 +37,7 @@ CONFIG_BYTES_MAX = 1 << 20
 # A client has exactly one of these.
 CREDENTIALS = ("certificate_sha256", "certificate_name", "token_sha256")
 
+HostName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9.:\[\]-]{1,253}$")]
 Sha256Hex = Annotated[str, Meta(pattern="^([0-9a-f]{64})?$")]
 
 
@@ -160,6 +163,13 @@ class RpcConfig(Struct, frozen=True, kw_only=True):
             description="Allows an address beyond this machine without TLS, or with anonymous readers or operators."
         ),
     ] = False
+    allowed_hosts: Annotated[
+        list[HostName],
+        Meta(
+            description="Names that requests in plain HTTP may be for (Host, Origin), beside loopback's and rpc.host.",
+            max_length=100,
+        ),
+    ] = field(default_factory=list)
     connections_max: Annotated[
         int, Meta(description="Open connections; more are refused.", ge=1, le=1_000_000)
     ] = 4_096
@@ -237,6 +247,18 @@ class BlobsConfig(Struct, frozen=True, kw_only=True):
             le=365 * _DAY,
         ),
     ] = 7 * _DAY
+    unnamed_max: Annotated[
+        int,
+        Meta(description="Envelopes that may wait for a record that names them.", ge=1, le=ORPHANS_MAX),
+    ] = ORPHANS_MAX
+    unnamed_bytes_max: Annotated[
+        int,
+        Meta(
+            description="Their bytes; beyond either bound, who stores more hears busy.",
+            ge=_MIB,
+            le=1024 * _GIB,
+        ),
+    ] = UNNAMED_BYTES_MAX
 
 
 class VerifyConfig(Struct, frozen=True, kw_only=True):

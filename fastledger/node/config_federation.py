@@ -124,6 +124,14 @@ class FederationConfig(Struct, frozen=True, kw_only=True):
             le=1_000_000,
         ),
     ] = 16
+    snapshot_blocks: Annotated[
+        int,
+        Meta(
+            description="A snapshot for members that join is kept at every so many final blocks; 0: none. All alike.",
+            ge=0,
+            le=100_000_000,
+        ),
+    ] = 50_000
     tls: Annotated[FederationTlsConfig, Meta(description="Certificates.")] = field(
         default_factory=FederationTlsConfig
     )

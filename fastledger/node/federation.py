@@ -25,6 +25,7 @@ from typing import Any, TypeAlias, TypeVar
 from fastledger.chain.fork_events import (
     BlockConnected,
     BlockDisconnected,
+    BlocksFinal,
     BlockStored,
     FinalityConflict,
     Reorganised,
@@ -45,7 +46,7 @@ from fastledger.node.peer_tls import PeerTls
 from fastledger.node.transport import Transport
 from fastledger.peers.addresses import is_address
 from fastledger.peers.network import PeerNetwork
-from fastledger.peers.port import BlobPort, BlobSink
+from fastledger.peers.port import BlobPort, BlobSink, SnapshotPort
 from fastledger.peers.scores import Ban, Subject
 from fastledger.peers.settings import (
     Action,
@@ -107,6 +108,8 @@ class Federation:
         log: Log,
         metrics: FederationMetrics,
         blobs: BlobPort | None = None,
+        snapshots: SnapshotPort | None = None,
+        on_final: Callable[[int], None] = lambda _height: None,
         clock_ms: Callable[[], int] = system_clock_ms,
     ) -> None:
         """Use :meth:`start`."""
@@ -115,6 +118,8 @@ class Federation:
         self._log = log
         self._metrics = metrics
         self._blobs = blobs
+        self._snapshots = snapshots
+        self._on_final = on_final
         self._clock_ms = clock_ms
         self._loop = asyncio.get_running_loop()
         self._state = PeerState(directory)
@@ -198,7 +203,12 @@ class Federation:
         )
         self._fork_chain = chain
         self._network = PeerNetwork(
-            chain, settings, rng=random.SystemRandom(), now_ms=self._clock_ms(), blobs=self._blobs
+            chain,
+            settings,
+            rng=random.SystemRandom(),
+            now_ms=self._clock_ms(),
+            blobs=self._blobs,
+            snapshots=self._snapshots,
         )
 
     async def stop(self) -> None:
@@ -425,6 +435,8 @@ class Federation:
         if isinstance(event, BlockDisconnected):
             self._metrics.stale.inc()
             self.stale_blocks += 1
+        elif isinstance(event, BlocksFinal):
+            self._on_final(self._fork_chain.final.height)
         elif isinstance(event, WrongHints):
             self._metrics.wrong_hints.inc()
         elif isinstance(event, Reorganised):

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import threading
 from pathlib import Path
 from typing import Literal
 
@@ -28,11 +29,12 @@ class _State(msgspec.Struct, kw_only=True):
 
 
 class PeerState:
-    """The file ``peers.json`` in a ledger directory; written whole or not at all."""
+    """The file ``peers.json`` in a ledger directory; written whole or not at all, from any thread."""
 
     def __init__(self, directory: Path) -> None:
         """Reads the file where there is one; raises ``CorruptionError`` where it cannot be read as what it is."""
         self._path = directory / STATE_NAME
+        self._lock = threading.Lock()
         self._state = self._load()
 
     def _load(self) -> _State:
@@ -59,17 +61,20 @@ class PeerState:
 
     def add_peer(self, address: str) -> None:
         """Remembers an address."""
-        if address not in self._state.peers:
-            self._state.peers.append(address)
-            self._save()
+        with self._lock:
+            if address not in self._state.peers:
+                self._state.peers.append(address)
+                self._save()
 
     def set_bans(self, bans: "list[Ban]") -> None:
         """Remembers exactly these."""
-        self._state.bans = [
+        held = [
             _Ban("address" if ban.subject.kind is SubjectKind.ADDRESS else "organisation", *_rest(ban))
             for ban in bans
         ]
-        self._save()
+        with self._lock:
+            self._state.bans = held
+            self._save()
 
     def _save(self) -> None:
         fresh = self._path.with_name(f".{STATE_NAME}.new")

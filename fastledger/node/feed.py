@@ -9,17 +9,16 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, TypeAlias
+from typing import NamedTuple
 
 from fastledger.chain.ledger import Ledger
-from fastledger.chain.query import ALERT_TERMS, Entry, Query, cut_entries
+from fastledger.chain.query import ALERT_TERMS, Entry, Query, Topic, cut_entries
 from fastledger.chain.store import Layer
 from fastledger.errors import LedgerClosedError
 from fastledger.model.block import Block
 from fastledger.node.reads import Reads
 from fastledger.state.terms import KIND_TERMS, SIGNER, SUBJECT
 
-Topic: TypeAlias = Literal["blocks", "transactions", "alerts"]
 PAGE_EVENTS_MAX = 256
 PAGE_BYTES_MAX = 1024 * 1024
 """A page ends at so many bytes of transactions; one event is in it however long."""

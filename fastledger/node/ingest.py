@@ -7,20 +7,19 @@ batches grow to what arrives during a sync. Queues are bounded in transactions a
 """
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 from fastledger.chain.ledger import Ledger
 from fastledger.chain.outcome import Outcome
+from fastledger.chain.outcome import Wait as Wait
 from fastledger.chain.pipeline import Submission
 from fastledger.errors import LedgerBusyError, LedgerClosedError
 from fastledger.limits import BATCH_BYTES_MAX
 
 T = TypeVar("T")
-Wait: TypeAlias = Literal["accepted", "ordered", "durable"]
 # One is being synced while the next is admitted.
 _OVERLAPPING_BATCHES = 2
 
@@ -73,20 +72,20 @@ class Ingest:
 
     async def submit(self, encoded: bytes, *, wait: Wait = "durable") -> Outcome:
         """One transaction's verdict, from a batch shared with whoever else submits now."""
-        with self._room(1, len(encoded)):
-            single = _Single(encoded, wait, self._loop.create_future())
-            self._singles.append(single)
-            if self._scheduled is None:
-                # Once the loop has run what is ready, and with it whoever else submits now.
-                self._scheduled = self._loop.call_soon(self._close_batches)
-            if self._timer is None:
-                self._timer = self._loop.call_later(self._options.batch_age_ms / 1000, self._close_aged)
-            return await single.future
+        self._take(1, len(encoded))
+        single = _Single(encoded, wait, self._loop.create_future())
+        self._singles.append(single)
+        if self._scheduled is None:
+            # Once the loop has run what is ready, and with it whoever else submits now.
+            self._scheduled = self._loop.call_soon(self._close_batches)
+        if self._timer is None:
+            self._timer = self._loop.call_later(self._options.batch_age_ms / 1000, self._close_aged)
+        return await single.future
 
     async def submit_batch(self, batch: Sequence[bytes], *, wait: Wait = "durable") -> list[Outcome]:
         """The verdicts on a batch of one caller, in its order."""
-        with self._room(len(batch), sum(map(len, batch))):
-            return await self._run(lambda: self._ledger.begin(batch), wait)
+        byte_count = sum(map(len, batch))
+        return await self._begin(lambda: self._ledger.begin(batch), wait, len(batch), byte_count)
 
     async def submit_sequence(
         self, data: bytes, *, count_estimate: int = 1_000, wait: Wait = "durable"
@@ -95,12 +94,10 @@ class Ingest:
 
         Raises ``InputError`` naming the byte where the sequence breaks; nothing of it is taken then.
         """
-        with self._room(count_estimate, len(data)):
-            return await self._run(lambda: self._ledger.begin_sequence(data), wait)
+        return await self._begin(lambda: self._ledger.begin_sequence(data), wait, count_estimate, len(data))
 
-    @contextmanager
-    def _room(self, count: int, byte_count: int) -> Iterator[None]:
-        """Counts what is taken while it is on its way; raises where there is no room."""
+    def _take(self, count: int, byte_count: int) -> None:
+        """Counts what is taken, until :meth:`_release`; raises where there is no room."""
         if self._closing:
             raise LedgerClosedError("the node is stopping")
         options = self._options
@@ -117,13 +114,13 @@ class Ingest:
         self.pending_transactions += count
         self.pending_bytes += byte_count
         self._idle.clear()
-        try:
-            yield
-        finally:
-            self.pending_transactions -= count
-            self.pending_bytes -= byte_count
-            if not self.pending_transactions:
-                self._idle.set()
+
+    def _release(self, count: int, byte_count: int) -> None:
+        """What was taken is durable, or will not be: whoever asked may have been answered, or gone, long before."""
+        self.pending_transactions -= count
+        self.pending_bytes -= byte_count
+        if not self.pending_transactions:
+            self._idle.set()
 
     # Batches.
 
@@ -156,20 +153,26 @@ class Ingest:
             count += 1
         singles, self._singles = self._singles[:count], self._singles[count:]
         self._in_flight += 1
-        task = self._loop.create_task(self._run_singles(singles))
-        self._tasks.add(task)
+        task = self._keep(self._run_singles(singles))
         task.add_done_callback(self._returned)
 
     def _returned(self, task: "asyncio.Task[None]") -> None:
-        self._tasks.discard(task)
         self._in_flight -= 1
         self._close_batches()
+
+    def _keep(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _run_singles(self, singles: list[_Single]) -> None:
         """One batch on its way; each single hears at the stage that it asked for."""
         try:
             submission = await self._admit(lambda: self._ledger.begin([single.encoded for single in singles]))
-            _tell(singles, submission.accepted, ("accepted",))
+            # Verdicts of the border are made only where somebody is to hear one.
+            if any(single.wait == "accepted" for single in singles) or any(submission.admitted.codes):
+                _tell(singles, submission.accepted, ("accepted",))
             if any(single.wait == "ordered" for single in singles):
                 _tell(singles, await _result(submission.ordered), ("ordered",))
             _tell(singles, await _result(submission.durable), ("accepted", "ordered", "durable"))
@@ -177,12 +180,32 @@ class Ingest:
             for single in singles:
                 if not single.future.done():
                     single.future.set_exception(error)
+        finally:
+            self._release(len(singles), sum(len(single.encoded) for single in singles))
 
-    async def _run(self, begin: Callable[[], Submission], wait: Wait) -> list[Outcome]:
-        submission = await self._admit(begin)
-        if wait == "accepted":
-            return submission.accepted
-        return await _result(submission.ordered if wait == "ordered" else submission.durable)
+    def _begin(
+        self, begin: Callable[[], Submission], wait: Wait, count: int, byte_count: int
+    ) -> "asyncio.Future[list[Outcome]]":
+        """A caller's own batch on its way; the future hears at the stage that was asked for."""
+        self._take(count, byte_count)
+        told: asyncio.Future[list[Outcome]] = self._loop.create_future()
+
+        async def carry() -> None:
+            try:
+                submission = await self._admit(begin)
+                if wait == "accepted":
+                    _answer(told, submission.accepted)
+                elif wait == "ordered":
+                    _answer(told, await _result(submission.ordered))
+                _answer(told, await _result(submission.durable))
+            except Exception as error:
+                if not told.done():
+                    told.set_exception(error)
+            finally:
+                self._release(count, byte_count)
+
+        self._keep(carry())
+        return told
 
     async def _admit(self, begin: Callable[[], Submission]) -> Submission:
         """The border's work, on a worker thread."""
@@ -200,6 +223,12 @@ def _tell(singles: Sequence[_Single], outcomes: Sequence[Outcome], stages: Seque
     for single, outcome in zip(singles, outcomes, strict=True):
         if not single.future.done() and (single.wait in stages or outcome.status == "rejected"):
             single.future.set_result(outcome)
+
+
+def _answer(told: "asyncio.Future[list[Outcome]]", outcomes: list[Outcome]) -> None:
+    """Unless it was answered before, or whoever asked has gone."""
+    if not told.done():
+        told.set_result(outcomes)
 
 
 async def _result(future: "Future[list[Outcome]]") -> list[Outcome]:

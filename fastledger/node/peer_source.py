@@ -52,12 +52,12 @@ class PeerSource:
         self._genesis = genesis
         self._tls = PeerTls(config.tls)
         self._addresses = list(config.peers)
-        self._link: _Link | None = None
+        self._link: Conversation | None = None
 
     def headers_after(self, block_id: bytes, limit: int) -> Sequence[SealedHeader]:
         """Headers of a peer's chain behind a block."""
 
-        def ask(link: "_Link") -> Sequence[SealedHeader]:
+        def ask(link: "Conversation") -> Sequence[SealedHeader]:
             answer = link.ask(GetHeaders(block_id, limit), Headers)
             return [open_header(header) for header in answer.headers]
 
@@ -66,14 +66,14 @@ class PeerSource:
     def blocks(self, block_ids: Sequence[bytes]) -> Iterator[Block]:
         """Copies of these blocks."""
         for block_id in block_ids:
-            yield self._with_link(partial(_Link.block, block_id=block_id))
+            yield self._with_link(partial(Conversation.block, block_id=block_id))
 
-    def _with_link(self, ask: "Callable[[_Link], T]") -> T:
+    def _with_link(self, ask: "Callable[[Conversation], T]") -> T:
         """What the present peer answers, or else the next."""
         for _ in range(len(self._addresses) + 1):
             try:
                 if self._link is None:
-                    self._link = _Link(self._addresses[0], self._tls, self._config, self._genesis)
+                    self._link = Conversation(self._addresses[0], self._tls, self._config, self._genesis)
                 return ask(self._link)
             except (OSError, InputError, UnreachableError, CertificateError):
                 self.close()
@@ -87,7 +87,7 @@ class PeerSource:
             self._link = None
 
 
-class _Link:
+class Conversation:
     """One blocking connection, handshake done."""
 
     def __init__(self, address: str, tls: PeerTls, config: FederationConfig, genesis: Genesis) -> None:

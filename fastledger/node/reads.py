@@ -17,9 +17,13 @@ JOB_PAGES_MAX = 8
 """The same for pages, whose answers are held until their job is done."""
 
 
+Tell: TypeAlias = Callable[[Any, BaseException | None], None]
+"""Takes what a read returned or, where the second is not None, what it raised."""
+
+
 class _Waiting(NamedTuple):
     work: Callable[[], Any]
-    future: "asyncio.Future[Any]"
+    tell: Tell
 
 
 class _Lane:
@@ -34,25 +38,24 @@ class _Lane:
         self._job_max = job_max
         self._together = together
         self._busy = False
+        self._drained: asyncio.Future[None] | None = None
         self.closed = False
 
     @property
     def pending(self) -> int:
         return self._pending
 
-    def run(self, work: Callable[[], T]) -> "asyncio.Future[T]":
+    def begin(self, work: Callable[[], Any], tell: Tell) -> None:
         if self.closed:
             raise LedgerClosedError("the node is stopping")
         if self._pending >= self._pending_max:
             raise LedgerBusyError(f"{self._pending} reads are waiting", retry_after_ms=BUSY_RETRY_MS)
-        future: asyncio.Future[T] = self._loop.create_future()
         self._pending += 1
-        self._waiting.append(_Waiting(work, future))
+        self._waiting.append(_Waiting(work, tell))
         if not self._busy:
             self._busy = True
             # Once everything that is ready on the loop has run, and with it whoever else wants to read.
             self._loop.call_soon(self._start)
-        return future
 
     def _start(self) -> None:
         job, self._waiting = self._waiting[: self._job_max], self._waiting[self._job_max :]
@@ -60,37 +63,37 @@ class _Lane:
 
     def _work(self, job: list[_Waiting]) -> None:
         """On the lane's thread."""
-        results: list[tuple[bool, Any]] = []
+        results: list[tuple[Any, BaseException | None]] = []
         try:
             with self._together():
                 for waiting in job:
                     try:
-                        results.append((True, waiting.work()))
+                        results.append((waiting.work(), None))
                     except BaseException as error:
-                        results.append((False, error))
+                        results.append((None, error))
         except BaseException as error:  # the ledger is closed, or its index cannot be read
-            results += [(False, error)] * (len(job) - len(results))
+            results += [(None, error)] * (len(job) - len(results))
         self._loop.call_soon_threadsafe(self._deliver, job, results)
 
-    def _deliver(self, job: list[_Waiting], results: list[tuple[bool, Any]]) -> None:
+    def _deliver(self, job: list[_Waiting], results: list[tuple[Any, BaseException | None]]) -> None:
         self._pending -= len(job)
-        for (_, future), (done, result) in zip(job, results, strict=True):
-            if future.done():
-                continue  # whoever asked has gone
-            if done:
-                future.set_result(result)
-            else:
-                future.set_exception(result)
         if self._waiting:
             self._start()
         else:
             self._busy = False
+        for (_, tell), (result, error) in zip(job, results, strict=True):
+            try:
+                tell(result, error)
+            except Exception as failure:  # one of them must not keep the others waiting
+                self._loop.call_exception_handler({"message": "an answer failed", "exception": failure})
+        if self._drained is not None and not self._pending and not self._drained.done():
+            self._drained.set_result(None)
 
     async def close(self) -> None:
         self.closed = True
-        while self._pending:
-            await asyncio.gather(*(waiting.future for waiting in self._waiting), return_exceptions=True)
-            await asyncio.sleep(0.001)
+        if self._pending:
+            self._drained = self._loop.create_future()
+            await self._drained
         self._executor.shutdown(wait=False)
 
 
@@ -115,7 +118,25 @@ class Reads:
 
         Raises ``LedgerBusyError`` where too many wait, ``LedgerClosedError`` once closed.
         """
-        return await (self._heavy if heavy else self._short).run(work)
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+
+        def tell(result: Any, error: BaseException | None) -> None:
+            if future.done():
+                return  # whoever asked has gone
+            if error is None:
+                future.set_result(result)
+            else:
+                future.set_exception(error)
+
+        (self._heavy if heavy else self._short).begin(work, tell)
+        return await future
+
+    def begin(self, work: Callable[[], Any], tell: Tell) -> None:
+        """A short read without a task of its own: ``tell``, which must not raise, is called on the loop.
+
+        Raises as :meth:`run` where the read is not taken.
+        """
+        self._short.begin(work, tell)
 
     async def close(self) -> None:
         """Answers those that wait and takes no more."""

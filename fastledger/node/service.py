@@ -10,13 +10,13 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 from fastledger.chain.ledger import Ledger
 from fastledger.errors import LedgerClosedError
 from fastledger.node.feed import Feed
 from fastledger.node.ingest import Ingest, IngestOptions
-from fastledger.node.reads import Reads
+from fastledger.node.reads import Reads, Tell
 
 T = TypeVar("T")
 State = Literal["ready", "syncing", "stopping", "halted", "stopped"]
@@ -72,6 +72,12 @@ class NodeService:
         if self._stopped:
             raise LedgerClosedError("the node has stopped")
         return await self.reads.run(lambda: work(self.ledger), heavy=heavy)
+
+    def begin_read(self, work: Callable[[Ledger], Any], tell: Tell) -> None:
+        """The same without a task: what a short read returned, or raised, is told on the loop."""
+        if self._stopped:
+            raise LedgerClosedError("the node has stopped")
+        self.reads.begin(lambda: work(self.ledger), tell)
 
     async def stop(self) -> None:
         """Answers everything that was taken, writes a checkpoint and closes the ledger. May be called twice."""

@@ -1,12 +1,14 @@
 """Transport security whose certificates, keys and trusted authorities change while the node runs (SPEC-NODE-111..115).
 
 A listener keeps one context for its life. Each handshake is moved to the newest good context by the callback that
-OpenSSL makes at the client's hello, so a reload touches no open connection and none is ever without a certificate.
+OpenSSL makes at the client's hello, so a reload disturbs no open connection and none is ever without a certificate.
+Whose certificate was revoked since is told by :meth:`ServerTls.is_revoked`.
 """
 
 import asyncio
 import contextlib
 import hashlib
+import re
 import ssl
 import stat
 from collections.abc import Callable
@@ -21,6 +23,7 @@ from fastledger.errors import CertificateError
 from fastledger.node.config import TlsConfig
 
 PEM_BYTES_MAX = 1 << 20
+_LIST = re.compile(rb"-----BEGIN X509 CRL-----.*?-----END X509 CRL-----", re.DOTALL)
 _VERIFY_MODES = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL, "required": ssl.CERT_REQUIRED}
 
 SslEnd: TypeAlias = ssl.SSLObject | ssl.SSLSocket
@@ -66,7 +69,7 @@ class ServerTls:
         self.reloads = 0
         self.failures = 0
         self._seen = self._file_state()
-        self._current, self.not_after_ms = self._load()
+        self._current, self.not_after_ms, self._lists = self._load()
         self.context = self._bare_context()
         self.context.load_cert_chain(config.certificate, config.key)
         self.context.sni_callback = self._move_to_current
@@ -75,7 +78,7 @@ class ServerTls:
         """Loads the files again. Where they are not good, the old ones stay, and False says so."""
         self._seen = self._file_state()
         try:
-            self._current, self.not_after_ms = self._load()
+            self._current, self.not_after_ms, self._lists = self._load()
         except CertificateError as error:
             self.failures += 1
             self._on_reload(error)
@@ -83,6 +86,18 @@ class ServerTls:
         self.reloads += 1
         self._on_reload(None)
         return True
+
+    def is_revoked(self, der: bytes) -> bool:
+        """Whether a client's certificate, verified when its connection was made, stands on a list by now."""
+        lists = self._lists
+        if not lists:
+            return False
+        certificate = x509.load_der_x509_certificate(der)
+        return any(
+            found.issuer == certificate.issuer
+            and found.get_revoked_certificate_by_serial_number(certificate.serial_number) is not None
+            for found in lists
+        )
 
     def poll(self) -> bool:
         """Reloads where a file has changed since the last look; whether a reload succeeded."""
@@ -128,8 +143,8 @@ class ServerTls:
             context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
         return context
 
-    def _load(self) -> tuple[ssl.SSLContext, int]:
-        """A whole new context from the files and when its certificate ends."""
+    def _load(self) -> tuple[ssl.SSLContext, int, list[x509.CertificateRevocationList]]:
+        """A whole new context from the files, when its certificate ends, and the revocation lists."""
         config = self._config
         not_after_ms = _check_certificate(Path(config.certificate), self._clock_ms())
         _check_private(Path(config.key))
@@ -141,7 +156,7 @@ class ServerTls:
         for what, path in (("client_ca", config.client_ca), ("revoked", config.revoked)):
             if path:
                 _load_trusted(context, what, path)
-        return context, not_after_ms
+        return context, not_after_ms, _load_lists(config.revoked)
 
 
 def client_context(*, ca: str | Path | None = None, certificate: str = "", key: str = "") -> ssl.SSLContext:
@@ -197,6 +212,17 @@ def _check_private(path: Path) -> None:
         raise CertificateError(f"the key cannot be read: {error.strerror}") from None
     if mode & 0o077:
         raise CertificateError(f"the key has mode {mode:04o}: others may read it, set 0600")
+
+
+def _load_lists(path: str) -> list[x509.CertificateRevocationList]:
+    """The revocation lists of a PEM file; raises ``CertificateError`` where one cannot be read."""
+    if not path:
+        return []
+    try:
+        data = Path(path).read_bytes()
+        return [x509.load_pem_x509_crl(found[0]) for found in _LIST.finditer(data)]
+    except (OSError, ValueError) as error:
+        raise CertificateError(f"revoked cannot be used: {_reason(error)}") from None
 
 
 def _load_trusted(context: ssl.SSLContext, what: str, path: str) -> None:

@@ -11,8 +11,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from ssl import SSLObject
 
-from aiohttp import web
-
 from fastledger.errors import ForbiddenError, UnauthenticatedError
 from fastledger.rpc.routes import Caller, Role
 
@@ -59,15 +57,14 @@ class Access:
         }
         self._names = {rule.certificate_name: rule for rule in options.clients if rule.certificate_name}
 
-    def caller(self, request: web.BaseRequest, of_connection: Caller) -> Caller:
-        """Who sent this: ``of_connection`` unless a token says otherwise.
+    def caller(self, authorization: str | None, of_connection: Caller) -> Caller:
+        """Who sent a request with this ``Authorization``: ``of_connection`` unless a token says otherwise.
 
         Raises ``UnauthenticatedError`` for a token that nobody has: a caller with a wrong one is not anonymous.
         """
-        header = request.headers.get("Authorization")
-        if header is None:
+        if authorization is None:
             return of_connection
-        scheme, _, token = header.partition(" ")
+        scheme, _, token = authorization.partition(" ")
         rule = self._rule_of_token(token.strip()) if scheme.lower() == "bearer" else None
         if rule is None:
             raise UnauthenticatedError("no client has these credentials")

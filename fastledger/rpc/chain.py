@@ -8,7 +8,7 @@ from fastledger.chain.ledger import Ledger
 from fastledger.chain.query import Entry, cut_entries
 from fastledger.clock import system_clock_ms
 from fastledger.errors import Code
-from fastledger.rpc.methods import Context, Method, method
+from fastledger.rpc.methods import Context, Method, method, short_read
 from fastledger.rpc.protocol import PROTOCOL_VERSION, BlockView
 from fastledger.rpc.routes import Caller
 from fastledger.rpc.views import (
@@ -94,20 +94,16 @@ def _height(ledger: Ledger, height: int | None) -> int:
     return ledger.height if height is None else height
 
 
-@method("block.get", "reader", BlockParams, BlockView)
-async def block(context: Context, caller: Caller, params: BlockParams) -> BlockView:
+@short_read("block.get", "reader", BlockParams, BlockView)
+def block(ledger: Ledger, params: BlockParams) -> BlockView:
     """A block without its transactions; without a height the newest."""
-    return await context.service.read(
-        lambda ledger: block_view(*ledger.block_and_first_seq(_height(ledger, params.height)))
-    )
+    return block_view(*ledger.block_and_first_seq(_height(ledger, params.height)))
 
 
-@method("block.header", "reader", BlockParams, HeaderView)
-async def header(context: Context, caller: Caller, params: BlockParams) -> HeaderView:
+@short_read("block.header", "reader", BlockParams, HeaderView)
+def header(ledger: Ledger, params: BlockParams) -> HeaderView:
     """The header of a block, its seal and the roots that it commits to."""
-    return await context.service.read(
-        lambda ledger: header_view(ledger.block(_height(ledger, params.height)))
-    )
+    return header_view(ledger.block(_height(ledger, params.height)))
 
 
 @method("block.transactions", "reader", BlockTransactionsParams, BlockTransactionsView, heavy=True)
@@ -141,55 +137,46 @@ def _transactions(ledger: Ledger, params: BlockTransactionsParams, bytes_max: in
 # The present state.
 
 
-@method("identity.get", "reader", IdentityParams, IdentityView)
-async def identity(context: Context, caller: Caller, params: IdentityParams) -> IdentityView:
+@short_read("identity.get", "reader", IdentityParams, IdentityView)
+def identity(ledger: Ledger, params: IdentityParams) -> IdentityView:
     """Role, endorsement and key of an identity."""
-    key = bytes.fromhex(params.identity)
-    return IdentityView.of(params.identity, await context.service.read(lambda ledger: ledger.identity(key)))
+    return IdentityView.of(params.identity, ledger.identity(bytes.fromhex(params.identity)))
 
 
-@method("identity.of_key", "reader", KeyParams, IdentityOfKeyView)
-async def identity_of_key(context: Context, caller: Caller, params: KeyParams) -> IdentityOfKeyView:
+@short_read("identity.of_key", "reader", KeyParams, IdentityOfKeyView)
+def identity_of_key(ledger: Ledger, params: KeyParams) -> IdentityOfKeyView:
     """The identity that a public key signs for."""
-    key = bytes.fromhex(params.key)
-    found = await context.service.read(lambda ledger: ledger.identity_of(key))
-    return IdentityOfKeyView(params.key, found.hex())
+    return IdentityOfKeyView(params.key, ledger.identity_of(bytes.fromhex(params.key)).hex())
 
 
-@method("identity.kem_key", "reader", IdentityParams, KemKeyView)
-async def kem_key(context: Context, caller: Caller, params: IdentityParams) -> KemKeyView:
+@short_read("identity.kem_key", "reader", IdentityParams, KemKeyView)
+def kem_key(ledger: Ledger, params: IdentityParams) -> KemKeyView:
     """The public key under which keys are wrapped to an identity."""
-    key = bytes.fromhex(params.identity)
-    return KemKeyView(params.identity, await context.service.read(lambda ledger: ledger.kem_key(key)))
+    return KemKeyView(params.identity, ledger.kem_key(bytes.fromhex(params.identity)))
 
 
-@method("folder.get", "reader", FolderParams, FolderView)
-async def folder(context: Context, caller: Caller, params: FolderParams) -> FolderView:
+@short_read("folder.get", "reader", FolderParams, FolderView)
+def folder(ledger: Ledger, params: FolderParams) -> FolderView:
     """Owner and key epoch of a folder."""
-    key = bytes.fromhex(params.folder)
-    return FolderView.of(params.folder, await context.service.read(lambda ledger: ledger.folder(key)))
+    return FolderView.of(params.folder, ledger.folder(bytes.fromhex(params.folder)))
 
 
-@method("record.get", "reader", RecordParams, RecordView)
-async def record(context: Context, caller: Caller, params: RecordParams) -> RecordView:
+@short_read("record.get", "reader", RecordParams, RecordView)
+def record(ledger: Ledger, params: RecordParams) -> RecordView:
     """Folder and present version of a record, and whether it was erased."""
-    key = bytes.fromhex(params.record)
-    return RecordView.of(params.record, await context.service.read(lambda ledger: ledger.record(key)))
+    return RecordView.of(params.record, ledger.record(bytes.fromhex(params.record)))
 
 
-@method("record.version", "reader", RecordVersionParams, RecordVersionView)
-async def record_version(context: Context, caller: Caller, params: RecordVersionParams) -> RecordVersionView:
+@short_read("record.version", "reader", RecordVersionParams, RecordVersionView)
+def record_version(ledger: Ledger, params: RecordVersionParams) -> RecordVersionView:
     """Digest, size and author of one version's envelope; version 0 is the present one."""
-    key = bytes.fromhex(params.record)
-    found = await context.service.read(lambda ledger: ledger.record_version(key, params.version))
-    return RecordVersionView.of(found)
+    return RecordVersionView.of(ledger.record_version(bytes.fromhex(params.record), params.version))
 
 
-@method("consent.get", "reader", ConsentParams, ConsentView)
-async def consent(context: Context, caller: Caller, params: ConsentParams) -> ConsentView:
+@short_read("consent.get", "reader", ConsentParams, ConsentView)
+def consent(ledger: Ledger, params: ConsentParams) -> ConsentView:
     """A consent and whether it was revoked."""
-    key = bytes.fromhex(params.consent)
-    return ConsentView.of(params.consent, await context.service.read(lambda ledger: ledger.consent(key)))
+    return ConsentView.of(params.consent, ledger.consent(bytes.fromhex(params.consent)))
 
 
 @method("blob.missing", "submitter", DigestsParams, MissingView)

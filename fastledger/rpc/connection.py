@@ -6,16 +6,19 @@ answers that nobody reads, too many connections, and errors that would repeat wh
 
 import asyncio
 from collections import Counter
+from collections.abc import Callable, Coroutine
 from typing import Any, cast
 
 from aiohttp import web
+from aiohttp.http import RawRequestMessage
 from aiohttp.web_protocol import RequestHandler
 
 from fastledger.errors import BadRequestError, LedgerBusyError
 from fastledger.rpc.access import Access
-from fastledger.rpc.answers import error_answer
+from fastledger.rpc.answers import drained, error_answer
 from fastledger.rpc.options import RpcOptions
 from fastledger.rpc.routes import Caller
+from fastledger.rpc.short_way import ShortWay, whole_head
 
 _BUSY_RETRY_MS = 1_000
 _LINGERING_S = 1.0
@@ -24,7 +27,18 @@ _LINGERING_S = 1.0
 class Connection(RequestHandler):
     """One client's connection."""
 
-    __slots__ = ("_header_timer", "caller", "counters", "is_counted", "listener", "write_timeout_ms")
+    __slots__ = (
+        "_answered",
+        "_answering",
+        "_header_timer",
+        "_held",
+        "_whole",
+        "caller",
+        "counters",
+        "is_counted",
+        "listener",
+        "write_timeout_ms",
+    )
 
     def __init__(self, listener: "Listener", **settings: Any) -> None:
         """Made by :class:`Listener` for every connection that is accepted."""
@@ -35,6 +49,12 @@ class Connection(RequestHandler):
         self.counters = listener.counters
         self.caller = Caller("", "", frozenset())
         self.is_counted = False
+        # The request that came last, where it came as one piece: what comes next begins another.
+        self._whole: tuple[RawRequestMessage, bytes] | None = None
+        # Of the short way: whether an answer is under way, who waits for its end, what came meanwhile.
+        self._answering = False
+        self._answered: asyncio.Future[None] | None = None
+        self._held = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Takes the connection, or tells it that there are too many and closes it."""
@@ -42,6 +62,10 @@ class Connection(RequestHandler):
         peer = transport.get_extra_info("peername")
         address = str(peer[0]) if isinstance(peer, tuple) and peer else "local"
         self.caller = self.listener.access.of_connection(address, transport.get_extra_info("ssl_object"))
+        if self._is_revoked():
+            # Since its handshake, which can have begun before a list was read again.
+            self._end_revoked()
+            return
         if not self.listener.admit(address):
             self.counters["connections_refused"] += 1
             busy = LedgerBusyError("too many connections", retry_after_ms=_BUSY_RETRY_MS)
@@ -52,9 +76,31 @@ class Connection(RequestHandler):
             return
         self.is_counted = True
 
+    def recheck(self) -> None:
+        """After certificates or roles changed: ends the connection, or sees who is there now."""
+        if self.transport is None:
+            return
+        if self._is_revoked():
+            self._end_revoked()
+            return
+        tls = self.transport.get_extra_info("ssl_object")
+        self.caller = self.listener.access.of_connection(self.caller.address, tls)
+
+    def _is_revoked(self) -> bool:
+        tls = None if self.transport is None else self.transport.get_extra_info("ssl_object")
+        certificate: bytes | None = None if tls is None else tls.getpeercert(binary_form=True)
+        return certificate is not None and self.listener.is_revoked(certificate)
+
+    def _end_revoked(self) -> None:
+        self.counters["connections_revoked"] += 1
+        if self.transport is not None:
+            self.transport.abort()
+        self.force_close()
+
     def connection_lost(self, exc: BaseException | None) -> None:
         """Makes room for another one."""
         self._cancel_header_timer()
+        self._held = b""
         if self.is_counted:
             self.is_counted = False
             self.listener.release(self.caller.address)
@@ -62,8 +108,16 @@ class Connection(RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         """Bytes from the client; the first ones of a request start the clock for the rest of its headers."""
+        if self._answering:
+            self._hold(data)
+            return
+        if self._whole is not None and self._is_idle() and self.listener.short_way.take(self, data):
+            self.listener.requests_count += 1
+            return
         before = self._request_count
         super().data_received(data)
+        if data or self._request_count != before:
+            self._whole = self._as_whole(data) if self._request_count == before + 1 else None
         if self._request_count != before:
             if self._header_timer is not None:
                 self._cancel_header_timer()
@@ -71,6 +125,79 @@ class Connection(RequestHandler):
             self._header_timer = self._loop.call_later(
                 self.listener.options.header_timeout_ms / 1000, self._end_headers
             )
+
+    # The short way: the framework's part of the connection is idle while it is taken.
+
+    def _is_idle(self) -> bool:
+        """Whether the framework waits for a request, and for nothing else."""
+        waiter = self._waiter
+        return waiter is not None and not (
+            waiter.done() or self._messages or self._close or self._force_close or self._buffer_paused
+        )
+
+    def _as_whole(self, data: bytes) -> "tuple[RawRequestMessage, bytes] | None":
+        """The request just parsed and its head, where ``data`` is all of it and nothing else."""
+        if self._upgraded or self._buffer_paused or not self._messages:
+            return None
+        message, payload = self._messages[-1]
+        if not isinstance(message, RawRequestMessage) or not payload.is_eof():
+            return None
+        head = whole_head(data, message)
+        return None if head is None else (message, head)
+
+    def head_of(self, message: RawRequestMessage) -> bytes | None:
+        """The bytes of the head of the request that came last, where that is ``message`` and came as one piece."""
+        return self._whole[1] if self._whole is not None and self._whole[0] is message else None
+
+    def _hold(self, data: bytes) -> None:
+        """One request at a time: what comes before the answer to the last waits here, and more in the socket."""
+        if data:
+            self._held += data
+            self._pause_transport_reading()
+
+    def begin_answer(self) -> None:
+        """Nothing is read until :meth:`end_answer`."""
+        self._answering = True
+
+    def end_answer(self, encoded: bytes) -> None:
+        """Writes a whole answer; goes on reading once the client takes it."""
+        transport = self.transport
+        if transport is not None and not transport.is_closing():
+            transport.write(encoded)
+            if self._paused:
+                self.listener.keep(self._drain(transport, len(encoded)))
+                return
+        self._go_on()
+
+    async def _drain(self, transport: asyncio.Transport, byte_count: int) -> None:
+        try:
+            await drained(self, transport, byte_count)
+        except ConnectionError:
+            self._held = b""
+        finally:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        self._answering = False
+        self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+        if self._answered is not None and not self._answered.done():
+            self._answered.set_result(None)
+        if self._held:
+            held, self._held = self._held, b""
+            self._resume_transport_reading()
+            self.data_received(held)
+
+    def _process_keepalive(self) -> None:
+        if self._answering:
+            self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+        super()._process_keepalive()
+
+    async def shutdown(self, timeout: float | None = 15.0) -> None:  # noqa: ASYNC109 - the framework's signature
+        """Closes the connection, once what is being answered is, or ``timeout`` seconds have gone."""
+        if self._answering:
+            self._answered = self._loop.create_future()
+            await asyncio.wait((self._answered,), timeout=timeout)
+        await super().shutdown(timeout)
 
     def _is_between_requests(self) -> bool:
         return not (self._request_in_progress or self._messages or self._upgraded or self._payload_parser)
@@ -114,9 +241,19 @@ class Connection(RequestHandler):
 class Listener(web.Server):
     """Makes connections and counts them, overall and by address."""
 
-    def __init__(self, handler: Any, access: Access, options: RpcOptions, counters: "Counter[str]") -> None:
-        """``handler`` answers each request; to be made on the loop that serves."""
+    def __init__(
+        self,
+        handler: Any,
+        short_way: ShortWay,
+        access: Access,
+        options: RpcOptions,
+        counters: "Counter[str]",
+    ) -> None:
+        """``handler`` answers each request that does not go the short way; to be made on the loop that serves."""
         super().__init__(handler)
+        self.short_way = short_way
+        self.is_revoked: Callable[[bytes], bool] = lambda _certificate: False
+        self._tasks: set[asyncio.Task[None]] = set()
         self.loop = asyncio.get_running_loop()
         self.access = access
         self.options = options
@@ -137,6 +274,17 @@ class Listener(web.Server):
     def __call__(self) -> RequestHandler:
         """A protocol for a new connection."""
         return Connection(self, **self._settings)
+
+    def recheck(self) -> None:
+        """Ends the connections whose certificates were revoked, and looks again at who the others are."""
+        for connection in list(self.connections):
+            cast(Connection, connection).recheck()
+
+    def keep(self, work: Coroutine[Any, Any, None]) -> None:
+        """Runs ``work`` as a task that is not collected before its end."""
+        task = self.loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def admit(self, address: str) -> bool:
         """Whether one more connection fits; counts it where it does."""

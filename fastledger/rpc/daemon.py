@@ -22,6 +22,7 @@ import msgspec
 import uvloop
 
 from fastledger.chain.ledger import Ledger
+from fastledger.chain.node_key import load_node_key
 from fastledger.chain.options import LedgerOptions
 from fastledger.clock import system_clock_ms
 from fastledger.crypto.signing import ecdsa_backend, set_table_memory
@@ -34,6 +35,7 @@ from fastledger.node.logs import AccessLog, Log
 from fastledger.node.metrics import NodeMetrics
 from fastledger.node.notify import Notifier
 from fastledger.node.peer_blobs import EnvelopeFetcher, EnvelopeGate
+from fastledger.node.peer_snapshots import SnapshotGate, SnapshotKeeper
 from fastledger.node.pidfile import remove_pid, write_pid
 from fastledger.node.service import NodeService, ServiceOptions
 from fastledger.node.tls import ServerTls
@@ -67,6 +69,7 @@ def rpc_options(config: NodeConfig) -> RpcOptions:
     return RpcOptions(
         host=rpc.host,
         port=rpc.port,
+        allowed_hosts=tuple(rpc.allowed_hosts),
         connections_max=rpc.connections_max,
         connections_per_address_max=rpc.connections_per_address_max,
         header_timeout_ms=rpc.header_timeout_ms,
@@ -128,6 +131,7 @@ class Daemon:
         self._notifier = Notifier()
         self.metrics = NodeMetrics(backend=ecdsa_backend()["kernel"] or "libsecp256k1")
         self._tls: ServerTls | None = None
+        self._server: RpcServer | None = None
         self._federation: Federation | None = None
         self._stop = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -135,6 +139,7 @@ class Daemon:
 
     async def serve(self) -> int:
         """The whole life of a node."""
+        self._loop = asyncio.get_running_loop()
         handler = _IncidentHandler(self.log)
         INCIDENT_LOGGER.addHandler(handler)
         try:
@@ -169,6 +174,7 @@ class Daemon:
         undo.push_async_callback(jobs.close)
         server = self._make_server(service, jobs, blobs)
         undo.push_async_callback(server.stop)
+        self._server = server
         await self._listen(server)
         directory = Path(self.config.ledger.path)
         await asyncio.to_thread(write_pid, directory, server.url)
@@ -190,6 +196,8 @@ class Daemon:
             require_blobs=settings.require_blobs,
             checkpoint_transactions=settings.checkpoint_transactions,
             checkpoint_bytes=settings.checkpoint_bytes,
+            unnamed_blobs_max=self.config.blobs.unnamed_max,
+            unnamed_bytes_max=self.config.blobs.unnamed_bytes_max,
             verify_threads=self.config.tuning.verify_threads or None,
         )
         set_table_memory(self.config.tuning.table_memory_bytes)
@@ -197,7 +205,9 @@ class Daemon:
         self._notifier.status("opening the ledger")
         began = time.monotonic()
         ledger = await asyncio.to_thread(
-            lambda: Ledger.open(settings.path, password=_password(settings.password_file), options=options)
+            lambda: Ledger.open(
+                settings.path, password=read_password_file(settings.password_file), options=options
+            )
         )
         self.log.info(
             "ledger.opened",
@@ -217,15 +227,30 @@ class Daemon:
                     ["federation: the ledger's chain is one organisation's, and needs no peers"]
                 )
             return
+        directory = Path(self.config.ledger.path)
+        key_path, kept = directory / "node.key", directory / "snapshots"
+        key = (
+            load_node_key(key_path, read_password_file(self.config.ledger.password_file))
+            if key_path.exists()
+            else None
+        )
+        keeper = SnapshotKeeper(
+            ledger,
+            kept,
+            config.snapshot_blocks,
+            lambda error: self.log.error("federation.snapshot-failed", error=error),
+        )
         try:
             federation = self._federation = await Federation.start(
                 ledger.forks,
                 config,
-                Path(self.config.ledger.path),
+                directory,
                 spacing_ms=ledger.genesis.work.spacing_ms,
                 log=self.log,
                 metrics=FederationMetrics(self.metrics.registry),
                 blobs=EnvelopeGate(ledger),
+                snapshots=SnapshotGate(kept, ledger.genesis, key),
+                on_final=keeper.final_height,
             )
         except OSError as error:
             why = error.strerror or "no such address"
@@ -269,6 +294,7 @@ class Daemon:
                 render_metrics=lambda: self._render_metrics(server, blobs),
                 metrics=self.metrics,
                 access_log=self._access_log,
+                is_revoked=None if self._tls is None else self._tls.is_revoked,
             ),
             tls=None if self._tls is None else self._tls.context,
         )
@@ -344,8 +370,15 @@ class Daemon:
             self.metrics.tls(error, self._tls.not_after_ms)
         if error is None:
             self.log.info("tls.reloaded")
+            # In the thread that read the files.
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                self._loop.call_soon_threadsafe(self._recheck)
         else:
             self.log.error("tls.reload-failed", error=error)
+
+    def _recheck(self) -> None:
+        if self._server is not None:
+            self._server.listener.recheck()
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -410,7 +443,7 @@ class _IncidentHandler(logging.Handler):
         self._log.file.write_line(msgspec.json.encode(line).decode())
 
 
-def _password(path: str) -> str | None:
+def read_password_file(path: str) -> str | None:
     """The first line of the file; None where none is configured."""
     if not path:
         return None

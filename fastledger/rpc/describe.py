@@ -15,13 +15,14 @@ _OPENRPC_REFS = "#/components/schemas/{name}"
 _COMMON_ERRORS = {
     400: "the request is at fault",
     401: "the caller has to say who it is",
+    403: "the caller may not",
+    421: "the request is for another host",
     429: "too much; Retry-After tells when",
     500: "something went wrong in the node; the answer names an incident of its log",
     503: "busy, halted or stopping; Retry-After tells when",
 }
 _ERRORS = {
     **_COMMON_ERRORS,
-    403: "the caller may not",
     404: "there is nothing",
     405: "another method",
     408: "the body did not come in time",
@@ -165,8 +166,6 @@ def _responses(route: Route, by_type: dict[str, Any]) -> dict[str, Any]:
             response["content"] = _content(content, by_type)
         responses[str(status)] = response
     statuses = {*_COMMON_ERRORS, *route.errors}
-    if route.role is not None:
-        statuses.add(403)
     error = {JSON_TYPE: {"schema": by_type[repr(ErrorBody)]}}
     for status in sorted(statuses):
         responses.setdefault(str(status), {"description": _ERRORS.get(status, "an error"), "content": error})

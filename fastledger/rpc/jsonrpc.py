@@ -9,8 +9,8 @@ import json
 import re
 import time
 from collections import Counter
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, cast
 
 import msgspec
 
@@ -24,7 +24,7 @@ from fastledger.errors import (
 )
 from fastledger.rpc.access import check_role
 from fastledger.rpc.errors import RpcFault, http_headers, http_status, rpc_error
-from fastledger.rpc.methods import Context, Method
+from fastledger.rpc.methods import Context, Method, Read
 from fastledger.rpc.protocol import (
     INVALID_PARAMS,
     INVALID_REQUEST,
@@ -76,7 +76,41 @@ class JsonRpc:
             return Reply(None, 204)
         return Reply(success(request.id, result))
 
-    def _failed(self, request: Request, error: Exception) -> Reply:
+    # Short reads, without a task.
+
+    def short_read(self, data: bytes) -> tuple[Request, Method] | None:
+        """The call in ``data`` and its method, where it is one call of a method that only reads shortly."""
+        if data[:1] != b"{":
+            return None
+        try:
+            request: Request = _decode_request(data)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return None
+        method = self._methods.get(request.method)
+        if method is None or method.read is None or request.id is _UNSET:
+            return None
+        return request, method
+
+    def begin(
+        self, request: Request, method: Method, data: bytes, caller: Caller, tell: Callable[[Reply], None]
+    ) -> None:
+        """Answers what :meth:`short_read` found; ``tell`` is called on the loop, perhaps at once."""
+        began = time.perf_counter()
+        read = cast(Read, method.read)
+
+        def told(result: Any, error: BaseException | None) -> None:
+            self._count(method, error, began)
+            tell(Reply(result) if error is None else self._failed(request, error))
+
+        try:
+            check_role(caller, method.role)
+            params = decode_params(method.decode, request, data, required=method.required)
+            # Encoded on the reader's thread too: what comes back to the loop is what goes out.
+            self._context.service.begin_read(lambda ledger: success(request.id, read(ledger, params)), told)
+        except Exception as error:
+            told(None, error)
+
+    def _failed(self, request: Request, error: BaseException) -> Reply:
         told = rpc_error(error)
         if request.id is _UNSET:
             return Reply(None, 204)
@@ -135,21 +169,25 @@ class JsonRpc:
             self._counters["rpc unknown-method"] += 1
             raise RpcFault(METHOD_NOT_FOUND, "method-not-found", "there is no such method")
         began = time.perf_counter()
-        code = Code.OK
+        failed: Exception | None = None
         try:
             check_role(caller, method.role)
             params = decode_params(method.decode, request, data, required=method.required)
             return await method.run(self._context, caller, params)
         except Exception as error:
-            code = _code_of(error)
+            failed = error
             raise
         finally:
-            self._counters[method.name if code == Code.OK else f"{method.name} {code.slug}"] += 1
-            if self._context.metrics is not None:
-                self._context.metrics.request(method.name, code, time.perf_counter() - began)
+            self._count(method, failed, began)
+
+    def _count(self, method: Method, error: BaseException | None, began: float) -> None:
+        code = Code.OK if error is None else _code_of(error)
+        self._counters[method.name if code == Code.OK else f"{method.name} {code.slug}"] += 1
+        if self._context.metrics is not None:
+            self._context.metrics.request(method.name, code, time.perf_counter() - began)
 
 
-def _code_of(error: Exception) -> Code:
+def _code_of(error: BaseException) -> Code:
     """An error in the words of the metrics."""
     if isinstance(error, FastLedgerError):
         return error.code

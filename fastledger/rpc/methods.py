@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from fastledger.chain.ledger import Ledger
 from fastledger.chain.outcome import Outcome
 from fastledger.node.metrics import NodeMetrics
 from fastledger.node.service import NodeService
@@ -39,13 +40,15 @@ class Context:
 
 
 Run = Callable[[Context, Caller, Any], Awaitable[Any]]
+Read = Callable[[Ledger, Any], Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Method:
     """One method. ``heavy``: a request may hold only a few of them. ``result`` is what the answer is made of.
 
-    A coroutine may return ``msgspec.Raw`` instead: its result, encoded where the work was done.
+    A coroutine may return ``msgspec.Raw`` instead: its result, encoded where the work was done. ``read`` is set where
+    all that ``run`` does is to read shortly: a server may then begin it without a task.
     """
 
     name: str
@@ -55,6 +58,7 @@ class Method:
     run: Run
     summary: str
     heavy: bool = False
+    read: Read | None = None
     decode: Callable[[bytes | msgspec.Raw], Any] = field(init=False)
     required: int = field(init=False)
 
@@ -78,6 +82,21 @@ def method(
     def make(run: Callable[[Context, Caller, ParamsT], Awaitable[Any]]) -> Method:
         summary = (run.__doc__ or "").strip().partition("\n")[0]
         return Method(name, role, params, result, run, summary, heavy)
+
+    return make
+
+
+def short_read(
+    name: str, role: Role, params: type[ParamsT], result: Any
+) -> Callable[[Callable[[Ledger, ParamsT], Any]], Method]:
+    """Makes the table's row of a function that asks the ledger once, on a reader's thread."""
+
+    def make(read: Callable[[Ledger, ParamsT], Any]) -> Method:
+        async def run(context: Context, caller: Caller, params: ParamsT) -> Any:
+            return await context.service.read(lambda ledger: read(ledger, params))
+
+        summary = (read.__doc__ or "").strip().partition("\n")[0]
+        return Method(name, role, params, result, run, summary, read=read)
 
     return make
 

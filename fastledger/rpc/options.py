@@ -22,10 +22,13 @@ class RpcOptions:
 
     ``header_timeout_ms`` bounds the headers of a request from their first byte, ``request_timeout_ms`` its body, or
     each pause of an upload, and ``write_timeout_ms`` how long an answer may lie unread; ``answers_bytes_max`` is how
-    much of them all may. An idle connection is closed after ``idle_timeout_ms``.
+    much of them all may. An idle connection is closed after ``idle_timeout_ms``. ``allowed_hosts`` are names that
+    requests may be for, beside loopback's and ``host`` (SPEC-RPC-11). ``bodies_share_bytes_max`` is how much
+    of ``bodies_bytes_max`` one client may fill.
     """
 
     host: str = "127.0.0.1"
+    allowed_hosts: tuple[str, ...] = ()
     port: int = 0
     backlog: int = 1_024
     connections_max: int = 4_096
@@ -40,6 +43,7 @@ class RpcOptions:
     json_bytes_max: int = 2 * 1024 * 1024
     batch_bytes_max: int = BATCH_BYTES_MAX
     bodies_bytes_max: int = 256 * 1024 * 1024
+    bodies_share_bytes_max: int = 128 * 1024 * 1024
     answers_bytes_max: int = 256 * 1024 * 1024
     calls_per_request_max: int = 100
     heavy_calls_per_request_max: int = 4

@@ -27,13 +27,15 @@ import struct
 import sys
 from array import array
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import cbor2
 import msgspec
 from typing_extensions import Buffer
 
 from fastledger.chain.outcome import Outcome
+from fastledger.chain.outcome import Wait as Wait
+from fastledger.chain.query import Topic as Topic
 from fastledger.errors import Code, InputError
 
 PROTOCOL_VERSION = 1
@@ -55,11 +57,7 @@ Hex32 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$", description="32 by
 Hex33 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{66}$", description="33 bytes, hexadecimal")]
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**53 - 1)]
 
-Wait = Literal["accepted", "ordered", "durable"]
-"""How far a transaction has to come before the reply: in the pool, in a block, synced."""
-
 Status = Literal["accepted", "ordered", "durable", "refused", "rejected"]
-Topic = Literal["blocks", "transactions", "alerts"]
 
 
 class Verdict(msgspec.Struct, frozen=True, gc=False):
@@ -218,7 +216,7 @@ def decode_outcomes(data: bytes, txids: Sequence[bytes]) -> tuple[Wait, list[Out
     """The inverse, for the transactions ``txids``; raises ``InputError`` where the answer does not fit them."""
     try:
         version, wait, codes, heights, indexes, flags = cbor2.loads(data)
-        if version != PROTOCOL_VERSION or wait not in ("accepted", "ordered", "durable"):
+        if version != PROTOCOL_VERSION or wait not in get_args(Wait):
             raise ValueError
         columns = zip(
             txids,

@@ -73,7 +73,7 @@ class RateLimits:
         what: str,
     ) -> None:
         now = self._clock()
-        key = f"client:{caller.name}" if caller.authenticated else f"address:{caller.address}"
+        key = caller.key
         bucket = table.get(key)
         if bucket is None:
             bucket = table[key] = Bucket(rate, burst, now)

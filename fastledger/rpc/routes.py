@@ -17,6 +17,8 @@ Role: TypeAlias = Literal["reader", "submitter", "operator"]
 ROLES: tuple[Role, ...] = ("reader", "submitter", "operator")
 HttpMethod: TypeAlias = Literal["GET", "HEAD", "POST", "PATCH", "DELETE", "OPTIONS"]
 _BUSY_RETRY_MS = 200
+# Bodies up to here are not counted: connections, which are, bound them.
+_SMALL_BYTES = 16 * 1024
 
 
 @dataclass(slots=True, eq=False)
@@ -28,20 +30,47 @@ class Caller:
     roles: frozenset[Role]
     authenticated: bool = False
 
+    @property
+    def key(self) -> str:
+        """What is counted by client is counted under this: the name that was proved, else the address."""
+        return f"client:{self.name}" if self.authenticated else f"address:{self.address}"
+
 
 class BodyRoom:
-    """Memory for the bodies that are being received and worked on, all connections together."""
+    """Memory for the bodies that are being received and worked on, all connections together.
 
-    def __init__(self, bytes_max: int) -> None:
+    Counted is what arrived, not what was announced: who sends slowly holds little. One client may hold ``share_max``
+    at most, so that however many connections it has, others find room.
+    """
+
+    def __init__(self, bytes_max: int, share_max: int) -> None:
         """At most so many bytes; one body alone is always let in."""
         self.bytes_max = bytes_max
+        self.share_max = share_max
         self.bytes = 0
+        self._shares: dict[str, int] = {}
 
-    def take(self, count: int) -> None:
-        """Raises ``LedgerBusyError`` where the others leave no room."""
-        if self.bytes and self.bytes + count > self.bytes_max:
+    def take(self, caller: Caller, count: int, held: int) -> None:
+        """Takes ``count`` bytes for a body that holds ``held`` so far.
+
+        Raises ``LedgerBusyError`` where the others, or the caller's other bodies, leave no room.
+        """
+        share = self._shares.get(caller.key, 0)
+        if (self.bytes > held and self.bytes + count > self.bytes_max) or (
+            share > held and share + count > self.share_max
+        ):
             raise LedgerBusyError("too many long requests at a time", retry_after_ms=_BUSY_RETRY_MS)
         self.bytes += count
+        self._shares[caller.key] = share + count
+
+    def give_back(self, caller: Caller, count: int) -> None:
+        """The body is gone."""
+        self.bytes -= count
+        share = self._shares.get(caller.key, 0) - count
+        if share:
+            self._shares[caller.key] = share
+        else:
+            self._shares.pop(caller.key, None)
 
 
 class Call:
@@ -73,11 +102,12 @@ class Call:
 
     def release(self) -> None:
         """The body is not needed any more."""
-        self.room.bytes -= self._held
-        self._held = 0
+        if self._held:
+            self.room.give_back(self.caller, self._held)
+            self._held = 0
 
     def _hold(self, count: int) -> None:
-        self.room.take(count)
+        self.room.take(self.caller, count, self._held)
         self._held += count
 
     async def body(self, bytes_max: int) -> bytes:
@@ -89,10 +119,9 @@ class Call:
             data = content.read_nowait()
             if len(data) > bytes_max:
                 raise _oversized(bytes_max)
+            if len(data) > _SMALL_BYTES:
+                self._hold(len(data))
             return data
-        # What is announced is held from the start, so that a body let in is a body that can end.
-        announced = self.request.content_length
-        self._hold(announced or 0)
         self.invite()
         pieces: list[bytes] = []
         room = bytes_max
@@ -102,8 +131,7 @@ class Call:
                     room -= len(piece)
                     if room < 0:
                         raise _oversized(bytes_max)
-                    if announced is None:
-                        self._hold(len(piece))
+                    self._hold(len(piece))
                     pieces.append(piece)
         except TimeoutError:
             raise body_too_slow() from None

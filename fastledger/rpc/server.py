@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, cast, get_args
 
 from aiohttp import web
 from msgspec import Meta
@@ -26,8 +26,9 @@ from fastledger.node.service import NodeService
 from fastledger.rpc.access import Access, AccessOptions, check_role
 from fastledger.rpc.answers import Answer, error_answer, json_answer
 from fastledger.rpc.chain import CHAIN_METHODS
-from fastledger.rpc.connection import Listener
+from fastledger.rpc.connection import Connection, Listener
 from fastledger.rpc.describe import AnswerBody, CallBody, openapi, openrpc
+from fastledger.rpc.hosts import HostCheck
 from fastledger.rpc.jsonrpc import JsonRpc, refusal
 from fastledger.rpc.methods import Context, Method, method_table
 from fastledger.rpc.options import RpcOptions
@@ -43,6 +44,7 @@ from fastledger.rpc.protocol import (
 )
 from fastledger.rpc.rate import RateLimits
 from fastledger.rpc.routes import BodyRoom, Call, Content, Parameter, Route, RouteTable
+from fastledger.rpc.short_way import ShortWay
 from fastledger.rpc.signatures import low_s_sequence
 from fastledger.rpc.stream import Streams
 from fastledger.rpc.transactions import TRANSACTION_METHODS
@@ -50,7 +52,7 @@ from fastledger.rpc.views import StoredView
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 BLOBS_PER_REQUEST_MAX = 10_000
-_WAITS: Mapping[str, Wait] = {"accepted": "accepted", "ordered": "ordered", "durable": "durable"}
+_WAITS: Mapping[str, Wait] = {word: word for word in get_args(Wait)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +64,7 @@ class Extras:
     render_metrics: Callable[[], bytes] | None = None
     metrics: NodeMetrics | None = None
     access_log: AccessLog | None = None
+    is_revoked: Callable[[bytes], bool] | None = None
 
 
 class RpcServer:
@@ -90,16 +93,20 @@ class RpcServer:
         self._render_metrics = extras.render_metrics
         self._metrics = extras.metrics
         self._access_log = extras.access_log
-        self._room = BodyRoom(self.options.bodies_bytes_max)
+        self._room = BodyRoom(self.options.bodies_bytes_max, self.options.bodies_share_bytes_max)
         self.table = RouteTable((*self._routes(), *extras.routes))
         self._descriptions = {
             "/openrpc.json": openrpc(self.methods.values()),
             "/openapi.json": openapi(self.table.routes),
         }
         self._tls = tls
+        self._hosts = HostCheck(self.options.host, self.options.allowed_hosts, plain=tls is None)
         self._stopping = False
         self._server: asyncio.Server | None = None
-        self.listener = Listener(self._handle, self.access, self.options, self.counters)
+        self._short_way = ShortWay(self._rpc, self.access, self.rates, self.counters, self._access_log)
+        self.listener = Listener(self._handle, self._short_way, self.access, self.options, self.counters)
+        if extras.is_revoked is not None:
+            self.listener.is_revoked = extras.is_revoked
 
     # Sockets.
 
@@ -202,11 +209,12 @@ class RpcServer:
         """Who it is, whether it may, and not too often (SPEC-RPC-6, SPEC-RPC-7)."""
         of_connection = request.protocol.caller  # type: ignore[attr-defined]
         try:
-            caller = self.access.caller(request, of_connection)
+            caller = self.access.caller(request.headers.get("Authorization"), of_connection)
         except UnauthenticatedError:
             self.rates.take_request(of_connection)
             raise
         self.rates.take_request(caller)
+        self._hosts.check(request.headers, authenticated=caller.authenticated)
         check_role(caller, route.role)
         version = request.headers.get(PROTOCOL_HEADER)
         if version is not None and version != str(PROTOCOL_VERSION):
@@ -226,11 +234,19 @@ class RpcServer:
         check_type(call, JSON_TYPE)
         try:
             data = await call.body(self.options.json_bytes_max)
+            self._learn(call.request)
             reply = await self._rpc.answer(data, call.caller)
         except Exception as error:
             reply = refusal(error)
         keep_alive = call.request.content.is_eof()
         return Answer(reply.body or b"", status=reply.status, headers=reply.headers, keep_alive=keep_alive)
+
+    def _learn(self, request: web.BaseRequest) -> None:
+        """The next request with this head may take the short way."""
+        connection = cast(Connection, request.protocol)
+        head = connection.head_of(request._message)
+        if head is not None:
+            self._short_way.learn(head, request._message)
 
     async def _transactions(self, call: Call) -> Answer:
         check_type(call, CBOR_SEQUENCE_TYPE)

@@ -67,7 +67,6 @@ class Streams:
 
     async def serve(self, call: Call) -> web.StreamResponse:
         """Takes a connection over; returns when it ends."""
-        _check_origin(call.request)
         socket = web.WebSocketResponse(
             compress=False,
             heartbeat=self.options.ping_interval_ms / 1000,
@@ -92,13 +91,6 @@ class Streams:
         await asyncio.gather(
             *(stream.close(WSCloseCode.GOING_AWAY, "stopping") for stream in list(self._open))
         )
-
-
-def _check_origin(request: web.BaseRequest) -> None:
-    """A page of another site may not use a browser's way to the node."""
-    origin = request.headers.get("Origin")
-    if origin is not None and origin.partition("://")[2] != request.headers.get("Host"):
-        raise BadRequestError("this node does not serve that origin", status=403)
 
 
 class Stream:

@@ -6,7 +6,7 @@ from fastledger.chain.ledger import Ledger
 from fastledger.chain.outcome import Outcome
 from fastledger.chain.query import Query, cut_entries
 from fastledger.errors import Code, InputError, NotFoundError
-from fastledger.rpc.methods import Context, Method, method
+from fastledger.rpc.methods import Context, Method, method, short_read
 from fastledger.rpc.protocol import EntryView, Verdict, Wait
 from fastledger.rpc.routes import Caller
 from fastledger.rpc.signatures import low_s
@@ -64,11 +64,10 @@ async def submit_batch(context: Context, caller: Caller, params: SubmitBatchPara
     return VerdictsView([verdict_of(outcome, params.wait) for outcome in outcomes])
 
 
-@method("transaction.get", "reader", TxidParams, EntryView)
-async def get(context: Context, caller: Caller, params: TxidParams) -> EntryView:
+@short_read("transaction.get", "reader", TxidParams, EntryView)
+def get(ledger: Ledger, params: TxidParams) -> EntryView:
     """The transaction of an id, its place in the chain and its result."""
-    txid = bytes.fromhex(params.txid)
-    return await context.service.read(lambda ledger: entry_view(ledger.get(txid)))
+    return entry_view(ledger.get(bytes.fromhex(params.txid)))
 
 
 @method("transaction.status", "reader", TxidParams, TransactionStatusView)

@@ -11,7 +11,7 @@ import errno
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -24,6 +24,7 @@ ZEROS = bytes(1024 * 1024)
 READ_CHUNK_BYTES = len(ZEROS)
 BUFFERS_PER_WRITE_MAX = 512  # below IOV_MAX (1,024) everywhere
 OPEN_FILES_MAX = 64
+TEMPORARY = ".tmp"  # what a file is called before it is whole
 
 # A quota (EDQUOT) and a file-size limit (EFBIG) are "no space" to whoever must act on it.
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -188,13 +189,30 @@ class OsFiles:
 
     def create_whole(self, path: Path, size: int, header: bytes) -> None:
         """A file of ``size`` bytes that begins with ``header`` and is there wholly or not at all, durably."""
-        temporary = path.with_name(path.name + ".tmp")
-        self.unlink(temporary)
-        file = self.create(temporary)
-        try:
+
+        def fill(file: OpenFile) -> None:
             if size:
                 self.allocate(file, size)
             self.write(file, [header], 0)
+
+        self._create_whole(path, fill)
+
+    def create_streamed(self, path: Path, pieces: Iterable[Buffer]) -> None:
+        """A file of these bytes, written as they are made; there wholly or not at all, durably."""
+
+        def fill(file: OpenFile) -> None:
+            end = 0
+            for piece in pieces:
+                end += self.write(file, [piece], end)
+
+        self._create_whole(path, fill)
+
+    def _create_whole(self, path: Path, fill: Callable[[OpenFile], None]) -> None:
+        temporary = path.with_name(path.name + TEMPORARY)
+        self.unlink(temporary)
+        file = self.create(temporary)
+        try:
+            fill(file)
             self.fdatasync(file)
         except LedgerError:
             self._discard(temporary)

@@ -1,38 +1,32 @@
-"""The LMDB index: everything that can be rebuilt from the log, in checkpoints (SPEC-IDX-1 to SPEC-IDX-6).
+"""The LMDB index: everything that can be rebuilt from the log, in checkpoints (SPEC-IDX-1 to SPEC-IDX-8).
 
 One thread writes checkpoints; any thread reads, through a snapshot of its own. ``keys.py`` has the layout.
 """
 
 import shutil
+import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Self, TypeAlias
 
-from fastledger.errors import CorruptionError, FormatVersionError, InputError
-from fastledger.limits import LMDB_MAP_BYTES, LMDB_READERS_MAX
+from fastledger.errors import CorruptionError, FormatVersionError, LedgerHaltedError, StorageFullError
+from fastledger.limits import CHECKPOINT_PAGES_MAX, LMDB_MAP_BYTES, LMDB_READERS_MAX
 from fastledger.storage import keys
+from fastledger.storage.checkpoint import PIECE_PUTS, Checkpoint, CheckpointBatch
+from fastledger.storage.files import OsFiles
 from fastledger.storage.lmdb_engine import CURSOR_LAST, Environment, Transaction
+from fastledger.storage.redo import RedoFile
 from fastledger.version import INDEX_FORMAT_VERSION
 
 DATABASES = ("meta", "state", "txids", "blocks", "seqs", "postings")
 _EMPTY = b""
+_FORMAT = INDEX_FORMAT_VERSION.to_bytes(2, "big")
 # (database, key, value) -> what of the value two indexes must agree on
 Meaning: TypeAlias = Callable[[str, bytes, bytes], bytes]
 WALK_KEYS = 1_024
-
-
-@dataclass(slots=True)
-class CheckpointBatch:
-    """What one checkpoint changes. Order does not matter; later entries of ``blocks`` win."""
-
-    state: Mapping[bytes, bytes | None] = field(default_factory=dict)  # None deletes
-    txids: Mapping[bytes, int] | Sequence[tuple[bytes, int]] = ()  # txid (32 bytes), seq
-    blocks: Sequence[tuple[int, int, bytes]] = ()  # height, first seq, opaque entry
-    postings: Sequence[keys.TermLog] = ()
-    meta: Mapping[bytes, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +44,7 @@ class IndexOutdatedError(FormatVersionError):
 
 
 class IndexView:
-    """The index as one checkpoint left it; used by one thread at a time."""
+    """The index as one transaction left it; used by one thread at a time."""
 
     def __init__(self, transaction: Transaction, databases: Mapping[str, int]) -> None:
         self._transaction = transaction
@@ -187,8 +181,14 @@ class Reader(IndexView):
 class Index:
     """An open index; it owns one LMDB environment."""
 
-    def __init__(self, environment: Environment) -> None:
+    def __init__(self, environment: Environment, redo: RedoFile, pages_max: int) -> None:
         self._environment = environment
+        self._redo = redo
+        self._pages_max = pages_max
+        # Held while the index is between two checkpoints; what it holds is half a checkpoint after a failure too.
+        self._checkpointing = threading.Lock()
+        self._unfinished = False
+        self._pending: CheckpointBatch | None = None
 
     @classmethod
     def open(
@@ -198,10 +198,13 @@ class Index:
         *,
         readonly: bool = False,
         map_bytes: int = LMDB_MAP_BYTES,
+        pages_max: int = CHECKPOINT_PAGES_MAX,
+        files: OsFiles | None = None,
     ) -> Self:
-        """Creates the index if there is none.
+        """Creates the index if there is none; completes a checkpoint that was interrupted (see :attr:`pending`).
 
-        FormatVersionError for another format, CorruptionError for another chain's: destroy it and rebuild it.
+        FormatVersionError for another format, CorruptionError for another chain's or where half a checkpoint cannot
+        be completed: destroy it and rebuild it.
         """
         if not readonly:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -213,11 +216,12 @@ class Index:
             readonly=readonly,
         )
         try:
-            _check_identity(environment, chain_id)
+            index = cls(environment, RedoFile(path, chain_id, files or OsFiles()), pages_max)
+            index._settle(chain_id)
         except BaseException:
             environment.close()
             raise
-        return cls(environment)
+        return index
 
     @staticmethod
     def destroy(path: Path) -> None:
@@ -225,30 +229,115 @@ class Index:
         shutil.rmtree(path, ignore_errors=True)
 
     def write_checkpoint(self, batch: CheckpointBatch) -> None:
-        """One LMDB transaction: after a crash there is either this checkpoint or the one before it.
+        """After a crash, and the opening that follows, there is either this checkpoint or the one before it.
 
-        StorageFullError if the disk or the map is full (it grows at the next opening); the index then holds
-        the checkpoint before.
+        A large one is written in several transactions, behind a redo file (SPEC-IDX-7). StorageFullError if the
+        disk or the map is full (it grows at the next opening): what was begun is completed by the next call or the
+        next opening, and until then nobody may rely on the index alone.
         """
-        deleted = [key for key, value in batch.state.items() if value is None]
-        state = {key: value for key, value in batch.state.items() if value is not None}
-        txids = dict(batch.txids)
-        _check_lengths("state key", batch.state, 1, keys.STATE_KEY_BYTES_MAX)
-        _check_lengths("txid", txids, keys.TXID_BYTES, keys.TXID_BYTES)
-        blocks = {
-            keys.encode_height(height): keys.encode_seq(seq) + entry for height, seq, entry in batch.blocks
-        }
+        checkpoint = Checkpoint(batch)
+        with self._checkpointing:
+            if self._unfinished:
+                self._complete()
+            if len(checkpoint) <= self._pages_max:
+                self._write_at_once(checkpoint)
+                return
+            # The redo file is of the difference to the checkpoint before, which must not be lost from here on.
+            self._environment.sync()
+            self._redo.write(checkpoint)
+            self._unfinished = True
+            self._write_pieces(checkpoint)
+
+    def _write_at_once(self, checkpoint: Checkpoint) -> None:
         databases = self._environment.databases
         with self._environment.write() as txn:
-            txn.delete_many(databases["state"], deleted)
-            sealed = [keys.seal_value(key, value) for key, value in state.items()]
-            txn.put_many(databases["state"], list(state), sealed)
-            txn.put_many(databases["txids"], list(txids), [keys.encode_seq(seq) for seq in txids.values()])
-            txn.put_many(databases["blocks"], list(blocks), list(blocks.values()))
-            seqs = [keys.seq_key(seq, height) for height, seq, _ in batch.blocks]
-            txn.put_many(databases["seqs"], seqs, [_EMPTY] * len(seqs))
-            txn.put_postings(databases["postings"], batch.postings)
-            txn.put_many(databases["meta"], list(batch.meta), list(batch.meta.values()))
+            for piece in checkpoint.pieces():
+                piece(txn, databases)
+            checkpoint.put_meta(txn, databases)
+
+    def _write_pieces(self, checkpoint: Checkpoint) -> None:
+        """One bounded transaction after another; the redo file goes when the last one cannot be lost."""
+        databases = self._environment.databases
+        with self._environment.write() as txn:
+            txn.put_many(databases["meta"], [keys.META_FORMAT], [keys.FORMAT_UNDER_WAY])
+        pieces = checkpoint.pieces(min(PIECE_PUTS, self._pages_max))
+        piece = next(pieces, None)
+        while piece is not None:
+            with self._environment.write() as txn:
+                pages = 0
+                while piece is not None and pages < self._pages_max:
+                    pages += piece(txn, databases)
+                    piece = next(pieces, None)
+        with self._environment.write() as txn:
+            txn.put_many(databases["meta"], [keys.META_FORMAT], [_FORMAT])
+            checkpoint.put_meta(txn, databases)
+        self._environment.sync()
+        self._redo.remove()
+        self._unfinished, self._pending = False, None
+
+    def _complete(self) -> None:
+        """Writes the checkpoint in the redo file again, of which any part may have been written."""
+        if self._redo.exists():
+            self._write_pieces(Checkpoint(self._redo.read()))
+        else:  # it was written, and the file's removal failed halfway
+            self._redo.remove()
+            self._unfinished, self._pending = False, None
+
+    def _settle(self, chain_id: bytes) -> None:
+        """Checks whose index this is, and leaves it at one whole checkpoint."""
+        environment, meta = self._environment, self._environment.databases["meta"]
+        with environment.read() as txn:
+            version, chain = txn.get(meta, keys.META_FORMAT), txn.get(meta, keys.META_CHAIN)
+        if version is None and not environment.readonly:
+            self._redo.remove()  # of an index that was destroyed
+            version, chain = _FORMAT, chain_id
+            with environment.write() as txn:
+                txn.put_many(meta, [keys.META_CHAIN, keys.META_FORMAT], [chain_id, version])
+        under_way = version == keys.FORMAT_UNDER_WAY
+        if version != _FORMAT and not under_way:
+            number = int.from_bytes(version or b"")
+            kind = IndexOutdatedError if 0 < number < INDEX_FORMAT_VERSION else FormatVersionError
+            raise kind(f"{environment.path} has index format {number}, not {INDEX_FORMAT_VERSION}")
+        if chain != chain_id:
+            raise CorruptionError("index belongs to another chain", path=str(environment.path))
+        if not environment.readonly:
+            self._recover(under_way=under_way)
+        elif under_way:
+            raise LedgerHaltedError(f"{environment.path} holds half a checkpoint: open it for writing first")
+
+    def _recover(self, *, under_way: bool) -> None:
+        """Completes the checkpoint in the redo file, if there is one and room for it."""
+        if self._redo.exists():
+            try:
+                batch = self._redo.read()
+            except (CorruptionError, FormatVersionError):
+                if under_way:
+                    raise
+            else:
+                self._unfinished, self._pending = True, batch
+                # On a full disk a ledger opens, to be read.
+                with suppress(StorageFullError):
+                    self._write_pieces(Checkpoint(batch))
+                return
+        elif under_way:
+            path = str(self._environment.path)
+            raise CorruptionError("half a checkpoint without its redo file: reindex", path=path)
+        self._redo.remove()
+
+    @property
+    def pending(self) -> CheckpointBatch | None:
+        """A checkpoint that opening found half written and no room to complete; the next write does that first.
+
+        Until then no view may be read without it.
+        """
+        return self._pending
+
+    def get_meta(self, name: bytes) -> bytes | None:
+        """What the last checkpoint, pending or not, left under ``name``."""
+        if self._pending is not None and name in self._pending.meta:
+            return self._pending.meta[name]
+        with self.snapshot() as view:
+            return view.get_meta(name)
 
     def put_raw(self, database: str, names: list[bytes], values: list[bytes]) -> None:
         """Puts entries of one of ``DATABASES`` as they are stored: for who builds a whole index from a copy."""
@@ -260,9 +349,17 @@ class Index:
         self._environment.sync()
 
     @contextmanager
-    def snapshot(self) -> Iterator[IndexView]:
-        """One consistent view for the length of the block; keep it short, it pins old pages."""
-        with self._environment.read() as transaction:
+    def snapshot(self, *, whole: bool = False) -> Iterator[IndexView]:
+        """One unchanging view for the length of the block; keep it short, it pins old pages.
+
+        Of a checkpoint that is being written it may show a part, which is no harm to who looks at the same blocks
+        elsewhere first. ``whole``: waits for its end instead. LedgerHaltedError where it has failed.
+        """
+        with ExitStack() as stack:
+            with self._checkpointing if whole else nullcontext():
+                if whole and self._unfinished:
+                    raise LedgerHaltedError("half a checkpoint was written: reopen the ledger to complete it")
+                transaction = stack.enter_context(self._environment.read())
             yield IndexView(transaction, self._environment.databases)
 
     def reader(self) -> Reader:
@@ -273,12 +370,12 @@ class Index:
         self, other: "Index", *, limit: int = 20, databases: Sequence[str] = DATABASES[1:]
     ) -> list[Difference]:
         """The first differences, in key order; ``meta`` is compared only if asked for."""
-        with self.snapshot() as ours, other.snapshot() as theirs:
+        with self.snapshot(whole=True) as ours, other.snapshot(whole=True) as theirs:
             return compare_views(ours, theirs, limit=limit, databases=databases)
 
     def unreachable(self, *, limit: int = 20) -> list[tuple[str, bytes]]:
         """See :func:`unreachable_entries`."""
-        with self.snapshot() as view:
+        with self.snapshot(whole=True) as view:
             return unreachable_entries(view, limit=limit)
 
     def stats(self) -> dict[str, int]:
@@ -332,12 +429,6 @@ def unreachable_entries(view: IndexView, *, limit: int = 20) -> list[tuple[str, 
     return found
 
 
-def _check_lengths(what: str, names: Iterable[bytes], shortest: int, longest: int) -> None:
-    for length in set(map(len, names)):
-        if not shortest <= length <= longest:
-            raise InputError(f"{what} of {length} bytes")
-
-
 def _runs(items: Iterator[tuple[bytes, bytes]], term: bytes) -> Iterator[list[int]]:
     """The runs of one term, to where another begins."""
     for key, value in items:
@@ -350,22 +441,6 @@ def _map_bytes(path: Path, map_bytes: int) -> int:
     """Address space, not disk; twice what is used, so that an index that filled its map opens with room."""
     data = path / "data.mdb"
     return max(map_bytes, 2 * data.stat().st_size) if data.exists() else map_bytes
-
-
-def _check_identity(environment: Environment, chain_id: bytes) -> None:
-    meta = environment.databases["meta"]
-    with environment.read() as txn:
-        version, chain = txn.get(meta, keys.META_FORMAT), txn.get(meta, keys.META_CHAIN)
-    if version is None and not environment.readonly:
-        version, chain = INDEX_FORMAT_VERSION.to_bytes(2, "big"), chain_id
-        with environment.write() as txn:
-            txn.put_many(meta, [keys.META_CHAIN, keys.META_FORMAT], [chain_id, version])
-    if version != INDEX_FORMAT_VERSION.to_bytes(2, "big"):
-        number = int.from_bytes(version or b"")
-        kind = IndexOutdatedError if 0 < number < INDEX_FORMAT_VERSION else FormatVersionError
-        raise kind(f"{environment.path} has index format {number}, not {INDEX_FORMAT_VERSION}")
-    if chain != chain_id:
-        raise CorruptionError("index belongs to another chain", path=str(environment.path))
 
 
 def _differences(

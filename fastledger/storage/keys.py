@@ -32,6 +32,9 @@ CHECKSUM_BYTES = 4
 STATE_KEY_BYTES_MAX = 500  # LMDB's own limit is 511
 
 META_FORMAT = b"format"
+FORMAT_UNDER_WAY = (
+    b"\xff\xff"  # in the place of the format while a checkpoint is half written: no release opens it
+)
 META_CHAIN = b"chain"
 
 _HEIGHT = struct.Struct(">Q")

@@ -15,7 +15,7 @@ import ctypes
 import errno
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,7 +23,7 @@ from typing import Any, Self, cast
 
 import lmdb
 
-from fastledger._native.lmdb_batch import get_many, put_many, put_postings
+from fastledger._native.lmdb_batch import PostingRuns, get_many, put_many
 from fastledger.errors import (
     CorruptionError,
     FormatVersionError,
@@ -35,7 +35,6 @@ from fastledger.errors import (
     StorageFullError,
 )
 from fastledger.storage.files import storage_error
-from fastledger.storage.keys import TermLog
 
 _LMDB_RELEASE = "3.0."
 _ENGINE = (0, 9)
@@ -272,23 +271,30 @@ class Transaction:
             raise self._api.error(found, self._environment.path)
         return found
 
-    def put_many(self, database: int, keys: list[bytes], values: list[bytes]) -> None:
-        """Puts pairs, in any order. The GIL is released once."""
+    def put_many(self, database: int, keys: list[bytes], values: list[bytes]) -> int:
+        """Puts pairs, in any order; about how many leaves that wrote to. The GIL is released once."""
+        api = self._api.address
         with self.cursor(database) as cursor:
-            self.check(put_many(self._api.address["cursor_put"], cursor.address, keys, values))
+            code, pages = put_many(api["cursor_put"], api["cursor_get"], cursor.address, keys, values)
+        self.check(code)
+        return pages
 
-    def put_postings(self, database: int, logs: Sequence[TermLog]) -> None:
-        """Puts the postings of term logs as runs (``keys.py``). The GIL is released once."""
+    def put_runs(self, database: int, runs: PostingRuns, runs_max: int) -> int:
+        """Puts up to so many runs of postings (``keys.py``); otherwise like :meth:`put_many`."""
+        api = self._api.address
         with self.cursor(database) as cursor:
-            self.check(put_postings(self._api.address["cursor_put"], cursor.address, list(logs)))
+            code, pages = runs.put(api["cursor_put"], api["cursor_get"], cursor.address, runs_max)
+        self.check(code)
+        return pages
 
-    def delete_many(self, database: int, keys: Iterable[bytes]) -> None:
-        """Deletes the keys that are there."""
+    def delete_many(self, database: int, keys: list[bytes]) -> int:
+        """Deletes the keys that are there; how many leaves that wrote to at most."""
         for key in keys:
             self._key.size, self._key.data = len(key), key
             code = self._api.delete(self.handle, database, self._key_at, None)
             if code != _NOTFOUND:
                 self.check(code)
+        return len(keys)
 
     @contextmanager
     def cursor(self, database: int) -> "Iterator[Cursor]":

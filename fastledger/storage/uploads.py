@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from hashlib import _Hash
 
 Adopt = Callable[[Path, bytes], None]
+CheckRoom = Callable[[int, int], None]
 
 UPLOAD_MAGIC = b"FLUPLDv\0"
 ID_BYTES = 16
@@ -147,11 +148,18 @@ class Uploads:
     """An open directory of uploads. Any thread; calls for one upload take turns."""
 
     def __init__(
-        self, path: Path, adopt: Adopt, limits: UploadLimits, clock_ms: Callable[[], int], files: OsFiles
+        self,
+        path: Path,
+        adopt: Adopt,
+        check_room: CheckRoom,
+        limits: UploadLimits,
+        clock_ms: Callable[[], int],
+        files: OsFiles,
     ) -> None:
         """Use :meth:`open`."""
         self._path = path
         self._adopt = adopt
+        self._check_store = check_room
         self._limits = limits
         self._clock_ms = clock_ms
         self._files = files
@@ -167,15 +175,17 @@ class Uploads:
         *,
         clock_ms: Callable[[], int],
         limits: UploadLimits | None = None,
+        check_room: CheckRoom = lambda _count, _bytes: None,
         files: OsFiles | None = None,
     ) -> Self:
         """Takes up what an earlier process left, and drops what cannot be taken up.
 
         ``adopt`` is given the path of a whole, synced file and its SHA-256: it stores the bytes durably and takes
-        the file away. It may be called again for the same ones. ``path`` must be on the file system of the store.
+        the file away. It may be called again for the same ones. ``check_room`` raises where the store has no room for
+        so many files of so many bytes in all. ``path`` must be on the file system of the store.
         """
         files = files or OsFiles()
-        uploads = cls(path, adopt, limits or UploadLimits(), clock_ms, files)
+        uploads = cls(path, adopt, check_room, limits or UploadLimits(), clock_ms, files)
         files.make_dir(path)
         uploads._recover()
         return uploads
@@ -250,6 +260,8 @@ class Uploads:
             or announced > limits.pending_bytes_max
         ):
             raise LedgerBusyError(f"{len(pending)} uploads are under way", retry_after_ms=BUSY_RETRY_MS)
+        # With what is under way, all of which may end in the store.
+        self._check_store(len(pending) + 1, announced)
         finished = [other for other in known if other.finished]
         # They are remembered for a lost answer's sake; the oldest make room.
         for other in finished[: max(0, len(finished) - limits.uploads_max)]:

@@ -1,0 +1,100 @@
+"""A checkpoint as puts in key order, a bounded number of them at a time.
+
+LMDB keeps the memory of its largest write transaction, page by page, until it is closed. Terms, transaction ids and
+most state keys are spread evenly over their ranges: in a large index nearly every put dirties a page of its own. So
+a checkpoint is cut; in key order, because then no page is written by two of the pieces.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TypeAlias
+
+from fastledger._native.lmdb_batch import PostingRuns, sorted_keys
+from fastledger.errors import InputError
+from fastledger.storage import keys
+from fastledger.storage.lmdb_engine import Transaction
+
+# Puts some of it, given a transaction and the numbers of the databases; about how many leaves that wrote to.
+Piece: TypeAlias = Callable[[Transaction, Mapping[str, int]], int]
+_Put: TypeAlias = Callable[[list[bytes], Transaction, Mapping[str, int]], int]
+PIECE_PUTS = 1_024
+_EMPTY = b""
+
+
+@dataclass(slots=True)
+class CheckpointBatch:
+    """What one checkpoint changes. Order does not matter; later entries of ``blocks`` win."""
+
+    state: Mapping[bytes, bytes | None] = field(default_factory=dict)  # None deletes
+    txids: Mapping[bytes, int] | Sequence[tuple[bytes, int]] = ()  # txid (32 bytes), seq
+    blocks: Sequence[tuple[int, int, bytes]] = ()  # height, first seq, opaque entry
+    postings: Sequence[keys.TermLog] = ()
+    meta: Mapping[bytes, bytes] = field(default_factory=dict)
+
+
+class Checkpoint:
+    """A batch that was found to be in bounds (else InputError, ValueError), ready to be put."""
+
+    def __init__(self, batch: CheckpointBatch) -> None:
+        self.state = batch.state
+        self.txids = batch.txids if isinstance(batch.txids, Mapping) else dict(batch.txids)
+        _check_lengths("state key", self.state, 1, keys.STATE_KEY_BYTES_MAX)
+        _check_lengths("txid", self.txids, keys.TXID_BYTES, keys.TXID_BYTES)
+        for seq in (min(self.txids.values(), default=0), max(self.txids.values(), default=0)):
+            keys.encode_seq(seq)
+        self.blocks = {
+            keys.encode_height(height): keys.encode_seq(seq) + entry for height, seq, entry in batch.blocks
+        }
+        self.seqs = [keys.seq_key(seq, height) for height, seq, _ in batch.blocks]
+        self.logs = batch.postings
+        self.meta = batch.meta
+        self._runs = PostingRuns(list(batch.postings))
+
+    def __len__(self) -> int:
+        """At most so many puts and deletions are left."""
+        tables = (self.state, self.txids, self.blocks, self.seqs, self.meta)
+        return sum(map(len, tables)) + len(self._runs)
+
+    def pieces(self, puts_max: int = PIECE_PUTS) -> Iterator[Piece]:
+        """What to put, once, each piece before the next is asked for; all but ``meta``, which comes last."""
+        tables: tuple[tuple[Iterable[bytes], _Put], ...] = (
+            (self.state, self._put_state),
+            (self.txids, self._put_txids),
+            (self.blocks, self._put_blocks),
+            (self.seqs, self._put_seqs),
+        )
+        for names, put in tables:
+            ordered = sorted_keys(list(names))
+            for start in range(0, len(ordered), puts_max):
+                yield partial(put, ordered[start : start + puts_max])
+        while self._runs:
+            yield partial(self._put_runs, puts_max)
+
+    def put_meta(self, txn: Transaction, databases: Mapping[str, int]) -> None:
+        """The piece that makes it the index's checkpoint."""
+        txn.put_many(databases["meta"], list(self.meta), list(self.meta.values()))
+
+    def _put_state(self, part: list[bytes], txn: Transaction, databases: Mapping[str, int]) -> int:
+        values = [(key, self.state[key]) for key in part]
+        pages = txn.delete_many(databases["state"], [key for key, value in values if value is None])
+        sealed = {key: keys.seal_value(key, value) for key, value in values if value is not None}
+        return pages + txn.put_many(databases["state"], list(sealed), list(sealed.values()))
+
+    def _put_txids(self, part: list[bytes], txn: Transaction, databases: Mapping[str, int]) -> int:
+        return txn.put_many(databases["txids"], part, [keys.encode_seq(self.txids[txid]) for txid in part])
+
+    def _put_blocks(self, part: list[bytes], txn: Transaction, databases: Mapping[str, int]) -> int:
+        return txn.put_many(databases["blocks"], part, [self.blocks[height] for height in part])
+
+    def _put_seqs(self, part: list[bytes], txn: Transaction, databases: Mapping[str, int]) -> int:
+        return txn.put_many(databases["seqs"], part, [_EMPTY] * len(part))
+
+    def _put_runs(self, runs_max: int, txn: Transaction, databases: Mapping[str, int]) -> int:
+        return txn.put_runs(databases["postings"], self._runs, runs_max)
+
+
+def _check_lengths(what: str, names: Iterable[bytes], shortest: int, longest: int) -> None:
+    for length in set(map(len, names)):
+        if not shortest <= length <= longest:
+            raise InputError(f"{what} of {length} bytes")

@@ -1,0 +1,51 @@
+"""What a node remembers of its peers: whole after any number of writers, and refused where it is damaged."""
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from fastledger.errors import CorruptionError
+from fastledger.node.federation_state import STATE_NAME, PeerState
+from fastledger.peers.scores import Ban, Subject, SubjectKind
+
+BANS = [
+    Ban(Subject(SubjectKind.ORGANISATION, "lab"), 2_000, "garbage"),
+    Ban(Subject(SubjectKind.ADDRESS, "192.0.2.1"), 3_000, "operator"),
+]
+
+
+def test_bans_and_peers_outlive_the_process(tmp_path: Path) -> None:  # SPEC-FED-10
+    state = PeerState(tmp_path)
+    assert (state.bans, state.peers) == ((), ())
+    state.set_bans(BANS)
+    state.add_peer("node.example:8471")
+    state.add_peer("node.example:8471")
+    again = PeerState(tmp_path)
+    assert (list(again.bans), again.peers) == (BANS, ("node.example:8471",))
+    again.set_bans([])
+    assert PeerState(tmp_path).bans == ()
+
+
+def test_many_writers_leave_one_whole_file(tmp_path: Path) -> None:  # SPEC-FED-10
+    state = PeerState(tmp_path)
+
+    def write(number: int) -> None:
+        for turn in range(10):
+            state.add_peer(f"node-{number}-{turn}.example:1")
+            state.set_bans(BANS)
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(PeerState(tmp_path).peers) == 40
+    assert [path.name for path in tmp_path.iterdir()] == [STATE_NAME]
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"version":2}', '{"bans":[{"kind":"colour"}]}', "\xff"])
+def test_a_damaged_file_is_no_file_without_bans(tmp_path: Path, text: str) -> None:  # SPEC-FED-10
+    (tmp_path / STATE_NAME).write_bytes(text.encode("latin-1"))
+    with pytest.raises(CorruptionError):
+        PeerState(tmp_path)
