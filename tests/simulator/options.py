@@ -132,7 +132,7 @@ class Options:
     def depth_needed(self) -> int:
         """The least finality depth that outlasts this run's faults: 9 + 3.5 x the mean of :attr:`blocks_apart`.
 
-        For a Poisson variable of mean m, P(X >= 9 + 3.5m) is below 1e-8 for every m: no divergence is to be blamed on
+        For a Poisson variable of mean m, P(X >= 9 + 3.5m) is below 1e-9 for every m: no divergence is to be blamed on
         chance in fewer runs than anybody will make. A miner who withholds adds six blocks: his private branch wins from
         so far behind with 0.18^15.
         """
