@@ -27,7 +27,7 @@ from fastledger.chain.templates import Template
 from fastledger.consensus.pow import PowEngine
 from fastledger.crypto.signing import SigningKey
 from fastledger.crypto.work import block_work, search_nonce
-from fastledger.errors import Code, CorruptionError, LedgerError
+from fastledger.errors import Code, CorruptionError, InputError, LedgerError
 from fastledger.limits import PEER_FRAME_BYTES_MAX, PEER_UNSENT_BYTES_MAX
 from fastledger.model.block import Block
 from fastledger.peers.network import PeerNetwork
@@ -425,7 +425,14 @@ class Node:
         block = self.chain.complete(chosen, header80, extra_nonce)
         self.blocks_found += 1
         self.run.trace(f"{self.name} finds {block.height} {_short(block.block_id)} of {block.count}")
-        self.publish(block)
+        stale = chosen.parent_id != self.chain.tip.block_id
+        try:
+            self.publish(block)
+        except InputError as error:
+            # The real miner's thread shrugs, too: the chain has gone on, and beyond what is final at times.
+            if not stale:
+                raise
+            self.run.trace(f"{self.name} is late with {_short(block.block_id)}: {error.code.slug}")
         if self.chain.tip.block_id == self._searching_on and chosen.parent_id == self._searching_on:
             self._draw_search()  # it did not become the tip: go on
 
