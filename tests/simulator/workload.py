@@ -179,6 +179,8 @@ class Script:
     def _add(self, at_ms: int, signer: Person, body: Body, claim: Claim, *, forged: bool = False) -> None:
         short = self._rng.random() < self._options.short_window_share
         window_ms = self._rng.randint(1, 15) * MINUTE_MS if short else LONG_WINDOW_MS
+        # Within the faults' time, or a short run would mostly wait for late wishes in calm weather.
+        at_ms = min(at_ms, self._options.faults_ms * 9 // 10)
         self._wishes.append(Wish(at_ms, signer, body, claim, window_ms, forged))
 
     def _conflict(self) -> bool:
