@@ -3,6 +3,7 @@
 Exit status 1 where a run fails; its seed, options and last events are printed. ``-v`` prints the whole trace.
 """
 
+import gc
 import sys
 import time
 from collections import Counter
@@ -26,6 +27,7 @@ def main(arguments: list[str]) -> int:
             first, colon, last = argument.partition(":")
             seeds = range(int(first), int(last) if colon else int(first) + 1)
     follow = print if verbose else None
+    gc.set_threshold(100_000)  # a run makes many small objects and few cycles
     started = time.monotonic()
     failed: list[Report] = []
     tally: Counter[str] = Counter()

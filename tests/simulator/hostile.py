@@ -10,7 +10,8 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from fastledger.chain.admission import scan_batch
+from fastledger._native.scan import scan_many
+from fastledger.chain.admission import lay_out
 from fastledger.crypto.signing import SigningKey
 from fastledger.crypto.work import bits_to_target, search_nonce
 from fastledger.errors import Code
@@ -229,7 +230,7 @@ class WrongRoot(Liar):
             self.tell(link, block)
 
     def tell(self, link: int, block: Block) -> None:
-        scan = scan_batch([block.transaction_bytes(index) for index in range(block.count)])
+        scan = scan_many(*lay_out([block.transaction_bytes(index) for index in range(block.count)]))
         txids = [scan.txids[32 * index : 32 * index + 32] for index in range(block.count)]
         self._blocks[block.block_id] = block
         self.send(link, compact_form(block.sealed_header, block.results, txids, self.rng.randbytes(8)))
@@ -284,7 +285,7 @@ class BadSignature(Liar):
         # What a node has already it does not ask for: a word of the payload changes the id.
         flipped = bytearray(honest.encoded)
         flipped[-66] ^= 1
-        scan = scan_batch([bytes(flipped)])
+        scan = scan_many(*lay_out([bytes(flipped)]))
         if scan.statuses[0] == Code.OK:
             self._forged[scan.txids] = bytes(flipped)
             self.send(link, Inventory(scan.txids))

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import cast
 
 from fastledger._native.lmdb_batch import find_postings
-from fastledger.storage.index import CheckpointBatch, Index, IndexView
+from fastledger.storage.checkpoint import CheckpointBatch
+from fastledger.storage.index import Index, IndexView
 from fastledger.storage.keys import SEQ_MAX, TermLog
 
 KEPT_CHECKPOINTS = 3
@@ -109,6 +110,13 @@ class MemoryIndex:
     @property
     def newest(self) -> Checkpoint:
         return self._checkpoints[-1]
+
+    @property
+    def pending(self) -> None:
+        """Checkpoints are written at once here: none is ever half written."""
+
+    def get_meta(self, name: bytes) -> bytes | None:
+        return self.newest.meta.get(name)
 
     def as_index(self) -> Index:
         """Itself, as what it stands in for."""

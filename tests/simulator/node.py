@@ -23,13 +23,15 @@ from fastledger.chain.fork_events import (
 from fastledger.chain.forks import ForkChain
 from fastledger.chain.replay import checkpoint_position, replay_log
 from fastledger.chain.store import NOWHERE, ChainStore, Durable
+from fastledger.chain.templates import Template
 from fastledger.consensus.pow import PowEngine
 from fastledger.crypto.signing import SigningKey
 from fastledger.crypto.work import block_work, search_nonce
-from fastledger.errors import Code, CorruptionError, LedgerError
+from fastledger.errors import Code, CorruptionError, InputError, LedgerError
 from fastledger.limits import PEER_FRAME_BYTES_MAX, PEER_UNSENT_BYTES_MAX
 from fastledger.model.block import Block
 from fastledger.peers.network import PeerNetwork
+from fastledger.peers.scores import Ban
 from fastledger.peers.settings import Action, Banned, Close, Dial, PeerSettings, Send
 from fastledger.storage.journal import ForkJournal
 from fastledger.storage.log import SegmentLog
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
 ROOT = Path("/ledger")
 CHAIN_TICK_MS = 20_000
 ARM_MS = 500
+STALE_SHARE = 0.1
 DIAL_PAUSE_MS = 15_000
 REDIAL_MS_MAX = 60_000
 NONCES = 1 << 32
@@ -134,7 +137,7 @@ class Node:
         self.disk = MemoryFiles(run.source(f"disk-{number}"))
         self.index = MemoryIndex()
         self.known_peers: tuple[str, ...] = ()
-        self.bans: dict[str, object] = {}
+        self.bans: dict[str, Ban] = {}
         self.hash_share = 0.0
         self.honest = True
         self.absent = False  # does not start again by itself
@@ -394,7 +397,7 @@ class Node:
         template = None
         if self.run.options.stale_templates and self.rng.random() < 0.5:
             template = self.chain.template(self.template_ms())
-        self.run.schedule.after(delay_ms, partial(self._found, self._search, template))
+        self.run.schedule.after(delay_ms, partial(self._found, self._search, template, self.restarts))
 
     def template_ms(self) -> int:
         """The clock reading that goes into a block."""
@@ -405,21 +408,32 @@ class Node:
         if self.running and self.hash_share:
             self._guard(self._draw_search)
 
-    def _found(self, search: int, template: object) -> None:
-        if search == self._search:
+    def _found(self, search: int, template: Template | None, incarnation: int) -> None:
+        # A miner's thread may be done with a template when the tip has just moved on.
+        stale = template is not None and incarnation == self.restarts and self.rng.random() < STALE_SHARE
+        if search == self._search or stale:
             self._guard(lambda: self._complete(template))
 
-    def _complete(self, template: object) -> None:
+    def _complete(self, template: Template | None) -> None:
         chosen = template or self.chain.template(self.template_ms())
         extra_nonce = self.rng.getrandbits(32)
+        if chosen is None:
+            return
         header = chosen.make_header(extra_nonce)
-        nonce = search_nonce(header, chosen.target, 0, NONCES)
+        nonce = search_nonce(header, chosen.target, 0, NONCES) or 0
         header80 = header[:-4] + nonce.to_bytes(4, "little")
         block = self.chain.complete(chosen, header80, extra_nonce)
         self.blocks_found += 1
         self.run.trace(f"{self.name} finds {block.height} {_short(block.block_id)} of {block.count}")
-        self.publish(block)
-        if self.chain.tip.block_id == self._searching_on:
+        stale = chosen.parent_id != self.chain.tip.block_id
+        try:
+            self.publish(block)
+        except InputError as error:
+            # The real miner's thread shrugs, too: the chain has gone on, and beyond what is final at times.
+            if not stale:
+                raise
+            self.run.trace(f"{self.name} is late with {_short(block.block_id)}: {error.code.slug}")
+        if self.chain.tip.block_id == self._searching_on and chosen.parent_id == self._searching_on:
             self._draw_search()  # it did not become the tip: go on
 
     def publish(self, block: Block) -> None:

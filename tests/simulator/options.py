@@ -90,7 +90,8 @@ class Options:
     @classmethod
     def draw(cls, seed: int) -> Self:
         """The options of a seed."""
-        return _draw(cls, random.Random(f"options/{seed}"))(seed)
+        found: Self = _draw(cls, random.Random(f"options/{seed}"))(seed)
+        return found
 
     def with_changes(self, **changes: Any) -> Self:
         """The same with other values; for tests that pin one down."""
@@ -99,7 +100,7 @@ class Options:
     @classmethod
     def parse(cls, name: str, text: str) -> Any:
         """A field's value from the command line."""
-        default = next(item.default for item in fields(cls) if item.name == name)
+        default: Any = next(item.default for item in fields(cls) if item.name == name)
         if isinstance(default, bool):
             return text.lower() in ("1", "true", "yes")
         if isinstance(default, tuple):
@@ -131,7 +132,7 @@ class Options:
     def depth_needed(self) -> int:
         """The least finality depth that outlasts this run's faults: 9 + 3.5 x the mean of :attr:`blocks_apart`.
 
-        For a Poisson variable of mean m, P(X >= 9 + 3.5m) is below 1e-8 for every m: no divergence is to be blamed on
+        For a Poisson variable of mean m, P(X >= 9 + 3.5m) is below 1e-9 for every m: no divergence is to be blamed on
         chance in fewer runs than anybody will make. A miner who withholds adds six blocks: his private branch wins from
         so far behind with 0.18^15.
         """
@@ -183,7 +184,7 @@ def _chain(rng: random.Random) -> dict[str, Any]:
         "window_blocks": rng.choice((24, 72, 144)),
         "work_hashes": rng.choice((2, 8, 64)),
         "rewards": _some(rng),
-        "faults_ms": rng.randint(*((5, 20) if _some(rng, 0.75) else (20, 60))) * MINUTE_MS,
+        "faults_ms": rng.randint(*((3, 10) if _some(rng, 0.75) else (10, 45))) * MINUTE_MS,
         "hash_power_changes": _some(rng, 0.3),
         "calm_power": 4 if _some(rng, 0.9) else 1,
     }
@@ -202,7 +203,7 @@ def _network(rng: random.Random) -> dict[str, Any]:
         "piece_bytes_max": rng.choice((400, 4_000)) if _some(rng, 0.3) else 0,
         "slow_share": rng.choice((0.01, 0.1)) if _some(rng, 0.3) else 0.0,
         "slow_ms_max": rng.choice((1_000, 8_000)),
-        "break_every_ms": _rate(rng, 20 * SECOND_MS, 10 * MINUTE_MS),
+        "break_every_ms": _rate(rng, 10 * SECOND_MS, 5 * MINUTE_MS),
         "double_links": _some(rng, 0.2),
     }
 
@@ -212,8 +213,8 @@ def _partitions(rng: random.Random) -> dict[str, Any]:
         return {}
     kinds = [kind for kind in ("cut", "silent", "one-way") if _some(rng)]
     return {
-        "partition_every_ms": rng.randint(2, 10) * MINUTE_MS,
-        "partition_ms_max": rng.randint(1, 12) * MINUTE_MS,
+        "partition_every_ms": rng.randint(1, 5) * MINUTE_MS,
+        "partition_ms_max": rng.randint(1, 6) * MINUTE_MS if _some(rng, 0.8) else 12 * MINUTE_MS,
         "partition_kinds": tuple(kinds or ["cut"]),
         "swizzle": _some(rng, 0.3),
     }
@@ -221,9 +222,9 @@ def _partitions(rng: random.Random) -> dict[str, Any]:
 
 def _machines(rng: random.Random) -> dict[str, Any]:
     return {
-        "kill_every_ms": _rate(rng, MINUTE_MS, 12 * MINUTE_MS),
-        "power_cut_every_ms": _rate(rng, MINUTE_MS, 12 * MINUTE_MS),
-        "down_ms_max": rng.choice((10 * SECOND_MS, 2 * MINUTE_MS, 8 * MINUTE_MS)),
+        "kill_every_ms": _rate(rng, MINUTE_MS // 2, 6 * MINUTE_MS),
+        "power_cut_every_ms": _rate(rng, MINUTE_MS // 2, 6 * MINUTE_MS),
+        "down_ms_max": rng.choice((10 * SECOND_MS, MINUTE_MS, 4 * MINUTE_MS)),
         "all_cut": _some(rng, 0.2),
         "latecomers": int(_some(rng, 0.2)),
     }
@@ -231,10 +232,10 @@ def _machines(rng: random.Random) -> dict[str, Any]:
 
 def _disks(rng: random.Random) -> dict[str, Any]:
     return {
-        "crash_in_write_every_ms": _rate(rng, MINUTE_MS, 12 * MINUTE_MS),
-        "failed_sync_every_ms": _rate(rng, 2 * MINUTE_MS, 15 * MINUTE_MS, 0.25),
-        "full_every_ms": _rate(rng, 2 * MINUTE_MS, 15 * MINUTE_MS, 0.25),
-        "flip_every_ms": _rate(rng, 4 * MINUTE_MS, 30 * MINUTE_MS, 0.2),
+        "crash_in_write_every_ms": _rate(rng, MINUTE_MS // 2, 6 * MINUTE_MS),
+        "failed_sync_every_ms": _rate(rng, MINUTE_MS, 8 * MINUTE_MS, 0.25),
+        "full_every_ms": _rate(rng, MINUTE_MS, 8 * MINUTE_MS, 0.25),
+        "flip_every_ms": _rate(rng, 2 * MINUTE_MS, 15 * MINUTE_MS, 0.2),
         "checkpoint_transactions": rng.choice((1, 40, 100_000)),
     }
 

@@ -15,7 +15,7 @@ from simulator.checkers import CHECKERS, Checker, Violation
 from simulator.clock import START_MS, NodeClock, Schedule
 from simulator.faults import Storm
 from simulator.hostile import Liar, make_liars
-from simulator.network import Conditions, Network
+from simulator.network import Conditions, Endpoint, Network
 from simulator.node import Node
 from simulator.options import MINUTE_MS, SECOND_MS, Options
 from simulator.replay import Replay
@@ -132,7 +132,8 @@ class Run:
             others = [other.address for other in everyone if other is not node]
             known = {everyone[(place + 1) % len(everyone)].address, *rng.sample(others, 1)}
             node.known_peers = tuple(sorted(known | set(strangers)))
-        for endpoint in (*everyone, *self.liars):
+        endpoints: list[Endpoint] = [*everyone, *self.liars]
+        for endpoint in endpoints:
             self.network.attach(endpoint)
 
     # Telling.
