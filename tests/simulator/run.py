@@ -236,13 +236,13 @@ class Run:
     def calm_ms(self) -> int:
         """How long everything may take to come together: docs/simulator.md tells why.
 
-        Everything sent has to be found by every node and be buried: the finality depth and some blocks more, at a
-        tenth of chance's worst pace, after what down nodes and redialling take.
+        Everything sent has to be found by every node and be buried: the finality depth and some blocks more, half as
+        slow again as they should come, after what restarts and redialling take.
         """
         if self.options.rest_ms:
             return self.options.rest_ms
         blocks = self.options.finality_depth + 10 + 4 * self.options.finality_depth**0.5
-        return int(3 * blocks * self.options.spacing_ms) + 20 * MINUTE_MS
+        return int(1.5 * blocks * self.options.spacing_ms) + 10 * MINUTE_MS
 
     def _settle(self) -> None:
         """Runs on until the network is at rest, or its time is over."""
