@@ -5,7 +5,7 @@ import random
 import traceback
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from fastledger.crypto.work import target_to_bits
@@ -223,6 +223,7 @@ class Run:
         self.calm = True
         self.trace("the faults end")
         self.storm.end()
+        self.network.conditions = replace(self.network.conditions, slow_share=0.0)
         self.hashes_per_ms = self.hashes_per_ms_mean * options.calm_power
         for node in (*self.nodes, *self.rogues):
             node.power_changed()
