@@ -370,6 +370,15 @@ def test_a_node_of_one_organisation_has_no_peers(tmp_path: Path) -> None:  # SPE
     assert "federation: the ledger's chain is one organisation's" in failed.stderr
 
 
+def test_the_demo_ends_with_one_chain(tmp_path: Path) -> None:  # SPEC-FED-15
+    cli = Cli(tmp_path)
+    answer = cli.json("net-demo", "--together", 2, "--parted", 3)
+    assert answer["agreed"] and answer["registrations"] > 50
+    assert len(answer["tips"]) == len(answer["state_roots"]) == 1
+    assert set(answer["missing"].values()) == {0}
+    assert "each half could" in cli.error("net-demo", "--parted", 600)["message"]
+
+
 def test_organisations_found_a_chain_by_hand(tmp_path: Path) -> None:  # SPEC-FED-17
     cli = Cli(tmp_path)
     keys = [cli.json("node", "key", tmp_path / name)["public_key"] for name in ("clinic", "lab")]
