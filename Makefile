@@ -8,7 +8,7 @@ SOURCES := pyproject.toml setup.py $(wildcard native/*.[ch] native/*/*.[ch] fast
 PIP     := -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo net-demo test lint types unit bench soak fuzz sanitize emulate clean
+.PHONY: help build demo net-demo test lint types unit bench soak simulate fuzz sanitize emulate clean
 
 ## make demo      hospital histories through the whole engine (BUNDLES=path for FHIR sources of your own)
 demo: $(STAMP)
@@ -41,6 +41,12 @@ soak: $(STAMP)
 	FASTLEDGER_CRASH_ROUNDS=200 FASTLEDGER_NODE_CRASH_ROUNDS=100 FASTLEDGER_FULL_DEMO=1 $(BIN)/pytest tests/test_crash.py tests/test_node_crash.py tests/test_demo.py
 	FASTLEDGER_FEDERATION_PARTITION_S=30 $(BIN)/pytest tests/test_federation.py -k partition
 	$(BIN)/python benchmarks/soak_node.py
+	PYTHONPATH=tests $(BIN)/python -m simulator 0:2000
+
+## make simulate  whole federations under faults, from seeds (SEEDS=from:to, or one seed; docs/simulator.md)
+SEEDS ?= 0:100
+simulate: $(STAMP)
+	PYTHONPATH=tests $(BIN)/python -m simulator $(SEEDS)
 
 ## make fuzz      the property tests with many more examples
 fuzz: $(STAMP)

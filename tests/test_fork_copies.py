@@ -200,6 +200,19 @@ def test_headers_before_the_bad_one_are_taken(pair: tuple[Node, Node]) -> None: 
     assert len(theirs.chain.tree) == 3
 
 
+def test_headers_before_one_that_is_known_to_be_invalid_are_taken(
+    pair: tuple[Node, Node], block: Block
+) -> None:  # SPEC-FORK-5
+    ours, theirs = pair
+    bad = rebuilt(ours, block, state_root=bytes(32))
+    with pytest.raises(BlockFault):
+        theirs.chain.add_block(bad, block.body.time_ms)
+    with pytest.raises(BlockFault) as caught:
+        theirs.chain.add_headers([block.sealed_header, bad.sealed_header], block.body.time_ms)
+    assert (caught.value.index, caught.value.condemns) == (1, True)
+    assert theirs.chain.wanted(5) == [block.block_id]
+
+
 def rebuilt(node: Node, block: Block, **roots: object) -> Block:
     """Another block with the same transactions, mined and sealed, whose body differs."""
     template = node.chain.template(node.now_ms)

@@ -7,6 +7,7 @@ import sys
 import textwrap
 import threading
 from array import array
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -292,6 +293,33 @@ def test_a_full_map_keeps_the_checkpoint_before_and_grows_when_reopened(tmp_path
     index = Index.open(tmp_path, CHAIN, map_bytes=256 * 1024)
     index.write_checkpoint(CheckpointBatch(state={b"%d" % count: bytes(40_000)}))
     assert index.stats()["state"] == count + 2
+
+
+def test_a_length_that_leads_beyond_the_file_is_damage_not_death(tmp_path: Path) -> None:  # SPEC-IDX-9
+    key = b"Ra key of its own"
+    long = keys.seal_value(key, bytes(10_000))  # on pages of its own, of which the leaf names the first
+    with closing(open_index(tmp_path)) as index:
+        index.write_checkpoint(CheckpointBatch(state={key: bytes(10_000), b"Rother": b"value"}))
+    data = tmp_path / "data.mdb"
+    whole = data.read_bytes()
+    # A leaf's node: length of the value u32, flags u16, length of the key u16, key, value.
+    places = [at for at in range(len(whole)) if whole.startswith(len(long).to_bytes(4, "little"), at)]
+    places = [at for at in places if whole.startswith(key, at + 8)]
+    assert places
+    for length in (len(whole), 1 << 30, 0xFFFFFFFF):
+        spoilt = bytearray(whole)
+        for at in places:
+            spoilt[at : at + 4] = length.to_bytes(4, "little")
+        data.write_bytes(spoilt)
+        for read in (
+            lambda view: view.get_state(key),
+            lambda view: view.get_states([b"Rother", key]),
+            lambda view: list(view.iter_all("state")),
+        ):
+            with closing(open_index(tmp_path)) as index, index.snapshot() as view:
+                assert view.get_state(b"Rother") == b"value"
+                with pytest.raises(CorruptionError):
+                    read(view)
 
 
 def test_compare_names_what_differs(tmp_path: Path) -> None:

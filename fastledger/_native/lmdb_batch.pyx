@@ -391,10 +391,24 @@ def find_postings(logs, const uint8_t[::1] term not None):
     return seqs
 
 
-def get_many(uintptr_t get, uintptr_t txn, unsigned database, list keys not None):
+cdef inline bint within(const mdb_val *found, uintptr_t map_start, uintptr_t file_end) noexcept nogil:
+    cdef uintptr_t at = <uintptr_t>found.data
+    return map_start == 0 or (at <= file_end and found.size <= file_end - at)
+
+
+def get_many(
+    uintptr_t get,
+    uintptr_t txn,
+    unsigned database,
+    list keys not None,
+    uintptr_t map_start,
+    uintptr_t file_end,
+    int beyond,
+):
     """The values of n keys in order, None for a key that is not there; or the engine's first error code (an int).
 
-    The GIL is released once for all n; the values are copied out.
+    The GIL is released once for all n; the values are copied out. For a read transaction: all its pages lie in the
+    map, and for a value that ends behind ``file_end`` the code is ``beyond``; a ``map_start`` of 0 checks nothing.
     """
     cdef Py_ssize_t count = len(keys), i
     if count == 0:
@@ -414,7 +428,9 @@ def get_many(uintptr_t get, uintptr_t txn, unsigned database, list keys not None
                 if code == NOTFOUND:
                     vals[count + i].data = NULL
                     code = 0
-                elif code != 0:
+                elif code == 0 and not within(&vals[count + i], map_start, file_end):
+                    code = beyond
+                if code != 0:
                     break
         if code != 0:
             return code

@@ -552,8 +552,13 @@ class ForkChain:
         return block
 
     def _drafted(self, block: Block) -> Draft | None:
-        """What this node's own template for this very block came to."""
+        """What this node's own template for this very block came to.
+
+        Only where it is this node's: the reward goes to the proposer, and another who copies the roots lies.
+        """
         body = block.body
+        if self._key is None or body.proposer != self._key.public_key:
+            return None
         draft = self._drafts.get((block.header.previous_id, body.tx_root, body.state_root))
         return draft if draft is not None and draft.execution.time_ms == body.time_ms else None
 

@@ -52,11 +52,16 @@ class HeaderIntake:
         """See :meth:`ForkChain.add_headers`."""
         if len(headers) > HEADERS_MAX:
             raise BlockFault(f"{len(headers)} headers at once, at most {HEADERS_MAX}", code=Code.OVERSIZED)
-        fresh = [
-            (index, sealed, sealed.block_id)
-            for index, sealed in enumerate(headers)
-            if not self._is_known(sealed, index)
-        ]
+        fresh: list[tuple[int, SealedHeader, bytes]] = []
+        fault: BlockFault | None = None
+        for index, sealed in enumerate(headers):
+            block_id = sealed.block_id
+            entry = self._tree.get(block_id)
+            if entry is not None and entry.status == Status.INVALID:
+                fault = BlockFault("the block is invalid", block_id=block_id, condemns=True, index=index)
+                break
+            if entry is None and not self._chain.is_final(block_id, sealed.body.height):
+                fresh.append((index, sealed, block_id))
         mask = check_seals([sealed for _, sealed, _ in fresh], self._chain_id, threads=self._verify_threads)
         added = 0
         for place, (index, sealed, block_id) in enumerate(fresh):
@@ -72,17 +77,9 @@ class HeaderIntake:
                     self._note_conflict([item for _, item, _ in fresh[place:]])
                 raise _header_fault(error, block_id, index) from error
             added += 1
+        if fault is not None:
+            raise fault
         return added
-
-    def _is_known(self, sealed: SealedHeader, index: int) -> bool:
-        block_id = sealed.block_id
-        entry = self._tree.get(block_id)
-        if entry is None:
-            known = self._chain.entry_at(sealed.body.height)
-            return known is not None and known.block_id == block_id
-        if entry.status == Status.INVALID:
-            raise BlockFault("the block is invalid", block_id=block_id, condemns=True, index=index)
-        return True
 
     # From the future.
 

@@ -33,7 +33,7 @@ from fastledger.chain.options import LedgerOptions
 from fastledger.chain.outcome import Outcome
 from fastledger.chain.present import Present
 from fastledger.chain.query import Entry, Page, Query, load_entry, run_query
-from fastledger.chain.replay import checkpoint_position, damaged_block, replay_log
+from fastledger.chain.replay import begin_or_replay, checkpoint_position, damaged_block
 from fastledger.chain.snapshots import erased_envelopes, open_index_and_log
 from fastledger.chain.stages import Submission
 from fastledger.chain.store import NOWHERE, ChainStore, Durable, Layer
@@ -136,11 +136,7 @@ class Ledger(Keeping, Present):
             self._store.durable = Durable(tip.height, tip.block_id, checkpoint.next_seq)
             if restored:
                 self.erase_again()
-        elif self._log.end.height < 0:
-            self._executor.start()
-            self._log.sync()
-            self._store.settle(1)
-        self.replayed_blocks = replay_log(
+        self.replayed_blocks = begin_or_replay(
             self._executor, self._store, self._log, settled=lambda appended: self._erase(appended.erased)
         )
 

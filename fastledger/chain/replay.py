@@ -14,6 +14,24 @@ from fastledger.storage.index import Index
 from fastledger.storage.log import FrameRef, SegmentLog
 
 
+def begin_or_replay(
+    executor: Executor,
+    store: ChainStore,
+    log: SegmentLog,
+    *,
+    settled: Callable[[Appended], None] = lambda _appended: None,
+) -> int:
+    """Brings a new executor to the end of the log: writes block 0 where there is nothing, else replays the log.
+
+    Returns how many blocks were executed; raises as :func:`replay_log`.
+    """
+    if executor.position is None and log.end.height < 0:
+        executor.start()
+        log.sync()
+        store.settle(1)
+    return replay_log(executor, store, log, settled=settled)
+
+
 def replay_log(
     executor: Executor,
     store: ChainStore,

@@ -50,8 +50,9 @@ class Outbound:
             self._moved_ms = now_ms
             for link in self._host.ready_links():
                 self._ask_for_peers(link)
-        self._dial(now_ms)
-        self._try_ms = now_ms + self._host.settings.dial_pause_ms
+        if now_ms >= self._try_ms:
+            self._dial(now_ms)
+            self._try_ms = now_ms + self._host.settings.dial_pause_ms
 
     def chain_events(self, events: Sequence[Any], now_ms: int) -> None:
         """A tip that moves is not stale; the link that was opened in doubt is closed."""

@@ -131,8 +131,8 @@ class Daemon:
         self._notifier = Notifier()
         self.metrics = NodeMetrics(backend=ecdsa_backend()["kernel"] or "libsecp256k1")
         self._tls: ServerTls | None = None
-        self._federation: Federation | None = None
         self._server: RpcServer | None = None
+        self._federation: Federation | None = None
         self._stop = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._scraped: dict[str, int] = {}

@@ -174,6 +174,10 @@ class OsFiles:
         except OSError as error:
             raise storage_error(error, "create directory", path) from error
 
+    def names(self, path: Path) -> list[str]:
+        """The names in a directory, in any order; none where there is no directory."""
+        return [entry.name for entry in path.iterdir()] if path.is_dir() else []
+
     def punch_hole(self, file: OpenFile, offset: int, length: int) -> bool:
         """Gives the whole pages of a zeroed range back; False where the file system cannot."""
         if _fallocate is None:

@@ -59,7 +59,8 @@ CURSOR_FIRST, CURSOR_LAST, CURSOR_NEXT, CURSOR_PREV, CURSOR_SET_RANGE = 0, 6, 8,
 
 _NOTFOUND = -30798
 _FULL = frozenset({28, 122, 27, -30792})  # ENOSPC, EDQUOT, EFBIG, MDB_MAP_FULL
-_CORRUPT = frozenset({-30793, -30796, -30797})  # MDB_INVALID, MDB_CORRUPTED, MDB_PAGE_NOTFOUND
+_CORRUPTED = -30796
+_CORRUPT = frozenset({-30793, _CORRUPTED, -30797})  # MDB_INVALID, MDB_CORRUPTED, MDB_PAGE_NOTFOUND
 _HALT = frozenset({5, -30795})  # EIO, MDB_PANIC
 _VERSION_MISMATCH = -30794
 _READERS_FULL = -30790
@@ -214,6 +215,21 @@ def _is_full(path: Path) -> bool:
     return False
 
 
+def _mapping_of(path: Path) -> tuple[int, int]:
+    """The addresses between which this process has mapped a file from its beginning on; (0, 0) if that is not known."""
+    inode = path.stat().st_ino
+    try:
+        lines = Path("/proc/self/maps").read_bytes().splitlines()
+    except OSError:
+        return 0, 0
+    for line in lines:
+        addresses, _, offset, _, number = line.split(maxsplit=5)[:5]
+        if int(number) == inode and not int(offset, 16):
+            start, end = addresses.split(b"-")
+            return int(start, 16), int(end, 16)
+    return 0, 0
+
+
 _api_lock = threading.Lock()
 _loaded: list[_Api] = []
 _open_paths: set[Path] = set()
@@ -257,7 +273,17 @@ class Transaction:
         if code == _NOTFOUND:
             return None
         self.check(code)
-        return ctypes.string_at(self._value.data, self._value.size)
+        return self.copy(self._value)
+
+    def copy(self, found: _Result) -> bytes:
+        """The bytes that LMDB points at. CorruptionError where their length, as a flipped bit may, leads off the file.
+
+        It reads lengths from the page unchecked, and behind the end of the file the process would die.
+        """
+        environment = self._environment
+        if found.data + found.size > environment.file_end and not environment.holds(found.data, found.size):
+            raise CorruptionError("a value that leads beyond the file: reindex", path=str(environment.path))
+        return ctypes.string_at(found.data, found.size)
 
     def count(self, database: int) -> int:
         stat = _Stat()
@@ -266,7 +292,10 @@ class Transaction:
 
     def get_many(self, database: int, keys: list[bytes]) -> list[bytes | None]:
         """Copies of the values in order; None for a key that is not there. The GIL is released once."""
-        found = get_many(self._api.address["get"], self.handle, database, keys)
+        self._environment.find_end()
+        found = get_many(
+            self._api.address["get"], self.handle, database, keys, *self._environment.mapped, _CORRUPTED
+        )
         if isinstance(found, int):
             raise self._api.error(found, self._environment.path)
         return found
@@ -349,8 +378,8 @@ class Cursor:
         if code == _NOTFOUND:
             return None
         self._transaction.check(code)
-        copy = ctypes.string_at
-        return copy(self._key_out.data, self._key_out.size), copy(self._value.data, self._value.size)
+        copy = self._transaction.copy
+        return copy(self._key_out), copy(self._value)
 
     def scan(self, start: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Ascending from the first key >= ``start``."""
@@ -392,6 +421,8 @@ class Environment:
         self._inside_changed = threading.Condition()
         self._inside = 0  # blocks of read() that are under way
         self._closing = False
+        # Addresses: where the map begins and ends and, between, the file; 0 before it is mapped.
+        self._map_start = self._map_end = self.file_end = 0
         with _api_lock:
             if self._identity in _open_paths:
                 raise LedgerLockedError(f"{path} is open in this process")
@@ -421,6 +452,7 @@ class Environment:
         self._check(api.env_open(handle, bytes(self.path), flags, 0o600))
         if not self.readonly:
             self._make_whole()
+        self._find_map()
         dead = ctypes.c_int()
         self._check(api.reader_check(handle, ctypes.byref(dead)))
         with self.read() if self.readonly else self.write() as txn:
@@ -431,6 +463,11 @@ class Environment:
                 self.databases[name] = dbi.value
             if self.readonly:
                 txn.commit()  # only a commit keeps the handles
+
+    def _find_map(self) -> None:
+        """LMDB does not tell where it has mapped the file; where the system does not either, nothing is checked."""
+        self._map_start, self._map_end = _mapping_of(self.path / _DATA_NAME)
+        self.find_end()
 
     def _make_whole(self) -> None:
         """A data file that was cut short gets zeros for what is missing, which LMDB takes for damage.
@@ -443,6 +480,22 @@ class Environment:
         data = self.path / _DATA_NAME
         if data.stat().st_size < (info.last_page + 1) * stat.page_bytes:
             os.truncate(data, (info.last_page + 1) * stat.page_bytes)
+
+    @property
+    def mapped(self) -> tuple[int, int]:
+        """Where the map begins, and the file in it ends, as addresses; see :meth:`find_end`."""
+        return self._map_start, self.file_end
+
+    def find_end(self) -> None:
+        """The file may have grown."""
+        if self._map_start:
+            self.file_end = self._map_start + (self.path / _DATA_NAME).stat().st_size
+
+    def holds(self, address: int, size: int) -> bool:
+        """Whether all of it can be read: it lies within the file, or not in the map at all, as a written page does."""
+        self.find_end()
+        inside = self._map_start <= address < self._map_end
+        return not inside or address + size <= self.file_end
 
     def _begin(self, flags: int, begin: _Call) -> Transaction:
         if self._handle is None:

@@ -51,7 +51,7 @@ class SegmentFiles:
             self._headers[number] = self.read_header(number)
 
     def _names(self) -> list[str]:
-        return [entry.name for entry in self.path.iterdir()] if self.path.is_dir() else []
+        return self.files.names(self.path)
 
     def unused(self) -> bool:
         """Whether nothing was ever appended here, by whatever chain: at most one segment, all zero but its header."""
