@@ -5,6 +5,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,14 @@ import pytest
 from commands import Cli
 from hostile_peer import HostilePeer
 
-from fastledger import Client, KemSuite, Purpose, Role, Wallet
+from fastledger import Client, Genesis, KemSuite, Ledger, Purpose, Role, Wallet
+from fastledger.chain.node_key import load_node_key
 from fastledger.cli.net_world import Member, NetOptions, NetWorld
+from fastledger.crypto.work import NONCES, search_nonce
 from fastledger.errors import AccessRefused, FastLedgerError
+from fastledger.model.block import Block, Header
+from fastledger.model.receipt import make_seal
+from fastledger.peers.compact import compact_form
 from fastledger.peers.wire import BlockMessage, GetHeaders, Headers, Inventory, Ping, WireHeader
 from fastledger.rpc.federation import FederationStatusView, PeersView
 from fastledger.storage.frames import FRAME_HEADER_BYTES
@@ -234,6 +240,47 @@ def test_a_hostile_member_is_shut_out_and_the_rest_goes_on(make_world: MakeWorld
     victim.start().connect()
     assert banned(victim) == [rogue], "a ban outlives the process"
     world.wait_until_linked(2)
+
+
+def forged(member: Member, genesis: Genesis, **changes: Any) -> Block:
+    """An empty block on the member's tip with real work and its real seal, wrong as ``changes`` say."""
+    key = load_node_key(member.ledger / "node.key", None)
+    with Ledger.open(member.ledger) as ledger:
+        assert ledger.forks is not None
+        template = ledger.forks.call(lambda chain: chain.template(int(time.time() * 1000))).result()
+    assert template is not None and not template.transactions
+    body = replace(template.body, **changes)
+    header = Header(template.parent_id, body.commitment, body.time_ms // 1000, template.bits)
+    nonce = search_nonce(header.encode(), template.target, 0, NONCES, threads=2)
+    assert nonce is not None
+    header = replace(header, nonce=nonce)
+    return Block(header, body, make_seal(key, genesis.chain_id, header, body, 0), b"", b"", b"")
+
+
+@pytest.mark.parametrize("lie", ["state", "work", "seal"])
+def test_a_member_that_works_for_a_lie_is_shut_out(make_world: MakeWorld, lie: str) -> None:  # SPEC-FED-16
+    world = make_world(finality_depth=6, spacing_ms=200)
+    names = list(world.members)
+    victim, rogue = world[names[0]], world[names[1]]
+    world.start(names[0], names[1])
+    world.wait_for(lambda: rogue.status()["tip_height"] >= 3, "blocks")
+    for member in (victim, rogue):
+        member.connect().mine(on=False)
+    world.wait_for(world.agree, "one tip")
+    tip = victim.status()["tip"]
+    rogue.stop()
+    block = forged(rogue, world.genesis, **({"state_root": os.urandom(32)} if lie == "state" else {}))
+    if lie == "work":
+        block = replace(block, header=replace(block.header, nonce=block.header.nonce ^ 1))
+    if lie == "seal":
+        block = replace(block, seal=block.seal[:-8] + bytes(8))
+    with HostilePeer(world.folder / "authority", rogue.name, victim.peer_port, world.genesis) as peer:
+        peer.greet()
+        assert peer.listen(0.5)
+        peer.say(compact_form(block.sealed_header, block.results, [], bytes(8)))
+        assert peer.is_refused()
+    assert banned(victim) == [rogue.name]
+    assert victim.status()["tip"] == tip
 
 
 def test_a_record_is_read_at_a_node_that_does_not_hold_its_envelope(
