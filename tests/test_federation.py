@@ -405,6 +405,7 @@ def test_operators_commands(make_world: MakeWorld, tmp_path: Path) -> None:  # S
     assert cli.error("peers", "add", url, "nonsense")["error"] == "bad-query"
     shown = cli.json("top", url, "--interval", "0.2")
     assert shown["peers"] == 1 and shown["tip_height"] >= 2
+    assert "reorganisations" in cli.run("top", url, "--once", "--interval", "0.2").output
     assert cli.json("node", "status", "--config", world[first].folder / "node.toml")["engine"] == "pow"
 
 
