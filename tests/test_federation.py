@@ -383,6 +383,8 @@ def test_operators_commands(make_world: MakeWorld, tmp_path: Path) -> None:  # S
     world.start(first, second)
     world.wait_until_linked(1)
     cli, url = Cli(tmp_path), world[first].url
+    checked = cli.json("config", "check", world[first].folder / "node.toml")
+    assert checked["organisation"] == first and checked["federation_certificate_not_after_ms"] > 0
     msgspec.convert(world[first].call("federation.status"), FederationStatusView)
     msgspec.convert(world[first].call("federation.peers"), PeersView)
     (peer,) = cli.json("peers", "list", url)["peers"]
