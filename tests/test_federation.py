@@ -5,6 +5,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,14 @@ import pytest
 from commands import Cli
 from hostile_peer import HostilePeer
 
-from fastledger import Client, KemSuite, Purpose, Role, Wallet
+from fastledger import Client, Genesis, KemSuite, Ledger, Purpose, Role, Wallet
+from fastledger.chain.node_key import load_node_key
 from fastledger.cli.net_world import Member, NetOptions, NetWorld
+from fastledger.crypto.work import NONCES, search_nonce
 from fastledger.errors import AccessRefused, FastLedgerError
+from fastledger.model.block import Block, Header
+from fastledger.model.receipt import make_seal
+from fastledger.peers.compact import compact_form
 from fastledger.peers.wire import BlockMessage, GetHeaders, Headers, Inventory, Ping, WireHeader
 from fastledger.rpc.federation import FederationStatusView, PeersView
 from fastledger.storage.frames import FRAME_HEADER_BYTES
@@ -236,6 +242,47 @@ def test_a_hostile_member_is_shut_out_and_the_rest_goes_on(make_world: MakeWorld
     world.wait_until_linked(2)
 
 
+def forged(member: Member, genesis: Genesis, **changes: Any) -> Block:
+    """An empty block on the member's tip with real work and its real seal, wrong as ``changes`` say."""
+    key = load_node_key(member.ledger / "node.key", None)
+    with Ledger.open(member.ledger) as ledger:
+        assert ledger.forks is not None
+        template = ledger.forks.call(lambda chain: chain.template(int(time.time() * 1000))).result()
+    assert template is not None and not template.transactions
+    body = replace(template.body, **changes)
+    header = Header(template.parent_id, body.commitment, body.time_ms // 1000, template.bits)
+    nonce = search_nonce(header.encode(), template.target, 0, NONCES, threads=2)
+    assert nonce is not None
+    header = replace(header, nonce=nonce)
+    return Block(header, body, make_seal(key, genesis.chain_id, header, body, 0), b"", b"", b"")
+
+
+@pytest.mark.parametrize("lie", ["state", "work", "seal"])
+def test_a_member_that_works_for_a_lie_is_shut_out(make_world: MakeWorld, lie: str) -> None:  # SPEC-FED-16
+    world = make_world(finality_depth=6, spacing_ms=200)
+    names = list(world.members)
+    victim, rogue = world[names[0]], world[names[1]]
+    world.start(names[0], names[1])
+    world.wait_for(lambda: rogue.status()["tip_height"] >= 3, "blocks")
+    for member in (victim, rogue):
+        member.connect().mine(on=False)
+    world.wait_for(world.agree, "one tip")
+    tip = victim.status()["tip"]
+    rogue.stop()
+    block = forged(rogue, world.genesis, **({"state_root": os.urandom(32)} if lie == "state" else {}))
+    if lie == "work":
+        block = replace(block, header=replace(block.header, nonce=block.header.nonce ^ 1))
+    if lie == "seal":
+        block = replace(block, seal=block.seal[:-8] + bytes(8))
+    with HostilePeer(world.folder / "authority", rogue.name, victim.peer_port, world.genesis) as peer:
+        peer.greet()
+        assert peer.listen(0.5)
+        peer.say(compact_form(block.sealed_header, block.results, [], bytes(8)))
+        assert peer.is_refused()
+    assert banned(victim) == [rogue.name]
+    assert victim.status()["tip"] == tip
+
+
 def test_a_record_is_read_at_a_node_that_does_not_hold_its_envelope(
     make_world: MakeWorld,
 ) -> None:  # SPEC-FED-19
@@ -336,6 +383,8 @@ def test_operators_commands(make_world: MakeWorld, tmp_path: Path) -> None:  # S
     world.start(first, second)
     world.wait_until_linked(1)
     cli, url = Cli(tmp_path), world[first].url
+    checked = cli.json("config", "check", world[first].folder / "node.toml")
+    assert checked["organisation"] == first and checked["federation_certificate_not_after_ms"] > 0
     msgspec.convert(world[first].call("federation.status"), FederationStatusView)
     msgspec.convert(world[first].call("federation.peers"), PeersView)
     (peer,) = cli.json("peers", "list", url)["peers"]
@@ -358,6 +407,7 @@ def test_operators_commands(make_world: MakeWorld, tmp_path: Path) -> None:  # S
     assert cli.error("peers", "add", url, "nonsense")["error"] == "bad-query"
     shown = cli.json("top", url, "--interval", "0.2")
     assert shown["peers"] == 1 and shown["tip_height"] >= 2
+    assert "reorganisations" in cli.run("top", url, "--once", "--interval", "0.2").output
     assert cli.json("node", "status", "--config", world[first].folder / "node.toml")["engine"] == "pow"
 
 
@@ -368,6 +418,15 @@ def test_a_node_of_one_organisation_has_no_peers(tmp_path: Path) -> None:  # SPE
     config.write_text(config.read_text().replace("# mine = false", "mine = true"))
     failed = cli.run("node", "start", "--config", config, code=3)
     assert "federation: the ledger's chain is one organisation's" in failed.stderr
+
+
+def test_the_demo_ends_with_one_chain(tmp_path: Path) -> None:  # SPEC-FED-15
+    cli = Cli(tmp_path)
+    answer = cli.json("net-demo", "--together", 2, "--parted", 3)
+    assert answer["agreed"] and answer["registrations"] > 50
+    assert len(answer["tips"]) == len(answer["state_roots"]) == 1
+    assert set(answer["missing"].values()) == {0}
+    assert "each half could" in cli.error("net-demo", "--parted", 600)["message"]
 
 
 def test_organisations_found_a_chain_by_hand(tmp_path: Path) -> None:  # SPEC-FED-17

@@ -1,9 +1,12 @@
 """What a node remembers of its peers: whole after any number of writers, and refused where it is damaged."""
 
+import base64
+import json
 import threading
 from pathlib import Path
 
 import pytest
+from node_world import raw_client, serve_world
 
 from fastledger.errors import CorruptionError
 from fastledger.node.federation_state import STATE_NAME, PeerState
@@ -42,6 +45,20 @@ def test_many_writers_leave_one_whole_file(tmp_path: Path) -> None:  # SPEC-FED-
         thread.join()
     assert len(PeerState(tmp_path).peers) == 40
     assert [path.name for path in tmp_path.iterdir()] == [STATE_NAME]
+
+
+async def test_a_node_far_behind_is_not_ready_and_serves(tmp_path: Path) -> None:  # SPEC-FED-22
+    async with serve_world(tmp_path / "ledger") as node, raw_client(node.url) as client:
+        assert (await client.get("/health/ready"))[0] == 200
+        node.service.is_syncing = lambda: True
+        status, body = await client.get("/health/ready")
+        assert (status, json.loads(body)) == (503, {"status": "syncing"})
+        assert (await client.call("ledger.status"))["state"] == "syncing"
+        patient = node.world.patient
+        transaction = base64.b64encode(patient.open_folders("imaging").encoded).decode()
+        assert (await client.call("transaction.submit", transaction=transaction))["status"] == "durable"
+        node.service.is_syncing = lambda: False
+        assert (await client.get("/health/ready"))[0] == 200
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"version":2}', '{"bans":[{"kind":"colour"}]}', "\xff"])

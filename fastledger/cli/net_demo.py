@@ -223,7 +223,7 @@ def _settle(watcher: Watcher, look: Any, txids: list[bytes]) -> bool:
     for member in members:
         member.connect().mine(on=False)
     watcher.say("everything is final everywhere; mining ends")
-    while len({member.status()["tip"] for member in members}) > 1:
+    while not watcher.world.agree():
         if time.monotonic() > deadline:
             return False
         look()

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 NAMES = ("aachen", "bergen", "cadiz", "dublin")
 PROBE_NONCES = 1 << 20
+SETTLED_S = 0.8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -304,8 +305,12 @@ class NetWorld:
         )
 
     def agree(self) -> bool:
-        """Whether all running nodes have one tip now."""
-        return len({member.status()["tip"] for member in self.running()}) == 1
+        """Whether all running nodes have one tip, and still the same a moment later: what they tell is as old."""
+        before = {member.status()["tip"] for member in self.running()}
+        if len(before) > 1:
+            return False
+        time.sleep(SETTLED_S)
+        return {member.status()["tip"] for member in self.running()} == before
 
     def close(self) -> None:
         """Leaves no process behind."""

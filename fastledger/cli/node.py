@@ -407,6 +407,12 @@ def check(output: Output, file: Path) -> None:
     answer: dict[str, Any] = {"ok": True, "address": node_address(loaded.rpc)}
     if loaded.rpc.tls.certificate:
         answer["certificate_not_after_ms"] = ServerTls(loaded.rpc.tls).not_after_ms
+    if loaded.federation.tls.certificate:
+        from fastledger.node.peer_tls import PeerTls
+
+        peers = PeerTls(loaded.federation.tls)
+        answer["organisation"] = peers.organisation
+        answer["federation_certificate_not_after_ms"] = peers.server.not_after_ms
     output.answer(answer)
 
 

@@ -52,6 +52,7 @@ from fastledger.peers.settings import (
     Action,
     Banned,
     Close,
+    CloseCode,
     Dial,
     PeerInfo,
     PeerSettings,
@@ -62,6 +63,13 @@ from fastledger.peers.wire import MESSAGES
 
 T = TypeVar("T")
 _KINDS = {tag: kind.__name__ for tag, kind in MESSAGES.items()}
+_TOLD = (
+    CloseCode.OFFENCE,
+    CloseCode.TIMEOUT,
+    CloseCode.NOT_READING,
+    CloseCode.WRONG_CHAIN,
+    CloseCode.WRONG_VERSION,
+)
 _TAG_AT = 6  # behind length, version and the array's head
 # What is to be done on the chain's thread, given the time, and how many bytes of peers it stands for.
 _Work: TypeAlias = tuple[Callable[[int], object], int]
@@ -324,7 +332,9 @@ class Federation:
             elif isinstance(action, Close):
                 transport.send(action.link, b"".join(frames.pop(action.link, ())))
                 transport.close(action.link)
-                self._log.info("federation.closed", link=action.link, state=action.code.name.lower())
+                # Whoever is shut out and calls on and on shall not fill the log.
+                log = self._log.info if action.code in _TOLD else self._log.debug
+                log("federation.closed", link=action.link, state=action.code.name.lower())
             elif isinstance(action, Dial):
                 transport.dial(action.address)
             else:
@@ -467,7 +477,11 @@ class Federation:
             block = chain.complete(template, header, extra_nonce)
             chain.add_block(block, self._clock_ms())
 
-        self._chain.call(take).result()
+        try:
+            self._chain.call(take).result()
+        except InputError as error:
+            # Its parent is below what is final by now, or the tree is full: work that came too late.
+            self._log.warning("federation.block-refused", slug=error.code.slug)
 
     # What others ask, on the loop.
 

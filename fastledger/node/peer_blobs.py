@@ -146,8 +146,13 @@ class EnvelopeFetcher:
         if task is None:
             task = asyncio.get_running_loop().create_task(self._bring(version.digest, transaction.txid))
             self._under_way[version.digest] = task
-            task.add_done_callback(lambda _: self._under_way.pop(version.digest, None))
+            task.add_done_callback(lambda ended: self._ended(version.digest, ended))
         await asyncio.shield(task)
+
+    def _ended(self, digest: bytes, task: "asyncio.Task[None]") -> None:
+        del self._under_way[digest]
+        if not task.cancelled():
+            task.exception()  # whoever waited hears it; where all went away, nobody has to
 
     async def _bring(self, digest: bytes, txid: bytes) -> None:
         for attempt in range(ATTEMPTS):

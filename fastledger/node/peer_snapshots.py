@@ -134,7 +134,7 @@ class SnapshotKeeper:
                 # The chain went on meanwhile: at another height nobody else attests it.
                 rmtree(self._path / f"{manifest.height:012d}", ignore_errors=True)
             self._drop_old()
-        except FastLedgerError as error:
+        except (FastLedgerError, OSError) as error:
             self._failed(error)
         finally:
             self._busy.release()
