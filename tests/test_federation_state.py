@@ -3,12 +3,16 @@
 import base64
 import json
 import threading
+from concurrent.futures import Future
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from node_world import raw_client, serve_world
 
-from fastledger.errors import CorruptionError
+from fastledger.errors import Code, CorruptionError, InputError
+from fastledger.node.federation import Federation
 from fastledger.node.federation_state import STATE_NAME, PeerState
 from fastledger.peers.scores import Ban, Subject, SubjectKind
 
@@ -45,6 +49,21 @@ def test_many_writers_leave_one_whole_file(tmp_path: Path) -> None:  # SPEC-FED-
         thread.join()
     assert len(PeerState(tmp_path).peers) == 40
     assert [path.name for path in tmp_path.iterdir()] == [STATE_NAME]
+
+
+def test_a_block_that_is_found_too_late_does_not_end_the_miner() -> None:  # SPEC-FED-11
+    class Chain:
+        def call(self, _job: Any) -> "Future[None]":
+            future: Future[None] = Future()
+            future.set_exception(InputError("its parent is below what is final", code=Code.BELOW_FINAL))
+            return future
+
+    told: list[tuple[str, str]] = []
+    federation = Federation.__new__(Federation)
+    federation._chain = Chain()  # type: ignore[assignment]
+    federation._log = SimpleNamespace(warning=lambda event, slug: told.append((event, slug)))  # type: ignore[assignment]
+    federation._found(object(), b"", 0)
+    assert told == [("federation.block-refused", "below-final")]
 
 
 async def test_a_node_far_behind_is_not_ready_and_serves(tmp_path: Path) -> None:  # SPEC-FED-22
