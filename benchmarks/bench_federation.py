@@ -1,8 +1,9 @@
 """Four organisations' nodes as processes on this machine: a late joiner, the cost of gossip, a hostile member.
 
-*Initial sync*: transactions are committed at one node that mines (a second between blocks, six to be final); then a second
-one begins from nothing, in the same run. The start of its process, until it answers, is told apart. *Gossip*: bytes between the nodes, TLS included, for each transaction and each node that did not have it, beside
-its size. *Tip latency*: from the first node that has a block to the last, by their logs, without and with a member that
+*Initial sync*: transactions are committed at one node that mines (a second between blocks, six to be final); then a
+second one begins from nothing, in the same run. The start of its process, until it answers, is told apart. *Gossip*:
+bytes between the nodes, TLS included, for each transaction and each node that did not have it, beside its size. *Tip
+latency*: from the first node that has a block to the last, by their logs, without and with a member that
 attacks one of them with all it has. ``python benchmarks/bench_federation.py [--quick]`` prints one JSON document.
 """
 
