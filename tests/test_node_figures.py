@@ -2,6 +2,7 @@
 
 import json
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -19,8 +20,17 @@ requests_burst = 60
 
 def figures(node: NodeProcess) -> dict[str, float]:
     """Every sample of /metrics by its name and labels."""
-    with urllib.request.urlopen(f"{node.url}/metrics", timeout=10) as answer:
-        lines = answer.read().decode().splitlines()
+    for _ in range(100):
+        try:
+            with urllib.request.urlopen(f"{node.url}/metrics", timeout=10) as answer:
+                lines = answer.read().decode().splitlines()
+            break
+        except urllib.error.HTTPError as error:
+            # Whoever asked before it, from the same address, may have used the rate up.
+            assert error.code == 429
+            time.sleep(0.05)
+    else:
+        raise AssertionError("the rate never recovers")
     pairs = (line.rsplit(" ", 1) for line in lines if line and not line.startswith("#"))
     return {name: float(value) for name, value in pairs}
 
