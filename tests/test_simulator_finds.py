@@ -34,3 +34,23 @@ def test_a_foreign_block_with_the_roots_of_an_own_template_is_not_taken_for_it(t
     assert caught.value.condemns
     assert node.chain.tip.height == 0
     node.stop()
+
+
+def test_a_seal_that_rotted_on_the_disk_is_not_told_to_peers(tmp_path: Path) -> None:
+    """Ids do not cover seals, and headers are read without their frame's checksum: a node whose disk had flipped a bit
+    in one was banned by who it told."""
+    key = SigningKey.generate()
+    node = Node(tmp_path, make_genesis([key]), key).start()
+    blocks = node.mine(10)  # final at a depth of four
+    whole = node.chain.headers_after([], 1_000)
+    assert [sealed.block_id for sealed in whole] == [block.block_id for block in blocks]
+    (segment,) = (tmp_path / "log").glob("*.seg")
+    data = bytearray(segment.read_bytes())
+    at = data.find(blocks[3].seal)
+    assert at > 0, "it is final"
+    data[at + len(blocks[3].seal) - 1] ^= 1
+    segment.write_bytes(data)
+    assert node.chain.headers_after([], 1_000) == whole[:3]
+    behind = [blocks[3].block_id]
+    assert node.chain.headers_after(behind, 1_000) == whole[4:]
+    node.stop()

@@ -10,6 +10,7 @@ from fastledger.errors import InputError, LedgerError
 from fastledger.limits import LOCATOR_IDS_MAX
 from fastledger.model.block import HEADER_BYTES, ZERO32, Block, Header, HeaderBody, SealedHeader
 from fastledger.model.codec import decode
+from fastledger.model.receipt import check_seals
 from fastledger.storage.log import FrameRef, SegmentLog
 
 _PREFIX_BYTES = 8
@@ -75,10 +76,20 @@ class FinalIds:
 class HeaderChain:
     """The best chain from genesis to its tip, as ids and sealed headers."""
 
-    def __init__(self, tree: BlockTree, store: ChainStore, log: SegmentLog) -> None:
+    def __init__(
+        self,
+        tree: BlockTree,
+        store: ChainStore,
+        log: SegmentLog,
+        *,
+        chain_id: bytes,
+        verify_threads: int | None,
+    ) -> None:
         self._tree = tree
         self._store = store
         self._log = log
+        self._chain_id = chain_id
+        self._verify_threads = verify_threads
         self._final_ids = FinalIds(store)
 
     def entry_at(self, height: int) -> BlockEntry | None:
@@ -137,7 +148,12 @@ class HeaderChain:
         """Up to ``limit`` headers behind the first id of ``locator`` that stands in the chain, or behind genesis."""
         heights = (self.height_of(tip, block_id) for block_id in locator[:LOCATOR_IDS_MAX])
         start = next((height for height in heights if height is not None), 0)
-        return list(self._headers(tip, range(start + 1, min(tip.height, start + limit) + 1)))
+        headers = list(self._headers(tip, range(start + 1, min(tip.height, start + limit) + 1)))
+        # Ids do not cover seals: of those that come from the disk each is looked at, for a flipped bit told to a peer
+        # would be this node's offence.
+        stored = headers[: max(0, self._tree.root.height - start)]
+        good = check_seals(stored, self._chain_id, threads=self._verify_threads)
+        return headers[: good.index(0)] if 0 in good else headers
 
     def _headers(self, tip: Entry, heights: range) -> Iterator[SealedHeader]:
         root = self._tree.root
@@ -174,7 +190,7 @@ def read_sealed(start: bytes, count: int) -> SealedHeader:
     """The sealed header from the first bytes of a stored block, whose transactions are not read.
 
     The frame's checksum is not looked at: the caller holds the header against the block's id, and the header commits
-    to the body. Raises ``InputError``.
+    to the body; the seal is to be checked by who passes it on. Raises ``InputError``.
     """
     offset = 2  # array of eight, format version
     parts: list[bytes] = []

@@ -93,7 +93,9 @@ class ForkChain:
         position = executor.tip_position
         self.tree = BlockTree(engine, position.tip, self._root_header(position), work=position.work)
         self._best = self.tree.root
-        self._headers = HeaderChain(self.tree, store, log)
+        self._headers = HeaderChain(
+            self.tree, store, log, chain_id=self.chain_id, verify_threads=verify_threads
+        )
         self._events: list[ChainEvent] = []
         self._intake = HeaderIntake(self.tree, engine, self._headers, self.chain_id, verify_threads)
         # Of the connected blocks that are not final: what they appended, by id.
