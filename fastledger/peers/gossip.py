@@ -268,7 +268,7 @@ class TransactionRelay:
         self._fetch(now_ms)
 
     def _take_from_debtor(self, txid: bytes, want: _Want, number: int) -> None:
-        """Asks a second teller at once where the first does not bring what it was asked for, or may be asked no more."""
+        """Asks a second teller at once where the first does not bring what it should, or may be asked no more."""
         side = self._sides[number]
         if side.late:
             return
