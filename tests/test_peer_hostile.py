@@ -420,6 +420,20 @@ def test_an_inventory_that_is_never_delivered_is_asked_for_no_more(
     goes_on(net, victim)
 
 
+def test_what_a_mute_peer_may_not_be_asked_for_is_asked_of_the_next(
+    net: Net, victim: Member, monkeypatch: pytest.MonkeyPatch
+) -> None:  # SPEC-PEER-30
+    monkeypatch.setattr("fastledger.peers.gossip.PEER_TRANSACTIONS_PER_LINK_MAX", 100)
+    mute, other = net.stranger(victim).greet(), net.stranger(victim, name="other").greet()
+    item = patients(net.genesis, 1)[0]
+    mute.say(Inventory(b"".join(index.to_bytes(32, "big") for index in range(100)) + item.txid))
+    net.run(100)
+    assert item.txid not in mute.heard(GetTransactions)[0].txids
+    other.say(Inventory(item.txid))
+    net.run(100)
+    assert other.heard(GetTransactions)[0].txids == item.txid
+
+
 def test_what_is_wanted_is_bounded(net: Net, victim: Member, monkeypatch: pytest.MonkeyPatch) -> None:
     # SPEC-PEER-29
     monkeypatch.setattr("fastledger.peers.gossip.PEER_WANTED_TRANSACTIONS_MAX", 500)

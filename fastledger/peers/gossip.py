@@ -268,9 +268,17 @@ class TransactionRelay:
         self._fetch(now_ms)
 
     def _take_from_debtor(self, txid: bytes, want: _Want, number: int) -> None:
-        """Asks a second teller at once where the first one has not brought what it was asked for before."""
-        debtor, side = self._sides.get(want.asked if want.asked is not None else -1), self._sides[number]
-        if debtor is None or not debtor.late or side.late:
+        """Asks a second teller at once where the first does not bring what it should, or may be asked no more."""
+        side = self._sides[number]
+        if side.late:
+            return
+        if want.asked is None:
+            first = self._sides.get(want.tellers[0])
+            if first is not None and first.room <= 0:
+                side.todo.append(txid)
+            return
+        debtor = self._sides.get(want.asked)
+        if debtor is None or not debtor.late:
             return
         debtor.asked.pop(txid, None)
         debtor.late[txid] = None
