@@ -422,6 +422,42 @@ def test_a_failing_checkpointer_halts_and_hangs_nobody(
     check_all(world.ledger, history)
 
 
+def test_nothing_becomes_visible_after_a_halt(
+    filled: tuple[World, list[Feed], History], monkeypatch: pytest.MonkeyPatch
+) -> None:  # SPEC-PIPE-2
+    """A checkpoint fails while a block is being synced: that block was answered with an error, and stays unseen."""
+    world, feeds, history = filled
+    world.ledger.checkpoint()
+    syncing, failed = threading.Event(), threading.Event()
+
+    def fail(index: Index, batch: Any) -> None:
+        assert syncing.wait(WAIT_SECONDS_MAX)
+        raise StorageFullError("no space to checkpoint")
+
+    def fdatasync(files: OsFiles, file: OpenFile) -> None:
+        os.fdatasync(file.fd)
+        if file.path.name.endswith(".seg") and world.ledger._pipeline._frozen is not None:
+            syncing.set()
+            assert failed.wait(WAIT_SECONDS_MAX)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Index, "write_checkpoint", fail)
+        patch.setattr(OsFiles, "raw_fdatasync", fdatasync)
+        planned, error = submit_until_it_fails(world.ledger, feeds[0], history)
+        assert isinstance(error, LedgerHaltedError | StorageFullError)
+        seen = world.ledger.height, world.ledger.head, world.ledger.transaction_count
+        failed.set()
+        for thread in world.ledger._pipeline._threads:
+            thread.join(WAIT_SECONDS_MAX)
+        assert (world.ledger.height, world.ledger.head, world.ledger.transaction_count) == seen
+        check_blocks(world.ledger)
+        close_halted(world.ledger)
+    world.ledger = Ledger.open(world.path, options=world.options)
+    assert world.ledger.height == seen[0] + 1  # it was on the disk, only not told
+    resubmit(world.ledger, planned, history)
+    check_all(world.ledger, history)
+
+
 def test_a_checkpoint_that_failed_is_written_later(
     filled: tuple[World, list[Feed], History], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -156,7 +156,9 @@ class Pipeline(Stages):
             if blocks:
                 with self._times.stage("sync"):
                     self._log.sync()
-            with self._times.stage("settle"):
+            with self._times.stage("settle"), self._settling:
+                if self._failure is not None:
+                    return  # whoever waited was told so; the block is found again when the ledger is opened
                 self._settle(blocks)
             self._answer(groups)
             if blocks:

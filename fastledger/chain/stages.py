@@ -80,6 +80,8 @@ class Stages:
         self._pausing = threading.Lock()
         self._closing = False
         self._failure: BaseException | None = None
+        # Held while blocks become visible, and while a failure is noted: nothing becomes visible after one.
+        self._settling = threading.Lock()
         self._threads: list[threading.Thread] = []
 
     def _run(self, works: dict[str, Callable[[], None]]) -> None:
@@ -214,7 +216,7 @@ class Stages:
             work()
         except BaseException as error:
             failure = _failure_of(error)
-            with self._changed:
+            with self._settling, self._changed:
                 if self._failure is None:
                     self._failure = failure
                 unanswered = self._abandon(failure)
