@@ -18,7 +18,8 @@ demo: $(STAMP)
 net-demo: $(STAMP)
 	$(BIN)/fastledger net-demo
 
-## make test      lint, types, layers and every test
+## make test      lint, types, layers and every test (WORKERS=n processes)
+WORKERS ?= 2
 test: lint types unit
 
 lint: $(STAMP)
@@ -28,7 +29,7 @@ types: $(STAMP)
 	$(BIN)/mypy
 
 unit: $(STAMP) $(PEERS)/.built
-	$(BIN)/pytest
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal
 
 ## make bench     every benchmark beside its peers, a table, a chart and tuning advice (bench-results/)
 bench: $(STAMP)

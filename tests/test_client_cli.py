@@ -199,5 +199,6 @@ def test_the_demo_through_a_node_that_runs_already(tmp_path: Path) -> None:
         assert len(answer["steps"]) == 10
         assert any("by the node" in step for step in answer["steps"])
         assert node.stop() == 0
-    refused = run_demo("--dir", tmp_path / "other", "--node", node.url, *choice, code=Exit.RETRY)
+    patience = ("--retry-for", 1)
+    refused = run_demo("--dir", tmp_path / "other", "--node", node.url, *choice, *patience, code=Exit.RETRY)
     assert refused["error"] == "unreachable"

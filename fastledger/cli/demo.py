@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fastledger.cli.options import FILE, Target, command_options, password_option, read_password
+from fastledger.cli.options import FILE, Target, command_options, password_option, read_password, retry_option
 from fastledger.cli.output import Exit, Output
 from fastledger.errors import Code, InputError
 
@@ -62,6 +62,7 @@ STAGE_TITLES = {
 @click.option(
     "--keystore", "keystore_path", type=FILE, envvar="FASTLEDGER_KEYSTORE", help="For the node at URL."
 )
+@retry_option
 @password_option
 @click.option("--as", "entry", default="regulator", show_default=True, help="The regulator in the keystore.")
 @click.option("--patients", type=click.IntRange(1, 100_000), default=40, show_default=True)
@@ -78,13 +79,16 @@ def demo(
     node_url: str | None,
     token_file: Path | None,
     ca: Path | None,
+    retry_for_s: int,
     **wallet: Any,
 ) -> None:
     """Two hospitals' histories through the whole engine, then consent, audit, amendment, erasure and proof."""
     from fastledger.cli.scenario import Scenario, ScenarioError
 
     folder = _prepare(folder, force)
-    target = None if node_url in (None, OWN_NODE) else Target(str(node_url), token_file, ca)
+    target = None
+    if node_url not in (None, OWN_NODE):
+        target = Target(str(node_url), token_file, ca, retry_for_s=retry_for_s)
     scenario = Scenario(_home(folder, node_url is not None, target, **wallet), folder, output)
     begun = time.perf_counter()
     try:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from fastledger.client.sync import Client
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
+# As patient as the client library: a node that is being restarted comes back within it.
+RETRY_FOR_S = 60
 PASSWORD_VARIABLE = "FASTLEDGER_PASSWORD"  # noqa: S105 - the name of a variable, not a password
 
 
@@ -50,6 +52,7 @@ class Target:
     ca: Path | None = None
     certificate: Path | None = None
     key: Path | None = None
+    retry_for_s: int = RETRY_FOR_S
 
     @property
     def is_node(self) -> bool:
@@ -78,11 +81,15 @@ class Target:
         """A client of the node; a usage error for a directory."""
         if not self.is_node:
             raise click.UsageError("this command asks a node: give its URL")
+        from fastledger.client.aio import ClientOptions
         from fastledger.client.http import ClientTls
+        from fastledger.client.retry import Retry
         from fastledger.client.sync import Client
 
         token = None if self.token_file is None else _first_line(self.token_file, "token file")
-        return Client.connect(self.place, token=token, tls=ClientTls(self.ca, self.certificate, self.key))
+        tls = ClientTls(self.ca, self.certificate, self.key)
+        options = ClientOptions(retry=Retry(deadline_ms=self.retry_for_s * 1000))
+        return Client.connect(self.place, token=token, tls=tls, options=options)
 
 
 class LedgerCommand(click.Command):
@@ -107,6 +114,19 @@ def _node_first(args: Sequence[str]) -> list[str]:
 FILE = click.Path(path_type=Path, dir_okay=False)
 
 
+def retry_option(command: CommandT) -> CommandT:
+    """How long a node that does not answer is tried again."""
+    return click.option(
+        "--retry-for",
+        "retry_for_s",
+        type=click.IntRange(0, 86_400),
+        default=RETRY_FOR_S,
+        show_default=True,
+        envvar="FASTLEDGER_RETRY_FOR_S",
+        help="Seconds to go on trying a node that is busy or away.",
+    )(command)
+
+
 def ledger_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """LEDGER (also from ``FASTLEDGER_LEDGER``) and how to reach a node; the command gets a :class:`Target`."""
 
@@ -116,12 +136,15 @@ def ledger_options(function: Callable[..., Any]) -> Callable[..., Any]:
         ca: Path | None,
         certificate: Path | None,
         key: Path | None,
+        retry_for_s: int,
         **arguments: Any,
     ) -> Any:
-        return function(target=Target(place, token_file, ca, certificate, key), **arguments)
+        target = Target(place, token_file, ca, certificate, key, retry_for_s)
+        return function(target=target, **arguments)
 
     wrapped: Callable[..., Any] = update_wrapper(run, function)
     for decorate in (
+        retry_option,
         click.option("--key", type=FILE, envvar="FASTLEDGER_KEY", help="Its key, if in a file of its own."),
         click.option(
             "--cert",
