@@ -31,7 +31,7 @@ from fastledger.model.bodies import BODIES, decode_body, parse_body
 from fastledger.model.ids import identity_id, random_id, rotation_digest
 from fastledger.model.receipt import make_seal
 from fastledger.state.entities import FOLDERS, Folder
-from fastledger.state.transition import validity_code
+from fastledger.state.transition import all_valid, validity_code
 from fastledger.state.view import View, write_set_digest
 from fastledger.storage.index import Index
 from fastledger.storage.log import FrameRef
@@ -140,6 +140,16 @@ def test_ids_follow_from_keys_and_chance(world: World) -> None:  # SPEC-ID-1, SP
 )
 def test_validity_windows(issued: int, expires: int, code: Code) -> None:  # SPEC-TX-9
     assert validity_code(issued, expires, 1000) == code
+    for others in ([], [(0, 2000), (900, 1100)]):  # the extremes of a batch say the same of all
+        windows = [(issued, expires), *others]
+        spans = [max(end - start, 0) for start, end in windows]
+        extremes = (
+            max(start for start, _ in windows),
+            min(end for _, end in windows),
+            min(spans),
+            max(spans),
+        )
+        assert all_valid(extremes, 1000) == (code == Code.OK)
 
 
 def test_a_late_retry_gets_the_first_verdict(world: World) -> None:  # SPEC-ADM-3

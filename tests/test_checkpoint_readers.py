@@ -56,7 +56,7 @@ class Model:
             assert snapshot.end_seq == end
             assert snapshot.meta(b"height") == b"%d" % (len(self.first_seqs) - 1)
             for key, value in self.state.items():
-                assert snapshot.get_state(key) == self.store.get_state(key) == value
+                assert snapshot.get_state(key) == self.store.lookup()(key) == value
             for seq in self.rng.sample(range(end), min(end, 10)):
                 assert snapshot.seq_of_txid(self.txids[seq]) == seq
                 height = sum(first <= seq for first in self.first_seqs) - 1

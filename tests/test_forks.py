@@ -91,7 +91,7 @@ def test_a_mined_block_pays_its_miner_and_reaches_others(nodes: MakeNode) -> Non
     theirs.take(block)
     assert_same(ours, theirs)
     assert len(ours.chain.mempool) == 0
-    account = ours.store.get_state(ACCOUNTS.prefix + block.body.proposer)
+    account = ours.store.lookup()(ACCOUNTS.prefix + block.body.proposer)
     assert account is not None and ACCOUNTS.decode(account).balance == 5
     events = [event for event in theirs.events if isinstance(event, BlockConnected)]
     assert events[0].txids == [item.txid for item in transactions]

@@ -135,11 +135,11 @@ def test_blocks_pay_their_proposers(tmp_path: Path, schedule: tuple[tuple[int, i
             assert executor.tip_position.state_root == root
             assert executor.tip_position.tip.interval_ms == 4_000
         for proposer, balance in balances.items():
-            stored = executor.store.get_state(b"A" + proposer)
+            stored = executor.store.lookup()(b"A" + proposer)
             assert stored == (msgspec.msgpack.encode([balance]) if balance else None)
 
 
 def test_another_engine_pays_nothing(tmp_path: Path) -> None:  # SPEC-RWD-3
     genesis = Genesis.create(created_ms=START_MS, proposers=(MINER,))
     with executor_for(genesis, tmp_path) as executor:
-        assert executor._begin(START_MS + 1, MINER).view.writes == {}
+        assert executor._begin(START_MS + 1, MINER).writes == {}

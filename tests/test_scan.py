@@ -311,6 +311,27 @@ def test_matches_chain() -> None:
         batch.matches_chain(bytes(7))
 
 
+def test_windows_are_the_extremes_of_those_in_form() -> None:
+    windows = [(1000, 5000), (2000, 2001), (7000, 6000), (0, 2**64 - 1)]
+    rows = [transaction(issued_ms=issued, expires_ms=expires) for issued, expires in windows]
+    assert scan([rows[0], b"", rows[1]]).windows() == (2000, 2001, 1, 4000)
+    assert scan(rows[:3]).windows() == (7000, 2001, 0, 4000)  # an expiry before the issue is no validity
+    assert scan(rows).windows() == (7000, 2001, 0, 2**64 - 1)
+    assert scan([b"", b"\xd2"]).windows() is scan([]).windows() is None
+
+
+def test_gather_takes_rows_in_the_order_asked_for() -> None:
+    rows = [transaction(), b"no transaction", transaction(body={"size": 2**40}), b""]
+    batch = scan(rows)
+    for indices in ([], [0], [2, 0], [3, 1, 3], list(range(4))):
+        data, lengths = batch.gather(indices)
+        assert data == b"".join(rows[i] for i in indices)
+        assert lengths == b"".join(len(rows[i]).to_bytes(4, "little") for i in indices)
+    for bad in ([4], [-1], [0, 2**70], ["0"]):
+        with pytest.raises((IndexError, OverflowError, TypeError)):
+            batch.gather(bad)  # type: ignore[arg-type]
+
+
 def test_no_transactions() -> None:
     batch = scan([])
     assert (len(batch), batch.txids, batch.signers, batch.signatures) == (0, b"", b"", b"")

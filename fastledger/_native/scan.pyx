@@ -6,8 +6,8 @@ because of what a transaction holds, so that one bad transaction costs its batch
 
 from cpython.buffer cimport PyBuffer_Release
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from libc.stdint cimport uint8_t, uint16_t, uint64_t
-from libc.string cimport memcmp
+from libc.stdint cimport UINT32_MAX, UINT64_MAX, uint8_t, uint16_t, uint64_t
+from libc.string cimport memcmp, memcpy
 
 from fastledger._native.c_fl cimport GIL_RELEASE_BYTES_MIN, acquire_bytes, fl_offsets_check, init_backend
 from fastledger._native.c_fl_tx cimport (
@@ -37,6 +37,7 @@ cdef enum:
     TXID_LEN = 32
     SIGNER_LEN = 33
     SIG_LEN = 64
+    LENGTH_LEN = 4
     MSGPACK_ON_STACK = 4096
 
 cdef fl_tx_limits LIMITS = fl_tx_limits(
@@ -239,6 +240,49 @@ cdef class ScanBatch:
         for i in range(self.count):
             out[i] = status[i] == FL_OK and memcmp(fields[i].chain_id, wanted, CHAIN_ID_LEN) == 0
         return mask
+
+    def windows(self):
+        """``(last issue, first expiry, shortest, longest validity)`` of the transactions in form, ms; None without any.
+
+        An expiry before its issue counts as a validity of 0.
+        """
+        cdef const uint16_t *status = self._status_column()
+        cdef const fl_tx_fields *fields = self._field_column()
+        cdef uint64_t issued = 0, expires = UINT64_MAX, shortest = UINT64_MAX, longest = 0, span
+        cdef Py_ssize_t i
+        cdef bint found = False
+        for i in range(self.count):
+            if status[i] == FL_OK:
+                found = True
+                span = max(fields[i].expires_ms, fields[i].issued_ms) - fields[i].issued_ms
+                issued, expires = max(issued, fields[i].issued_ms), min(expires, fields[i].expires_ms)
+                shortest, longest = min(shortest, span), max(longest, span)
+        return (issued, expires, shortest, longest) if found else None
+
+    def gather(self, list indices not None):
+        """The transactions at ``indices``, refused or not: all their bytes in that order, and n lengths as u32 LE."""
+        cdef const uint64_t *bounds = self._bounds()
+        cdef Py_ssize_t count = len(indices), i, index
+        cdef size_t total = 0, size, byte
+        for i in range(count):
+            index = indices[i]
+            self._check_index(index)
+            total += bounds[index + 1] - bounds[index]
+        cdef bytes joined = PyBytes_FromStringAndSize(NULL, total)
+        cdef bytes lengths = PyBytes_FromStringAndSize(NULL, count * LENGTH_LEN)
+        cdef char *at = PyBytes_AS_STRING(joined)
+        cdef uint8_t *length = <uint8_t *>PyBytes_AS_STRING(lengths)
+        for i in range(count):
+            index = indices[i]
+            size = bounds[index + 1] - bounds[index]
+            if size > UINT32_MAX:
+                raise ValueError(f"transaction {index} has {size} bytes")
+            memcpy(at, <const char *>self._data.buf + bounds[index], size)
+            at += size
+            for byte in range(LENGTH_LEN):
+                length[byte] = <uint8_t>(size >> (8 * byte))
+            length += LENGTH_LEN
+        return joined, lengths
 
     cdef int _take_data(self, object data) except -1:
         """Keep bytes as they are, and a copy of what could change after it has been checked."""

@@ -4,12 +4,15 @@ Only the bookkeeping lives here. What the entries mean, and every rule over them
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.dict cimport PyDict_GetItemWithError
+from cpython.dict cimport PyDict_Clear, PyDict_GetItemWithError, PyDict_Next
 from cpython.ref cimport PyObject
-from libc.stdint cimport uint8_t
+from libc.stdint cimport uint8_t, uint32_t
+from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy
 
 from fastledger._native.c_fl cimport fl_sha256, init_backend
+
+from array import array
 
 import msgspec
 
@@ -18,6 +21,9 @@ cdef object ENCODE = msgspec.msgpack.Encoder().encode
 cdef enum:
     LENGTH_BYTES = 4
     DIGEST_BYTES = 32
+    TABLE_BYTES = 1
+    NAME_BYTES = 16
+    TERM_BYTES = TABLE_BYTES + NAME_BYTES
 
 
 cdef class Table:
@@ -34,17 +40,55 @@ cdef class Table:
         return cls
 
 
+cdef class Stack:
+    """Maps laid over one another: the value of a key is that of the first map which has it.
+
+    For a key that none has ``below`` is asked, once: its answer goes into ``cache``, which lies under the maps.
+    """
+
+    cdef list _maps
+    cdef dict _cache
+    cdef object _below
+
+    def __init__(self, list maps not None, dict cache not None, below):
+        cdef dict each
+        for each in maps:
+            if each is None:
+                raise TypeError("a map is a dict")
+        self._maps = list(maps)
+        self._cache = cache
+        self._below = below
+
+    def __call__(self, bytes key not None):
+        return self.look_up(key)
+
+    cdef object look_up(self, bytes key):
+        cdef PyObject *found
+        for each in self._maps:
+            found = PyDict_GetItemWithError(each, key)
+            if found != NULL:
+                return <object>found
+        found = PyDict_GetItemWithError(self._cache, key)
+        if found != NULL:
+            return <object>found
+        value = self._below(key)
+        self._cache[key] = value
+        return value
+
+
 cdef class View:
     """Reads through to ``base`` and collects the block's writes in ``writes``."""
 
     cdef readonly dict writes
     cdef object _base
+    cdef Stack _stack # the base, where it is one: it can be asked without a step of interpreter
     cdef dict _journal
     # Entries as of the last commit: a block's transactions share signers, folders and consents.
     cdef dict _decoded
 
     def __init__(self, base, dict writes=None):
         self._base = base
+        self._stack = base if isinstance(base, Stack) else None
         self.writes = {} if writes is None else writes
         self._journal = {}
         self._decoded = {}
@@ -63,7 +107,12 @@ cdef class View:
         if found != NULL:
             return <object>found
         found = PyDict_GetItemWithError(self.writes, full_key)
-        raw = <object>found if found != NULL else self._base(full_key)
+        if found != NULL:
+            raw = <object>found
+        elif self._stack is not None:
+            raw = self._stack.look_up(full_key)
+        else:
+            raw = self._base(full_key)
         entry = None if raw is None else table.decode(raw)
         self._decoded[full_key] = entry
         return entry
@@ -78,16 +127,106 @@ cdef class View:
 
     def commit(self):
         """Keeps what the running transaction wrote."""
+        cdef Py_ssize_t at = 0
+        cdef PyObject *key
+        cdef PyObject *value
         if self._journal:
-            self.writes.update(self._journal)
-            for key in self._journal:
-                self._decoded.pop(key, None)
-            self._journal = {}
+            while PyDict_Next(self._journal, &at, &key, &value):
+                self.writes[<object>key] = <object>value
+                if PyDict_GetItemWithError(self._decoded, <object>key) != NULL:
+                    del self._decoded[<object>key]
+            PyDict_Clear(self._journal)
 
     def rollback(self):
         """Forgets what the running transaction wrote."""
-        if self._journal:
-            self._journal = {}
+        PyDict_Clear(self._journal)
+
+
+cdef class TermList:
+    """The terms of consecutive transactions, 17 bytes each: a table and a name in it.
+
+    What is added belongs to the transaction that :meth:`end` ends. ValueError for a table that has not 1 byte, or a
+    name that has not 16.
+    """
+
+    cdef uint8_t *_terms
+    cdef size_t _count
+    cdef size_t _room
+    cdef size_t _ended
+    cdef object _counts
+
+    def __cinit__(self):
+        self._terms = NULL
+        self._count = self._room = self._ended = 0
+        self._counts = array("I")
+
+    def __dealloc__(self):
+        free(self._terms)
+
+    def __len__(self):
+        """How many terms there are."""
+        return self._count
+
+    def add(self, bytes table not None, bytes name not None):
+        """One term."""
+        self._add(self._reserve(1), table, name)
+
+    def add_all(self, bytes table not None, list names not None):
+        """One term for each of ``names``, all or none."""
+        cdef Py_ssize_t count = len(names), i
+        cdef uint8_t *at = self._reserve(count)
+        cdef size_t before = self._count
+        try:
+            for i in range(count):
+                self._add(at + i * TERM_BYTES, table, names[i])
+        except BaseException:
+            self._count = before
+            raise
+
+    def end(self):
+        """The transaction is over: what comes next belongs to the next one."""
+        self._counts.append(self._count - self._ended)
+        self._ended = self._count
+
+    def copy(self):
+        """One that goes on from here on its own."""
+        cdef TermList other = TermList()
+        cdef uint8_t *at = other._reserve(self._count)
+        if self._count:
+            memcpy(at, self._terms, self._count * TERM_BYTES)
+        other._count, other._ended = self._count, self._ended
+        other._counts = self._counts[:]
+        return other
+
+    @property
+    def terms(self):
+        """All terms, one after another."""
+        return PyBytes_FromStringAndSize(<const char *>self._terms, self._count * TERM_BYTES)
+
+    @property
+    def counts(self):
+        """How many each transaction has that has ended, as an array of uint32."""
+        return self._counts[:]
+
+    cdef uint8_t *_reserve(self, size_t count) except NULL:
+        """Where the next ``count`` terms go."""
+        cdef size_t wanted = self._count + count, room
+        cdef void *grown
+        if wanted > self._room or self._terms == NULL:
+            room = max(2 * self._room, wanted, 64)
+            grown = realloc(self._terms, room * TERM_BYTES)
+            if grown == NULL:
+                raise MemoryError(f"no room for {room} terms")
+            self._terms, self._room = <uint8_t *>grown, room
+        return self._terms + self._count * TERM_BYTES
+
+    cdef inline int _add(self, uint8_t *at, bytes table, bytes name) except -1:
+        if PyBytes_GET_SIZE(table) != TABLE_BYTES or name is None or PyBytes_GET_SIZE(name) != NAME_BYTES:
+            raise ValueError(f"a term is {TABLE_BYTES} byte of table and {NAME_BYTES} bytes of name")
+        at[0] = PyBytes_AS_STRING(table)[0]
+        memcpy(at + TABLE_BYTES, PyBytes_AS_STRING(name), NAME_BYTES)
+        self._count += 1
+        return 0
 
 
 cdef inline uint8_t *put_length(uint8_t *target, size_t length) noexcept:

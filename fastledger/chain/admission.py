@@ -23,7 +23,7 @@ from fastledger.errors import Code, InputError
 from fastledger.limits import BATCH_BYTES_MAX, BATCH_TRANSACTIONS_MAX
 from fastledger.model.block import Block
 from fastledger.model.bodies import RecordAmend, RecordPut, decode_body
-from fastledger.state.transition import validity_code
+from fastledger.state.transition import all_valid, validity_code
 
 
 @dataclass(slots=True)
@@ -39,15 +39,15 @@ class Admitted:
     bodies: list[Any]
     hints: bytes = b""
     txids: list[bytes] = field(init=False)
+    signers: list[bytes] = field(init=False)
+    windows: tuple[int, int, int, int] | None = field(init=False)
 
     def __post_init__(self) -> None:
-        joined = self.scan.txids
-        # The 32-byte id of each (zeros where the form is broken), cut once: every stage asks for them.
-        self.txids = [joined[i : i + 32] for i in range(0, len(joined), 32)]
-
-    def signer(self, index: int) -> bytes:
-        """The 33-byte key of a transaction."""
-        return self.scan.signers[33 * index : 33 * index + 33]
+        """Cuts the ids (32 bytes) and keys (33) once, for every stage: zeros where the form is broken."""
+        ids, keys = self.scan.txids, self.scan.signers
+        self.txids = [ids[i : i + 32] for i in range(0, len(ids), 32)]
+        self.signers = [keys[i : i + 33] for i in range(0, len(keys), 33)]
+        self.windows = self.scan.windows()
 
 
 class CpuShare:
@@ -142,13 +142,15 @@ def check_contents(admitted: Admitted, chain_id: bytes, now_ms: int) -> None:
     """Chain, window, kind and body of everything whose form is right; bodies that are there already stay."""
     scan, codes, bodies = admitted.scan, admitted.codes, admitted.bodies
     on_chain = scan.matches_chain(chain_id)
+    valid = all_valid(admitted.windows, now_ms)
     for index, code in enumerate(codes):
         if code:
             continue
         if not on_chain[index]:
             codes[index] = Code.WRONG_CHAIN
             continue
-        codes[index] = validity_code(scan.issued_ms(index), scan.expires_ms(index), now_ms)
+        if not valid:
+            codes[index] = validity_code(scan.issued_ms(index), scan.expires_ms(index), now_ms)
         if codes[index] or bodies[index] is not None:
             continue
         try:

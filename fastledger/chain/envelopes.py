@@ -24,6 +24,7 @@ from fastledger.errors import AccessRefused, Code, InputError, NotFoundError, Tr
 from fastledger.limits import ORPHANS_MAX, UNNAMED_BYTES_MAX
 from fastledger.model.bodies import AccessRead
 from fastledger.model.transaction import Transaction
+from fastledger.state.context import Context
 from fastledger.state.entities import BLOBS, RECORDS
 from fastledger.state.transition import apply
 from fastledger.state.view import View
@@ -218,8 +219,8 @@ class Envelopes:
         Raises ``AccessRefused``, and ``NotFoundError`` where the envelope is not here any more. Nothing is audited.
         """
         with self._store.snapshot() as snapshot:
-            view = View(snapshot.get_state)
-            code = apply(view, self._chain_id, grant.signer, self._clock_ms(), grant.access).code
+            context = Context(View(snapshot.get_state), self._chain_id, self._clock_ms())
+            code = apply(context, grant.signer, grant.access)
         if code:
             raise AccessRefused(f"read {grant.txid.hex()} is permitted no more", code=code, txid=grant.txid)
         if not self._blobs.has(grant.digest):

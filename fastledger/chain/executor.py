@@ -5,7 +5,6 @@ log becomes a layer of the :class:`ChainStore` and is acknowledged by others, af
 """
 
 import struct
-from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -32,9 +31,10 @@ from fastledger.model.block import Block, Header, HeaderBody, result_entries
 from fastledger.model.codec import decode, encode
 from fastledger.model.genesis import Genesis
 from fastledger.model.receipt import make_seal
+from fastledger.state.context import Context
 from fastledger.state.identity import install_authorities
 from fastledger.state.rewards import pay_reward
-from fastledger.state.transition import apply, keys_read, validity_code
+from fastledger.state.transition import all_valid, apply, keys_read, validity_code
 from fastledger.state.view import Lookup, View, Writes, next_state_root
 from fastledger.storage.keys import TermLog
 from fastledger.storage.log import FrameRef, SegmentLog
@@ -88,40 +88,37 @@ class Position(NamedTuple):
 class Execution:
     """What executing a run of transactions came to."""
 
-    view: View
-    chain_id: bytes
-    time_ms: int
+    context: Context
     first_seq: int
     txids: dict[bytes, int] = field(default_factory=dict)
     codes: list[Code] = field(default_factory=list)
-    terms: list[bytes] = field(default_factory=list)
-    term_counts: "array[int]" = field(default_factory=lambda: array("I"))
-    erased: list[bytes] = field(default_factory=list)
 
     def run(self, txid: bytes, signer: bytes, body: Any) -> Code:
         """Executes the next transaction of the block."""
-        code, terms, erased = apply(self.view, self.chain_id, signer, self.time_ms, body)
+        code = apply(self.context, signer, body)
         self.txids[txid] = self.first_seq + len(self.codes)
         self.codes.append(code)
-        self.terms += terms
-        self.term_counts.append(len(terms))
-        if erased:
-            self.erased += erased
         return code
 
     def copy(self, lookup: Lookup) -> "Execution":
         """One that goes on from here on its own; ``lookup`` reads the state before the block."""
-        return Execution(
-            View(lookup, dict(self.view.writes)),
-            self.chain_id,
-            self.time_ms,
-            self.first_seq,
-            dict(self.txids),
-            list(self.codes),
-            list(self.terms),
-            array("I", self.term_counts),
-            list(self.erased),
-        )
+        context = self.context.copy(View(lookup, dict(self.writes)))
+        return Execution(context, self.first_seq, dict(self.txids), list(self.codes))
+
+    @property
+    def time_ms(self) -> int:
+        """The block's time."""
+        return self.context.time_ms
+
+    @property
+    def writes(self) -> Writes:
+        """What it changed in the state."""
+        return self.context.view.writes
+
+    @property
+    def terms(self) -> TermLog:
+        """Under which terms the transactions are found."""
+        return TermLog(self.context.terms.terms, self.context.terms.counts, self.first_seq)
 
     @property
     def results(self) -> bytes:
@@ -206,7 +203,7 @@ class Executor:
 
     def _genesis_execution(self, writes: Writes) -> Execution:
         view = View(lambda _key: None, writes)
-        return Execution(view, self.chain_id, self.genesis.created_ms, 0)
+        return Execution(Context(view, self.chain_id, self.genesis.created_ms), 0)
 
     @property
     def tip_position(self) -> Position:
@@ -228,8 +225,8 @@ class Executor:
         plan = self._plan(now_ms)
         proposer = self._signing_key().public_key
         execution = self._begin(plan.time_ms, proposer)
-        chosen = self._execute_batches(batches, outcomes, execution)
-        if not chosen and not self._engine.empty_blocks:
+        transactions, lengths = self._execute_batches(batches, outcomes, execution)
+        if not lengths and not self._engine.empty_blocks:
             return None
         txids = b"".join(execution.txids)
         roots = self._roots(txids, execution)
@@ -248,9 +245,9 @@ class Executor:
         block = Block(
             header,
             body,
-            self._seal(header, body, len(chosen)),
-            b"".join(chosen),
-            struct.pack(f"<{len(chosen)}I", *map(len, chosen)),
+            self._seal(header, body, len(execution.codes)),
+            transactions,
+            lengths,
             execution.results,
         )
         return self._append(block, execution)
@@ -258,10 +255,10 @@ class Executor:
     def _begin(self, time_ms: int, proposer: bytes) -> Execution:
         """An execution on top of the tip, with the proposer's reward paid."""
         position = self.tip_position
-        view = View(self.store.get_state)
+        view = View(self.store.lookup())
         if self.genesis.work is not None:
             pay_reward(view, proposer, position.tip.height + 1, self.genesis.work.rewards)
-        return Execution(view, self.chain_id, time_ms, position.next_seq)
+        return Execution(Context(view, self.chain_id, time_ms), position.next_seq)
 
     def _plan(self, now_ms: int) -> BuildBlock:
         actions = self._engine.handle(TransactionsPending(self.tip_position.tip, now_ms))
@@ -286,27 +283,38 @@ class Executor:
         batches: Sequence[Admitted],
         outcomes: Sequence[list[Outcome | None]],
         execution: Execution,
-    ) -> list[bytes]:
-        """Runs every transaction that may enter; returns the encodings of those that did, in order."""
-        chosen: list[bytes] = []
-        height = self.tip_position.tip.height + 1
+    ) -> tuple[bytes, bytes]:
+        """Runs every transaction that may enter; returns the bytes of those that did, in order, and their lengths."""
         known = self._look_ahead(batches)
-        for batch, verdicts in zip(batches, outcomes, strict=True):
-            for index, (txid, code) in enumerate(zip(batch.txids, batch.codes, strict=True)):
-                if not code and batch.scan.expires_ms(index) < execution.time_ms:
-                    code = Code.EXPIRED
-                if txid in known and code in _ANSWERED_AGAIN:
-                    verdicts[index] = self._known_outcome(txid, known[txid])
-                elif code:
-                    verdicts[index] = Outcome(txid, Code(code))
-                elif txid in execution.txids:
-                    place = execution.txids[txid] - execution.first_seq
-                    verdicts[index] = Outcome(txid, execution.codes[place], height, place, True)
-                else:
-                    verdict = execution.run(txid, batch.signer(index), batch.bodies[index])
-                    verdicts[index] = Outcome(txid, verdict, height, len(chosen))
-                    chosen.append(batch.scan.transaction(index))
-        return chosen
+        parts = [
+            batch.scan.gather(self._execute_batch(batch, verdicts, known, execution))
+            for batch, verdicts in zip(batches, outcomes, strict=True)
+        ]
+        return b"".join(data for data, _ in parts), b"".join(lengths for _, lengths in parts)
+
+    def _execute_batch(
+        self, batch: Admitted, verdicts: list[Outcome | None], known: dict[bytes, int], execution: Execution
+    ) -> list[int]:
+        """Fills in the verdicts of one batch; returns the places of the transactions that entered the block."""
+        entered: list[int] = []
+        height = self.tip_position.tip.height + 1
+        may_have_expired = not all_valid(batch.windows, execution.time_ms)
+        for index, (txid, code) in enumerate(zip(batch.txids, batch.codes, strict=True)):
+            if may_have_expired and not code and batch.scan.expires_ms(index) < execution.time_ms:
+                code = Code.EXPIRED
+            if txid in known and code in _ANSWERED_AGAIN:
+                verdicts[index] = self._known_outcome(txid, known[txid])
+            elif code:
+                verdicts[index] = Outcome(txid, Code(code))
+            elif txid in execution.txids:
+                place = execution.txids[txid] - execution.first_seq
+                verdicts[index] = Outcome(txid, execution.codes[place], height, place, True)
+            else:
+                place = len(execution.codes)
+                verdict = execution.run(txid, batch.signers[index], batch.bodies[index])
+                verdicts[index] = Outcome(txid, verdict, height, place)
+                entered.append(index)
+        return entered
 
     def _look_ahead(self, batches: Sequence[Admitted]) -> dict[bytes, int]:
         """Reads what the batches will need from the index; returns the transactions that the chain has already."""
@@ -329,7 +337,7 @@ class Executor:
         return Roots(
             merkle_root(txids),
             merkle_root(leaf_hashes(entries, offsets), hashed=True),
-            next_state_root(self.tip_position.state_root, execution.view.writes),
+            next_state_root(self.tip_position.state_root, execution.writes),
             self._history.root(),
         )
 
@@ -355,13 +363,13 @@ class Executor:
         layer = Layer(
             block.height,
             entry,
-            execution.view.writes,
+            execution.writes,
             execution.txids,
-            TermLog(b"".join(execution.terms), execution.term_counts, execution.first_seq),
+            execution.terms,
             {CHECKPOINT_KEY: self.position.pack()},
         )
         self.store.push(layer)
-        return Appended(layer, execution.erased)
+        return Appended(layer, execution.context.erased)
 
     # Replaying.
 
@@ -407,7 +415,7 @@ class Executor:
                 raise _differs(block, f"transaction {index} ({Code(code).slug})")
             if txid in known or txid in execution.txids:
                 raise _differs(block, f"transaction {index} ({Code.DUPLICATE.slug})")
-            execution.run(txid, batch.signer(index), batch.bodies[index])
+            execution.run(txid, batch.signers[index], batch.bodies[index])
         return execution
 
     # Forks: blocks that may leave the chain again.
@@ -426,7 +434,7 @@ class Executor:
         if base is None:
             execution = self._begin(plan.time_ms, self._signing_key().public_key)
         else:
-            execution = base.execution.copy(self.store.get_state)
+            execution = base.execution.copy(self.store.lookup())
         more = offered[len(taken) :]
         self.store.prefetch(keys_read([pending.body for pending in more]))
         known = self.store.seqs_of_txids([pending.txid for pending in more])
@@ -468,7 +476,7 @@ class Executor:
             execution, state_root = draft.execution, draft.roots.state
         elif batch is not None:
             execution = self._execute_block(block, batch)
-            state_root = next_state_root(position.state_root, execution.view.writes)
+            state_root = next_state_root(position.state_root, execution.writes)
         else:
             raise RuntimeError("neither transactions nor what they came to")
         if execution.results != block.results:

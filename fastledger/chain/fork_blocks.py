@@ -153,7 +153,7 @@ def pending_at(batch: Admitted, index: int, hints: bytes, source: bytes) -> Pend
         batch.txids[index],
         scan.transaction(index),
         hint_at(hints, index),
-        batch.signer(index),
+        batch.signers[index],
         body,
         scan.issued_ms(index),
         scan.expires_ms(index),

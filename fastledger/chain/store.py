@@ -23,7 +23,7 @@ from fastledger._native.lmdb_batch import find_postings
 from fastledger.errors import Code, CorruptionError
 from fastledger.limits import BLOCK_PLACES_MAX, STATE_CACHE_ENTRIES_MAX
 from fastledger.state.terms import code_term
-from fastledger.state.view import Writes
+from fastledger.state.view import Stack, Writes
 from fastledger.storage.checkpoint import CheckpointBatch
 from fastledger.storage.index import Index, IndexView
 from fastledger.storage.keys import TermLog
@@ -300,18 +300,13 @@ class ChainStore:
 
     # The executor's side.
 
-    def get_state(self, key: bytes) -> bytes | None:
-        """The state value of ``key`` with all layers, durable or not; for the executor's thread."""
-        for layer in reversed(self._layers):
-            if key in layer.writes:
-                return layer.writes[key]
-        for overlay in self._overlays:
-            if key in overlay.state:
-                return overlay.state[key]
-        if key in self._cache:
-            return self._cache[key]
-        value = self._cache[key] = self._reader.get_state(key)
-        return value
+    def lookup(self) -> Stack:
+        """The state with all layers, durable or not; for the executor's thread, until it pushes, pops or renews."""
+        # What the others do meanwhile takes nothing away: a layer that settles stands in an overlay by then, and a
+        # frozen overlay that the index has stays until it is renewed.
+        maps = [layer.writes for layer in reversed(self._layers)]
+        maps += [overlay.state for overlay in self._overlays]
+        return Stack(maps, self._cache, self._reader.get_state)
 
     def prefetch(self, keys: Iterable[bytes]) -> None:
         """Reads what a block is likely to ask the index for in one go; for the executor's thread."""

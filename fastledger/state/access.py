@@ -1,10 +1,10 @@
 """Access: every read of a record is a transaction, granted or refused, and its result the audit (SPEC-ACC-1..3)."""
 
 from fastledger.errors import Code
-from fastledger.model.bodies import AccessRead, Right
-from fastledger.state.consent import permit
+from fastledger.model.bodies import AccessRead
+from fastledger.state.consent import READ, permit
 from fastledger.state.context import Context
-from fastledger.state.entities import FOLDERS, RECORDS
+from fastledger.state.entities import FOLDERS, PURPOSE_BITS, RECORDS
 from fastledger.state.terms import RECORD, SUBJECT
 from fastledger.state.view import Refusal
 
@@ -21,7 +21,7 @@ def read(ctx: Context, body: AccessRead) -> None:
     if record is None or folder is None:
         raise Refusal(Code.UNKNOWN_RECORD)
     if folder.owner != actor_id:
-        permit(ctx, actor_id, actor, record.folder, Right.READ, body.purpose)
+        permit(ctx, actor_id, actor, record.folder, READ, PURPOSE_BITS[body.purpose])
     if record.erased:
         raise Refusal(Code.RECORD_ERASED)
     if body.version > record.version:

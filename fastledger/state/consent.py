@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from fastledger.errors import Code
 from fastledger.limits import CONSENTS_PER_FOLDER_GRANTEE_MAX
-from fastledger.model.bodies import ConsentGrant, ConsentRekey, ConsentRevoke, Purpose, Right
+from fastledger.model.bodies import ConsentGrant, ConsentRekey, ConsentRevoke, Right
 from fastledger.state.context import Context
 from fastledger.state.entities import (
     CONSENTS,
@@ -20,25 +20,25 @@ from fastledger.state.entities import (
 from fastledger.state.terms import CONSENT, FOLDER, SUBJECT
 from fastledger.state.view import Refusal
 
+# Plain integers: an enum's operators cost more than the whole check.
+READ, WRITE = Right.READ.value, Right.WRITE.value
+
 
 def permit(
     ctx: Context,
     actor_id: bytes,
     actor: Identity,
     folder: bytes,
-    right: Right,
-    purpose: Purpose | None = None,
+    right_bit: int,
+    purpose_bit: int = -1,
 ) -> None:
-    """Refuses unless some consent gives the actor ``right`` in ``folder`` (for ``purpose``, where one is named).
+    """Refuses unless some consent gives the actor the right in ``folder`` (for the purpose, where one is named).
 
     The code tells what stood nearest to a permission: a consent for another purpose, without the right, expired,
     revoked, or none at all.
     """
     if not ctx.in_role(actor):
         raise Refusal(Code.ROLE_NOT_ENDORSED)
-    # Plain integers: an enum's operators cost more than the whole check.
-    right_bit = right.value
-    purpose_bit = PURPOSE_BITS[purpose] if purpose is not None else -1
     revoked = expired = no_right = no_purpose = False
     for grantee in ctx.grantees(actor_id, actor):
         entry = ctx.view.load(GRANTS, folder + grantee)

@@ -2,8 +2,8 @@
 
 from fastledger.errors import Code
 from fastledger.limits import VERSIONS_PER_RECORD_MAX
-from fastledger.model.bodies import FolderOpen, FolderRotate, RecordAmend, RecordErase, RecordPut, Right
-from fastledger.state.consent import permit
+from fastledger.model.bodies import FolderOpen, FolderRotate, RecordAmend, RecordErase, RecordPut
+from fastledger.state.consent import WRITE, permit
 from fastledger.state.context import Context
 from fastledger.state.entities import (
     BLOBS,
@@ -59,7 +59,7 @@ def _writable_folder(ctx: Context, actor_id: bytes, actor: Identity, folder_id: 
         raise Refusal(Code.UNKNOWN_FOLDER)
     ctx.find_by(SUBJECT, folder.owner)
     if folder.owner != actor_id:
-        permit(ctx, actor_id, actor, folder_id, Right.WRITE)
+        permit(ctx, actor_id, actor, folder_id, WRITE)
     if epoch != folder.epoch:
         raise Refusal(Code.WRONG_EPOCH)
     return folder
@@ -82,7 +82,7 @@ def put(ctx: Context, body: RecordPut) -> None:
     _claim_blob(ctx, body.digest, body.record)
     version = RecordVersion(body.digest, body.size, body.epoch, actor_id, ctx.time_ms)
     ctx.view.store(RECORDS, body.record, Record(body.folder, 1, False, version))
-    ctx.terms += [TOKEN + token for token in body.tokens]
+    ctx.terms.add_all(TOKEN, body.tokens)
 
 
 def amend(ctx: Context, body: RecordAmend) -> None:
@@ -101,7 +101,7 @@ def amend(ctx: Context, body: RecordAmend) -> None:
     version = RecordVersion(body.digest, body.size, body.epoch, actor_id, ctx.time_ms)
     ctx.view.store(VERSIONS, version_key(body.record, record.version), record.present)
     ctx.view.store(RECORDS, body.record, Record(record.folder, body.version, False, version))
-    ctx.terms += [TOKEN + token for token in body.tokens]
+    ctx.terms.add_all(TOKEN, body.tokens)
 
 
 def erase(ctx: Context, body: RecordErase) -> None:

@@ -20,16 +20,22 @@ CONSENT: Final = b"\x06"
 TOKEN: Final = b"\x07"
 CODE: Final = b"\x08"
 
-KIND_TERMS: dict[str, bytes] = {
-    kind: KIND + hashlib.sha256(b"fastledger/kind/" + kind.encode()).digest()[:16] for kind in BODIES
+KIND_NAMES: dict[str, bytes] = {
+    kind: hashlib.sha256(b"fastledger/kind/" + kind.encode()).digest()[:16] for kind in BODIES
 }
+KIND_TERMS: dict[str, bytes] = {kind: KIND + name for kind, name in KIND_NAMES.items()}
+
+
+def code_name(code: Code) -> bytes:
+    """What a result code is called in the table CODE."""
+    return int(code).to_bytes(16, "big")
 
 
 def code_term(code: Code) -> bytes:
     """The term of a result code."""
-    return CODE + int(code).to_bytes(16, "big")
+    return CODE + code_name(code)
 
 
-def unknown_signer_term(key: bytes) -> bytes:
-    """The term under which the transactions of an unregistered 33-byte key are found."""
-    return SIGNER + key[1:17]
+def unknown_signer_name(key: bytes) -> bytes:
+    """What the signer of an unregistered 33-byte key is called in the table SIGNER."""
+    return key[1:17]

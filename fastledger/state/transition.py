@@ -5,7 +5,7 @@ machine. A refused transaction writes nothing.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from fastledger.errors import Code
 from fastledger.limits import CLOCK_SKEW_MS_MAX, VALIDITY_WINDOW_MS_MAX
@@ -13,8 +13,8 @@ from fastledger.model.bodies import BODIES, AccessRead, RecordAmend, RecordPut
 from fastledger.state import access, consent, identity, records
 from fastledger.state.context import Context
 from fastledger.state.entities import BLOBS, RECORDS
-from fastledger.state.terms import KIND_TERMS, code_term
-from fastledger.state.view import Refusal, View
+from fastledger.state.terms import CODE, KIND, KIND_NAMES, code_name
+from fastledger.state.view import Refusal
 
 _HANDLERS: dict[str, Callable[[Context, Any], None]] = {
     "identity.register": identity.register,
@@ -33,8 +33,9 @@ _HANDLERS: dict[str, Callable[[Context, Any], None]] = {
 }
 if set(_HANDLERS) != set(BODIES):
     raise RuntimeError("every kind of transaction has a body and a rule")
-# One lookup a transaction: body type -> rule, kind's term.
-_RULES = {BODIES[kind]: (_HANDLERS[kind], KIND_TERMS[kind]) for kind in BODIES}
+# One lookup a transaction: body type -> rule, kind's name.
+_RULES = {BODIES[kind]: (_HANDLERS[kind], KIND_NAMES[kind]) for kind in BODIES}
+_OK = Code.OK
 _ABOUT_ENVELOPES = (RecordPut, RecordAmend)
 _ABOUT_RECORDS = (*_ABOUT_ENVELOPES, AccessRead)
 
@@ -44,14 +45,6 @@ def keys_read(bodies: Sequence[Any]) -> list[bytes]:
     found = [RECORDS.prefix + body.record for body in bodies if isinstance(body, _ABOUT_RECORDS)]
     found += [BLOBS.prefix + body.digest for body in bodies if isinstance(body, _ABOUT_ENVELOPES)]
     return found
-
-
-class Effect(NamedTuple):
-    """What a transaction came to: its result code, where it is found, which envelopes it erased."""
-
-    code: Code
-    terms: list[bytes]
-    erased: list[bytes]
 
 
 def validity_code(issued_ms: int, expires_ms: int, time_ms: int) -> Code:
@@ -65,19 +58,34 @@ def validity_code(issued_ms: int, expires_ms: int, time_ms: int) -> Code:
     return Code.OK
 
 
-def apply(view: View, chain_id: bytes, signer: bytes, time_ms: int, body: Any) -> Effect:
-    """Judges one transaction whose form, signature, chain and window were checked; ``body`` is its typed body.
+def all_valid(windows: tuple[int, int, int, int] | None, time_ms: int) -> bool:
+    """Whether :func:`validity_code` is OK for all of a batch, from its extremes (``ScanBatch.windows``)."""
+    if windows is None:
+        return False
+    last_issue_ms, first_expiry_ms, shortest_ms, longest_ms = windows
+    well_formed = shortest_ms > 0 and longest_ms <= VALIDITY_WINDOW_MS_MAX
+    return well_formed and last_issue_ms - CLOCK_SKEW_MS_MAX <= time_ms <= first_expiry_ms
 
-    On success its writes are committed to ``view``, on refusal they are gone.
+
+def apply(ctx: Context, signer: bytes, body: Any) -> Code:
+    """Judges the next transaction, whose form, signature, chain and window were checked; ``body`` is its typed body.
+
+    On success its writes are committed to the context's view, on refusal they are gone. Either way the terms under
+    which it is found are added to the context's, and what it erased.
     """
-    handler, kind_term = _RULES[type(body)]
-    ctx = Context(view, chain_id, signer, time_ms)
-    ctx.terms.append(kind_term)
+    handler, kind = _RULES[type(body)]
+    ctx.signer = signer
+    ctx.find_by(KIND, kind)
+    erased_before = len(ctx.erased)
     try:
         handler(ctx, body)
     except Refusal as refusal:
-        view.rollback()
-        ctx.terms.append(code_term(refusal.code))
-        return Effect(refusal.code, ctx.terms, [])
-    view.commit()
-    return Effect(Code.OK, ctx.terms, ctx.erased)
+        ctx.view.rollback()
+        del ctx.erased[erased_before:]
+        code = refusal.code
+        ctx.find_by(CODE, code_name(code))
+    else:
+        ctx.view.commit()
+        code = _OK
+    ctx.terms.end()
+    return code

@@ -11,10 +11,21 @@ from typing import TypeAlias
 
 import msgspec
 
-from fastledger._native.view import Table, View, write_set_digest
+from fastledger._native.view import Stack, Table, TermList, View, write_set_digest
 from fastledger.errors import Code
 
-__all__ = ["Entity", "Lookup", "Refusal", "Table", "View", "Writes", "next_state_root", "write_set_digest"]
+__all__ = [
+    "Entity",
+    "Lookup",
+    "Refusal",
+    "Stack",
+    "Table",
+    "TermList",
+    "View",
+    "Writes",
+    "next_state_root",
+    "write_set_digest",
+]
 
 Writes: TypeAlias = dict[bytes, bytes | None]
 Lookup: TypeAlias = Callable[[bytes], bytes | None]
