@@ -6,8 +6,10 @@ The engine is the one that the ``lmdb`` package bundles; only its ``MDB_val`` la
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport uint8_t, uint32_t, uint64_t, uintptr_t
-from libc.stdlib cimport free, malloc, qsort
+from libc.stdlib cimport calloc, free, malloc, qsort
 from libc.string cimport memcmp, memcpy
+
+from zlib import crc32
 
 cdef struct mdb_val:
     size_t size
@@ -23,6 +25,9 @@ cdef enum:
     PAGE_LEN = 4096
     TERM_LEN = 17
     SEQ_LEN = 6
+    PREFIX_LEN = 8
+    CHECKSUM_LEN = 4
+    BUCKETS = 1 << 16
     RUN_SEQS_MAX = 256  # a run's value stays a fraction of a page, so that runs of rare terms share pages
 
 cdef uint64_t SEQ_END = <uint64_t>1 << 48
@@ -37,17 +42,24 @@ cdef struct writer:
     uintptr_t high
     size_t pages
 
-# One pair to put, and one posting: sorted by key, and by term and then number.
+# One pair to put, sorted by key. The key's first 8 bytes stand with it: few comparisons look any further.
 cdef struct pair:
+    uint64_t prefix
     mdb_val key
     mdb_val value
 
+# One posting, as three numbers whose order is that of term and then seq: bytes 0 to 7 of the term, bytes 8 to 15,
+# and byte 16 before the 48 bits of the seq.
 cdef struct posting:
-    const uint8_t *term
-    uint64_t seq
+    uint64_t high
+    uint64_t middle
+    uint64_t low
 
 
 cdef int compare_pairs(const void *left, const void *right) noexcept nogil:
+    cdef uint64_t before = (<const pair *>left).prefix, after = (<const pair *>right).prefix
+    if before != after:
+        return -1 if before < after else 1
     cdef const mdb_val *a = &(<const pair *>left).key
     cdef const mdb_val *b = &(<const pair *>right).key
     cdef int order = memcmp(a.data, b.data, a.size if a.size < b.size else b.size)
@@ -59,10 +71,40 @@ cdef int compare_pairs(const void *left, const void *right) noexcept nogil:
 cdef int compare_postings(const void *left, const void *right) noexcept nogil:
     cdef const posting *a = <const posting *>left
     cdef const posting *b = <const posting *>right
-    cdef int order = memcmp(a.term, b.term, TERM_LEN)
-    if order != 0:
-        return order
-    return (a.seq > b.seq) - (a.seq < b.seq)
+    if a.high != b.high:
+        return -1 if a.high < b.high else 1
+    if a.middle != b.middle:
+        return -1 if a.middle < b.middle else 1
+    return (a.low > b.low) - (a.low < b.low)
+
+
+cdef inline uint64_t read_big_endian(const uint8_t *data, size_t size) noexcept nogil:
+    """A number of up to 8 bytes."""
+    cdef uint64_t number = 0
+    cdef size_t i
+    for i in range(size):
+        number = number << 8 | data[i]
+    return number
+
+
+cdef inline uint64_t prefix_of(const mdb_val *key) noexcept nogil:
+    """The first 8 bytes of a key, zeros behind a shorter one: of two prefixes the smaller has the smaller key."""
+    cdef size_t size = key.size if key.size < PREFIX_LEN else PREFIX_LEN
+    return read_big_endian(<const uint8_t *>key.data, size) << (8 * (PREFIX_LEN - size)) if size else 0
+
+
+cdef inline uint64_t seq_of(const posting *item) noexcept nogil:
+    return item.low & (SEQ_END - 1)
+
+
+cdef inline bint same_term(const posting *a, const posting *b) noexcept nogil:
+    return a.high == b.high and a.middle == b.middle and a.low >> (8 * SEQ_LEN) == b.low >> (8 * SEQ_LEN)
+
+
+cdef inline void write_big_endian(uint8_t *out, uint64_t number, size_t size) noexcept nogil:
+    cdef size_t i
+    for i in range(size):
+        out[i] = <uint8_t>(number >> (8 * (size - 1 - i)))
 
 
 cdef int put_counting(writer *at, mdb_val *key, mdb_val *value) noexcept nogil:
@@ -127,6 +169,7 @@ def put_many(
         for i in range(count):
             point_at(&pairs[i].key, keys[i], i)
             point_at(&pairs[i].value, values[i], i)
+            pairs[i].prefix = prefix_of(&pairs[i].key)
         with nogil:
             # Sorted puts are several times faster than unsorted ones.
             qsort(pairs, count, sizeof(pair), compare_pairs)
@@ -139,7 +182,9 @@ def put_many(
     return code, at.pages
 
 
+# A key and the object that holds it; it begins as a pair does, and is compared as one.
 cdef struct named:
+    uint64_t prefix
     mdb_val key
     void *item
 
@@ -154,9 +199,9 @@ def sorted_keys(list keys not None):
     try:
         for i in range(count):
             point_at(&items[i].key, ordered[i], i)
+            items[i].prefix = prefix_of(&items[i].key)
             items[i].item = <void *>ordered[i]
         with nogil:
-            # A key stands first in what is compared, as in a pair.
             qsort(items, count, sizeof(named), compare_pairs)
         # ``keys`` still holds every one of them.
         for i in range(count):
@@ -164,6 +209,39 @@ def sorted_keys(list keys not None):
     finally:
         free(items)
     return ordered
+
+
+def seal_many(list keys not None, list values not None):
+    """n values as the index stores them: each behind the CRC-32 of its key and it, 4 bytes big-endian."""
+    cdef Py_ssize_t count = len(keys), i
+    cdef bytes key, value, sealed
+    cdef uint8_t *at
+    cdef uint32_t checksum
+    cdef list found = []
+    if len(values) != count:
+        raise ValueError(f"values: expected {count}, got {len(values)}")
+    for i in range(count):
+        key, value = keys[i], values[i]
+        checksum = crc32(value, crc32(key))
+        sealed = PyBytes_FromStringAndSize(NULL, CHECKSUM_LEN + len(value))
+        at = <uint8_t *>PyBytes_AS_STRING(sealed)
+        write_big_endian(at, checksum, CHECKSUM_LEN)
+        memcpy(at + CHECKSUM_LEN, PyBytes_AS_STRING(value), len(value))
+        found.append(sealed)
+    return found
+
+
+def encode_seqs(list seqs not None):
+    """n numbers in 6 bytes each, big-endian; ValueError or OverflowError for one outside 0 to 2^48 - 1."""
+    cdef uint64_t seq
+    cdef uint8_t encoded[SEQ_LEN]
+    cdef list found = []
+    for seq in seqs:
+        if seq >= SEQ_END:
+            raise ValueError(f"number {seq} is out of range")
+        write_big_endian(encoded, seq, SEQ_LEN)
+        found.append(PyBytes_FromStringAndSize(<char *>encoded, SEQ_LEN))
+    return found
 
 
 cdef enum:
@@ -254,18 +332,53 @@ cdef int check_numbers(const term_log *logs, size_t log_count) except -1:
     return 0
 
 
-cdef void list_postings(posting *out, const term_log *logs, size_t log_count) noexcept nogil:
-    """Every posting of the logs, in their order."""
-    cdef size_t i, j, k, n = 0
+cdef inline size_t bucket_of(const uint8_t *term) noexcept nogil:
+    return <size_t>term[0] << 8 | term[1]
+
+
+cdef void find_buckets(size_t *starts, const term_log *logs, size_t log_count) noexcept nogil:
+    """Where in the sorted postings those begin whose terms begin with the same two bytes; ``starts`` are zeros."""
+    cdef size_t i, j, k, at = 0, size
     cdef const uint8_t *term
     for i in range(log_count):
         term = logs[i].terms
         for j in range(logs[i].tx_count):
             for k in range(logs[i].counts[j]):
-                out[n].term = term
-                out[n].seq = logs[i].first_seq + j
+                starts[bucket_of(term)] += 1
                 term += TERM_LEN
-                n += 1
+    for i in range(<size_t>BUCKETS):
+        size = starts[i]
+        starts[i] = at
+        at += size
+
+
+cdef void sort_postings(posting *out, size_t *starts, const term_log *logs, size_t log_count) noexcept nogil:
+    """Every posting of the logs, by term and seq. ``starts`` (:func:`find_buckets`) are used up."""
+    cdef size_t i, begin = 0
+    list_postings(out, starts, logs, log_count)
+    # By now each bucket's start has moved to its end. Sorted one by one they stay in the cache.
+    for i in range(<size_t>BUCKETS):
+        if starts[i] - begin > 1:
+            qsort(out + begin, starts[i] - begin, sizeof(posting), compare_postings)
+        begin = starts[i]
+
+
+cdef void list_postings(posting *out, size_t *starts, const term_log *logs, size_t log_count) noexcept nogil:
+    """Every posting of the logs, bucket by bucket."""
+    cdef size_t i, j, k, n
+    cdef uint64_t seq
+    cdef const uint8_t *term
+    for i in range(log_count):
+        term = logs[i].terms
+        for j in range(logs[i].tx_count):
+            for k in range(logs[i].counts[j]):
+                seq = logs[i].first_seq + j
+                n = starts[bucket_of(term)]
+                starts[bucket_of(term)] += 1
+                out[n].high = read_big_endian(term, 8)
+                out[n].middle = read_big_endian(term + 8, 8)
+                out[n].low = <uint64_t>term[16] << (8 * SEQ_LEN) | seq
+                term += TERM_LEN
 
 
 cdef int put_runs(
@@ -278,19 +391,21 @@ cdef int put_runs(
     cdef uint8_t key[TERM_LEN + SEQ_LEN]
     cdef uint32_t offsets[RUN_SEQS_MAX]
     cdef mdb_val key_val, value
-    cdef size_t i = at[0], put_count = 0, run, b
-    cdef uint64_t first
+    cdef size_t i = at[0], put_count = 0, run
+    cdef const posting *first
+    cdef uint32_t offset
     cdef int code
     while i < count and put_count < runs_max:
-        first = postings[i].seq
-        memcpy(key, postings[i].term, TERM_LEN)
-        for b in range(SEQ_LEN):
-            key[TERM_LEN + b] = <uint8_t>(first >> (8 * (SEQ_LEN - 1 - b)))
+        first = &postings[i]
+        write_big_endian(key, first.high, 8)
+        write_big_endian(key + 8, first.middle, 8)
+        write_big_endian(key + 16, first.low, 1 + SEQ_LEN)
         run = 0
-        while i < count and run < RUN_SEQS_MAX and memcmp(postings[i].term, key, TERM_LEN) == 0:
+        while i < count and run < RUN_SEQS_MAX and same_term(&postings[i], first):
+            offset = <uint32_t>(seq_of(&postings[i]) - seq_of(first))
             # A transaction may name a term twice.
-            if run == 0 or offsets[run - 1] != <uint32_t>(postings[i].seq - first):
-                offsets[run] = <uint32_t>(postings[i].seq - first)
+            if run == 0 or offsets[run - 1] != offset:
+                offsets[run] = offset
                 run += 1
             i += 1
         key_val.size = TERM_LEN + SEQ_LEN
@@ -321,15 +436,17 @@ cdef class PostingRuns:
     def __cinit__(self, list logs not None):
         cdef size_t log_count = len(logs), total
         cdef term_log *listed
+        cdef size_t *starts
         self._postings = NULL
         self._count = self._next = 0
         if log_count == 0:
             return
         self._logs = list(logs)  # keeps the terms alive
         listed = <term_log *>malloc(log_count * sizeof(term_log))
-        if listed == NULL:
-            raise MemoryError(f"no room for {log_count} term logs")
+        starts = <size_t *>calloc(BUCKETS, sizeof(size_t))
         try:
+            if listed == NULL or starts == NULL:
+                raise MemoryError(f"no room for {log_count} term logs")
             total = read_logs(self._logs, listed)
             check_numbers(listed, log_count)
             if total == 0:
@@ -338,11 +455,12 @@ cdef class PostingRuns:
             if self._postings == NULL:
                 raise MemoryError(f"no room for {total} postings")
             with nogil:
-                list_postings(self._postings, listed, log_count)
-                qsort(self._postings, total, sizeof(posting), compare_postings)
+                find_buckets(starts, listed, log_count)
+                sort_postings(self._postings, starts, listed, log_count)
             self._count = total
         finally:
             free(listed)
+            free(starts)
 
     def __dealloc__(self):
         free(self._postings)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeAlias
 
-from fastledger._native.lmdb_batch import PostingRuns, sorted_keys
+from fastledger._native.lmdb_batch import PostingRuns, encode_seqs, seal_many, sorted_keys
 from fastledger.errors import InputError
 from fastledger.storage import keys
 from fastledger.storage.lmdb_engine import Transaction
@@ -76,13 +76,15 @@ class Checkpoint:
         txn.put_many(databases["meta"], list(self.meta), list(self.meta.values()))
 
     def _put_state(self, part: list[bytes], txn: Transaction, databases: Mapping[str, int]) -> int:
-        values = [(key, self.state[key]) for key in part]
-        pages = txn.delete_many(databases["state"], [key for key, value in values if value is None])
-        sealed = {key: keys.seal_value(key, value) for key, value in values if value is not None}
-        return pages + txn.put_many(databases["state"], list(sealed), list(sealed.values()))
+        held = [(key, value) for key in part if (value := self.state[key]) is not None]
+        pages = 0
+        if len(held) < len(part):
+            pages = txn.delete_many(databases["state"], [key for key in part if self.state[key] is None])
+        names = [key for key, _ in held]
+        return pages + txn.put_many(databases["state"], names, seal_many(names, [value for _, value in held]))
 
     def _put_txids(self, part: list[bytes], txn: Transaction, databases: Mapping[str, int]) -> int:
-        return txn.put_many(databases["txids"], part, [keys.encode_seq(self.txids[txid]) for txid in part])
+        return txn.put_many(databases["txids"], part, encode_seqs([self.txids[txid] for txid in part]))
 
     def _put_blocks(self, part: list[bytes], txn: Transaction, databases: Mapping[str, int]) -> int:
         return txn.put_many(databases["blocks"], part, [self.blocks[height] for height in part])

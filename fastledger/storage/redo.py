@@ -19,7 +19,7 @@ from itertools import islice
 from pathlib import Path
 from zlib import crc32
 
-from fastledger._native.lmdb_batch import pack_items
+from fastledger._native.lmdb_batch import encode_seqs, pack_items
 from fastledger.errors import CorruptionError, FormatVersionError
 from fastledger.storage import keys
 from fastledger.storage.checkpoint import Checkpoint, CheckpointBatch
@@ -135,7 +135,7 @@ def _payloads(checkpoint: Checkpoint) -> Iterator[tuple[int, bytes]]:
     for part in _parts(checkpoint.state):
         yield _STATE, pack_items(part, [checkpoint.state[key] for key in part])
     for part in _parts(checkpoint.txids):
-        yield _TXIDS, pack_items(part, [keys.encode_seq(checkpoint.txids[txid]) for txid in part])
+        yield _TXIDS, pack_items(part, encode_seqs([checkpoint.txids[txid] for txid in part]))
     for part in _parts(checkpoint.blocks):
         yield _BLOCKS, pack_items(part, [checkpoint.blocks[height] for height in part])
     for part in _parts(checkpoint.meta):
