@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from storage_faults import CountingFiles, CrashingFiles, FailingFiles, SimulatedCrash
 
-from fastledger._native.lmdb_batch import pack_items, sorted_keys
+from fastledger._native.lmdb_batch import encode_seqs, pack_items, seal_many, sorted_items
 from fastledger.errors import (
     CorruptionError,
     FormatVersionError,
@@ -100,7 +100,12 @@ def test_where_a_checkpoint_is_cut_does_not_matter(  # SPEC-IDX-2
 
 @given(names=st.lists(st.binary(max_size=40), max_size=60))
 def test_names_are_sorted_and_packed(names: list[bytes]) -> None:
-    assert sorted_keys(names) == sorted(names)
+    items = {name: number for number, name in enumerate(names)}
+    assert sorted_items(items) == (sorted(items), [items[name] for name in sorted(items)])
+    assert seal_many(names, names[::-1]) == list(map(keys.seal_value, names, names[::-1]))
+    assert encode_seqs([len(name) << 42 for name in names]) == [
+        keys.encode_seq(len(name) << 42) for name in names
+    ]
     values = [None if len(name) % 3 == 0 else name * 2 for name in names]
     assert pack_items(names, values) == b"".join(
         len(name).to_bytes(2, "big")
@@ -113,7 +118,12 @@ def test_names_are_sorted_and_packed(names: list[bytes]) -> None:
 
 def test_what_cannot_be_sorted_or_packed_is_refused() -> None:
     with pytest.raises(ValueError, match="item 1: expected bytes, got str"):
-        sorted_keys([b"", "text"])  # type: ignore[list-item]
+        sorted_items({b"": 1, "text": 2})  # type: ignore[dict-item]
+    with pytest.raises(ValueError, match="expected 2, got 1"):
+        seal_many([b"", b""], [b""])
+    for bad in (-1, 1 << 48, 1 << 64):
+        with pytest.raises((ValueError, OverflowError)):
+            encode_seqs([0, bad])
     with pytest.raises(ValueError, match="expected 1, got 2"):
         pack_items([b""], [b"", b""])
     with pytest.raises(ValueError, match="item 0: 1 bytes under a key of 65536"):

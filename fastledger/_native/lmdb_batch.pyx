@@ -5,6 +5,8 @@ The engine is the one that the ``lmdb`` package bundles; only its ``MDB_val`` la
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from fastledger._native.c_keyed cimport keyed, read_big_endian, sort_keys, write_big_endian
+
 from libc.stdint cimport uint8_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free, malloc, qsort
 from libc.string cimport memcmp, memcpy
@@ -25,7 +27,6 @@ cdef enum:
     PAGE_LEN = 4096
     TERM_LEN = 17
     SEQ_LEN = 6
-    PREFIX_LEN = 8
     CHECKSUM_LEN = 4
     BUCKETS = 1 << 16
     RUN_SEQS_MAX = 256  # a run's value stays a fraction of a page, so that runs of rare terms share pages
@@ -42,30 +43,12 @@ cdef struct writer:
     uintptr_t high
     size_t pages
 
-# One pair to put, sorted by key. The key's first 8 bytes stand with it: few comparisons look any further.
-cdef struct pair:
-    uint64_t prefix
-    mdb_val key
-    mdb_val value
-
 # One posting, as three numbers whose order is that of term and then seq: bytes 0 to 7 of the term, bytes 8 to 15,
 # and byte 16 before the 48 bits of the seq.
 cdef struct posting:
     uint64_t high
     uint64_t middle
     uint64_t low
-
-
-cdef int compare_pairs(const void *left, const void *right) noexcept nogil:
-    cdef uint64_t before = (<const pair *>left).prefix, after = (<const pair *>right).prefix
-    if before != after:
-        return -1 if before < after else 1
-    cdef const mdb_val *a = &(<const pair *>left).key
-    cdef const mdb_val *b = &(<const pair *>right).key
-    cdef int order = memcmp(a.data, b.data, a.size if a.size < b.size else b.size)
-    if order != 0:
-        return order
-    return (a.size > b.size) - (a.size < b.size)
 
 
 cdef int compare_postings(const void *left, const void *right) noexcept nogil:
@@ -78,33 +61,12 @@ cdef int compare_postings(const void *left, const void *right) noexcept nogil:
     return (a.low > b.low) - (a.low < b.low)
 
 
-cdef inline uint64_t read_big_endian(const uint8_t *data, size_t size) noexcept nogil:
-    """A number of up to 8 bytes."""
-    cdef uint64_t number = 0
-    cdef size_t i
-    for i in range(size):
-        number = number << 8 | data[i]
-    return number
-
-
-cdef inline uint64_t prefix_of(const mdb_val *key) noexcept nogil:
-    """The first 8 bytes of a key, zeros behind a shorter one: of two prefixes the smaller has the smaller key."""
-    cdef size_t size = key.size if key.size < PREFIX_LEN else PREFIX_LEN
-    return read_big_endian(<const uint8_t *>key.data, size) << (8 * (PREFIX_LEN - size)) if size else 0
-
-
 cdef inline uint64_t seq_of(const posting *item) noexcept nogil:
     return item.low & (SEQ_END - 1)
 
 
 cdef inline bint same_term(const posting *a, const posting *b) noexcept nogil:
     return a.high == b.high and a.middle == b.middle and a.low >> (8 * SEQ_LEN) == b.low >> (8 * SEQ_LEN)
-
-
-cdef inline void write_big_endian(uint8_t *out, uint64_t number, size_t size) noexcept nogil:
-    cdef size_t i
-    for i in range(size):
-        out[i] = <uint8_t>(number >> (8 * (size - 1 - i)))
 
 
 cdef int put_counting(writer *at, mdb_val *key, mdb_val *value) noexcept nogil:
@@ -159,56 +121,46 @@ def put_many(
         raise ValueError(f"values: expected {count}, got {len(values)}")
     if count == 0:
         return 0, 0
-    cdef pair *pairs = <pair *>malloc(count * sizeof(pair))
-    if pairs == NULL:
+    cdef mdb_val *held = <mdb_val *>malloc(count * sizeof(mdb_val))
+    if held == NULL:
         raise MemoryError(f"no room to put {count} pairs")
+    cdef keyed *items = NULL
+    cdef mdb_val key
     cdef int code = 0
     cdef writer at
     open_writer(&at, cursor_put, cursor_get, cursor)
     try:
         for i in range(count):
-            point_at(&pairs[i].key, keys[i], i)
-            point_at(&pairs[i].value, values[i], i)
-            pairs[i].prefix = prefix_of(&pairs[i].key)
+            point_at(&held[i], values[i], i)
+        # Sorted puts are several times faster than unsorted ones.
+        items = sort_keys(keys)
         with nogil:
-            # Sorted puts are several times faster than unsorted ones.
-            qsort(pairs, count, sizeof(pair), compare_pairs)
             for i in range(count):
-                code = put_counting(&at, &pairs[i].key, &pairs[i].value)
+                key.size, key.data = items[i].size, <void *>items[i].data
+                code = put_counting(&at, &key, &held[items[i].place])
                 if code != 0:
                     break
     finally:
-        free(pairs)
+        free(items)
+        free(held)
     return code, at.pages
 
 
-# A key and the object that holds it; it begins as a pair does, and is compared as one.
-cdef struct named:
-    uint64_t prefix
-    mdb_val key
-    void *item
-
-
-def sorted_keys(list keys not None):
-    """The same n bytes objects in byte order. The GIL is released for sorting, which takes longest."""
+def sorted_items(items):
+    """Keys and values of a mapping as two lists, in the byte order of the keys. The GIL is released for sorting."""
+    cdef list keys = list(items.keys()), values = list(items.values())
     cdef Py_ssize_t count = len(keys), i
-    cdef list ordered = list(keys)
-    cdef named *items = <named *>malloc(max(count, 1) * sizeof(named))
-    if items == NULL:
-        raise MemoryError(f"no room to sort {count} keys")
+    cdef list ordered_keys = [None] * count, ordered_values = [None] * count
+    if len(values) != count:
+        raise ValueError("the mapping changed while it was read")
+    cdef keyed *ordered = sort_keys(keys)
     try:
         for i in range(count):
-            point_at(&items[i].key, ordered[i], i)
-            items[i].prefix = prefix_of(&items[i].key)
-            items[i].item = <void *>ordered[i]
-        with nogil:
-            qsort(items, count, sizeof(named), compare_pairs)
-        # ``keys`` still holds every one of them.
-        for i in range(count):
-            ordered[i] = <object>items[i].item
+            ordered_keys[i] = keys[ordered[i].place]
+            ordered_values[i] = values[ordered[i].place]
     finally:
-        free(items)
-    return ordered
+        free(ordered)
+    return ordered_keys, ordered_values
 
 
 def seal_many(list keys not None, list values not None):

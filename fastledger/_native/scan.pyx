@@ -279,7 +279,7 @@ cdef class ScanBatch:
                 raise ValueError(f"transaction {index} has {size} bytes")
             memcpy(at, <const char *>self._data.buf + bounds[index], size)
             at += size
-            for byte in range(LENGTH_LEN):
+            for byte in range(<size_t>LENGTH_LEN):
                 length[byte] = <uint8_t>(size >> (8 * byte))
             length += LENGTH_LEN
         return joined, lengths

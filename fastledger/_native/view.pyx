@@ -10,6 +10,7 @@ from libc.stdint cimport uint8_t, uint32_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy
 
+from fastledger._native.c_keyed cimport keyed, sort_keys
 from fastledger._native.c_fl cimport fl_sha256, init_backend
 
 from array import array
@@ -24,6 +25,7 @@ cdef enum:
     TABLE_BYTES = 1
     NAME_BYTES = 16
     TERM_BYTES = TABLE_BYTES + NAME_BYTES
+    TERMS_MIN = 64
 
 
 cdef class Table:
@@ -213,7 +215,7 @@ cdef class TermList:
         cdef size_t wanted = self._count + count, room
         cdef void *grown
         if wanted > self._room or self._terms == NULL:
-            room = max(2 * self._room, wanted, 64)
+            room = max(2 * self._room, wanted, <size_t>TERMS_MIN)
             grown = realloc(self._terms, room * TERM_BYTES)
             if grown == NULL:
                 raise MemoryError(f"no room for {room} terms")
@@ -247,22 +249,28 @@ def write_set_digest(writes):
 
     ``writes``: a mapping of bytes to bytes or None, of less than 4 GiB each; TypeError for anything else.
     """
-    cdef list items = sorted(writes.items())
-    cdef size_t size = 0
+    cdef list keys = list(writes.keys()), values = list(writes.values())
+    cdef Py_ssize_t count = len(keys), i, size = 0
     cdef bytes key, value
-    for key, value in items:
+    if len(values) != count:
+        raise ValueError("the writes changed while they were read")
+    for i in range(count):
+        key, value = keys[i], values[i]
         if key is None:
             raise TypeError("a state key is bytes")
         size += 2 * LENGTH_BYTES + PyBytes_GET_SIZE(key) + (0 if value is None else PyBytes_GET_SIZE(value))
     cdef bytes message = PyBytes_FromStringAndSize(NULL, size)
     cdef bytes digest = PyBytes_FromStringAndSize(NULL, DIGEST_BYTES)
     cdef uint8_t *at = <uint8_t *>PyBytes_AS_STRING(message)
-    for key, value in items:
+    cdef keyed *ordered = sort_keys(keys)
+    for i in range(count):
+        key, value = keys[ordered[i].place], values[ordered[i].place]
         at = put_bytes(put_length(at, PyBytes_GET_SIZE(key)), key)
         if value is None:
             at = put_length(at, 0)
         else:
             at = put_bytes(put_length(at, PyBytes_GET_SIZE(value) + 1), value)
+    free(ordered)
     cdef const uint8_t *data = <const uint8_t *>PyBytes_AS_STRING(message)
     cdef uint8_t *out = <uint8_t *>PyBytes_AS_STRING(digest)
     with nogil:

@@ -8,18 +8,17 @@ a checkpoint is cut; in key order, because then no page is written by two of the
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
-from fastledger._native.lmdb_batch import PostingRuns, encode_seqs, seal_many, sorted_keys
+from fastledger._native.lmdb_batch import PostingRuns, encode_seqs, seal_many, sorted_items
 from fastledger.errors import InputError
 from fastledger.storage import keys
 from fastledger.storage.lmdb_engine import Transaction
 
 # Puts some of it, given a transaction and the numbers of the databases; about how many leaves that wrote to.
 Piece: TypeAlias = Callable[[Transaction, Mapping[str, int]], int]
-_Put: TypeAlias = Callable[[list[bytes], Transaction, Mapping[str, int]], int]
+_Put: TypeAlias = Callable[[list[bytes], list[Any], Transaction, Mapping[str, int]], int]
 PIECE_PUTS = 1_024
-_EMPTY = b""
 
 
 @dataclass(slots=True)
@@ -46,7 +45,7 @@ class Checkpoint:
         self.blocks = {
             keys.encode_height(height): keys.encode_seq(seq) + entry for height, seq, entry in batch.blocks
         }
-        self.seqs = [keys.seq_key(seq, height) for height, seq, _ in batch.blocks]
+        self.seqs = {keys.seq_key(seq, height): b"" for height, seq, _ in batch.blocks}
         self.logs = batch.postings
         self.meta = batch.meta
         self._runs = PostingRuns(list(batch.postings))
@@ -58,16 +57,17 @@ class Checkpoint:
 
     def pieces(self, puts_max: int = PIECE_PUTS) -> Iterator[Piece]:
         """What to put, once, each piece before the next is asked for; all but ``meta``, which comes last."""
-        tables: tuple[tuple[Iterable[bytes], _Put], ...] = (
-            (self.state, self._put_state),
-            (self.txids, self._put_txids),
-            (self.blocks, self._put_blocks),
-            (self.seqs, self._put_seqs),
+        tables: tuple[tuple[Mapping[bytes, Any], _Put], ...] = (
+            (self.state, _put_state),
+            (self.txids, _put_txids),
+            (self.blocks, partial(_put_bytes, "blocks")),
+            (self.seqs, partial(_put_bytes, "seqs")),
         )
-        for names, put in tables:
-            ordered = sorted_keys(list(names))
-            for start in range(0, len(ordered), puts_max):
-                yield partial(put, ordered[start : start + puts_max])
+        for items, put in tables:
+            names, values = sorted_items(items)
+            for start in range(0, len(names), puts_max):
+                end = start + puts_max
+                yield partial(put, names[start:end], values[start:end])
         while self._runs:
             yield partial(self._put_runs, puts_max)
 
@@ -75,25 +75,30 @@ class Checkpoint:
         """The piece that makes it the index's checkpoint."""
         txn.put_many(databases["meta"], list(self.meta), list(self.meta.values()))
 
-    def _put_state(self, part: list[bytes], txn: Transaction, databases: Mapping[str, int]) -> int:
-        held = [(key, value) for key in part if (value := self.state[key]) is not None]
-        pages = 0
-        if len(held) < len(part):
-            pages = txn.delete_many(databases["state"], [key for key in part if self.state[key] is None])
-        names = [key for key, _ in held]
-        return pages + txn.put_many(databases["state"], names, seal_many(names, [value for _, value in held]))
-
-    def _put_txids(self, part: list[bytes], txn: Transaction, databases: Mapping[str, int]) -> int:
-        return txn.put_many(databases["txids"], part, encode_seqs([self.txids[txid] for txid in part]))
-
-    def _put_blocks(self, part: list[bytes], txn: Transaction, databases: Mapping[str, int]) -> int:
-        return txn.put_many(databases["blocks"], part, [self.blocks[height] for height in part])
-
-    def _put_seqs(self, part: list[bytes], txn: Transaction, databases: Mapping[str, int]) -> int:
-        return txn.put_many(databases["seqs"], part, [_EMPTY] * len(part))
-
     def _put_runs(self, runs_max: int, txn: Transaction, databases: Mapping[str, int]) -> int:
         return txn.put_runs(databases["postings"], self._runs, runs_max)
+
+
+def _put_state(
+    names: list[bytes], values: list[bytes | None], txn: Transaction, databases: Mapping[str, int]
+) -> int:
+    pages = 0
+    gone = [name for name, value in zip(names, values, strict=True) if value is None]
+    if gone:
+        pages = txn.delete_many(databases["state"], gone)
+        names = [name for name, value in zip(names, values, strict=True) if value is not None]
+    held = [value for value in values if value is not None]
+    return pages + txn.put_many(databases["state"], names, seal_many(names, held))
+
+
+def _put_txids(names: list[bytes], seqs: list[int], txn: Transaction, databases: Mapping[str, int]) -> int:
+    return txn.put_many(databases["txids"], names, encode_seqs(seqs))
+
+
+def _put_bytes(
+    database: str, names: list[bytes], values: list[bytes], txn: Transaction, databases: Mapping[str, int]
+) -> int:
+    return txn.put_many(databases[database], names, values)
 
 
 def _check_lengths(what: str, names: Iterable[bytes], shortest: int, longest: int) -> None:
