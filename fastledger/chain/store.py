@@ -292,6 +292,7 @@ class ChainStore:
         self._frozen_written = False
         self._reader = index.reader()
         self._cache: Writes = {}
+        self._ahead: Writes = {}
         self.durable = Durable()
         self._unwritten: Overlay | None = None
         if index.pending is not None:
@@ -301,18 +302,24 @@ class ChainStore:
     # The executor's side.
 
     def lookup(self) -> Stack:
-        """The state with all layers, durable or not; for the executor's thread, until it pushes, pops or renews."""
+        """The state with all layers, durable or not; for the executor's thread, until it pushes, pops or renews.
+
+        What is prefetched from here on is for this one.
+        """
+        if len(self._cache) > STATE_CACHE_ENTRIES_MAX:
+            self._cache.clear()
+        # One small map a block, which stays in the processor's cache, for what few other blocks will ask.
+        self._ahead = {}
         # What the others do meanwhile takes nothing away: a layer that settles stands in an overlay by then, and a
         # frozen overlay that the index has stays until it is renewed.
         maps = [layer.writes for layer in reversed(self._layers)]
         maps += [overlay.state for overlay in self._overlays]
+        maps.append(self._ahead)
         return Stack(maps, self._cache, self._reader.get_state)
 
     def prefetch(self, keys: Iterable[bytes]) -> None:
-        """Reads what a block is likely to ask the index for in one go; for the executor's thread."""
-        if len(self._cache) > STATE_CACHE_ENTRIES_MAX:
-            self._cache.clear()
-        self._cache.update(self._reader.get_states(keys))
+        """Reads what the newest lookup is likely to be asked for in one go; for the executor's thread."""
+        self._ahead.update(self._reader.get_states(keys))
 
     def seqs_of_txids(self, txids: Sequence[bytes]) -> dict[bytes, int]:
         """Those of ``txids`` that the chain holds, durable or not; for the executor's thread."""
