@@ -102,7 +102,11 @@ def test_where_a_checkpoint_is_cut_does_not_matter(  # SPEC-IDX-2
 def test_names_are_sorted_and_packed(names: list[bytes]) -> None:
     items = {name: number for number, name in enumerate(names)}
     assert sorted_items(items) == (sorted(items), [items[name] for name in sorted(items)])
-    assert seal_many(names, names[::-1]) == list(map(keys.seal_value, names, names[::-1]))
+    assert seal_many(names, names[::-1]) == (names, list(map(keys.seal_value, names, names[::-1])), [])
+    some = [None if len(name) % 2 else name for name in names]
+    kept = [name for name in names if len(name) % 2 == 0]
+    gone = [name for name in names if len(name) % 2]
+    assert seal_many(names, some) == (kept, list(map(keys.seal_value, kept, kept)), gone)
     assert encode_seqs([len(name) << 42 for name in names]) == [
         keys.encode_seq(len(name) << 42) for name in names
     ]

@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastledger._native import hashing as native_hashing
+from fastledger._native.hashing import join_rows
 from fastledger.crypto.hashing import hashing_backend, sha256_many
 from fastledger.crypto.merkle import leaf_hashes
 
@@ -228,3 +229,15 @@ def test_known_answer_of_the_smoke_test() -> None:
     declared = re.search(r"KNOWN_ANSWER\[32\] = \{([^}]*)\}", source)
     assert declared is not None
     assert bytes(int(byte, 16) for byte in re.findall(r"0x..", declared[1])) == sha256(transcript).digest()
+
+
+def test_rows_are_joined_side_by_side() -> None:
+    assert join_rows(b"aabbcc", 2, b"123", 1) == b"aa1bb2cc3"
+    assert join_rows(b"", 32, b"", 2) == b""
+    for left, left_width, right, right_width in (
+        (b"aab", 2, b"12", 1),
+        (b"aa", 2, b"12", 1),
+        (b"aa", 0, b"1", 1),
+    ):
+        with pytest.raises(ValueError, match=r"expected n x|a row has"):
+            join_rows(left, left_width, right, right_width)

@@ -13,7 +13,7 @@ from budget import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastledger._native.scan import ScanBatch, check_cbor, scan_many, split
+from fastledger._native.scan import ScanBatch, check_cbor, find_at_least, scan_many, split
 from fastledger.crypto.signing import SigningKey, verify_batch
 from fastledger.errors import Code, TransactionError
 from fastledger.limits import BATCH_TRANSACTIONS_MAX, CBOR_DEPTH_MAX, KIND_BYTES_MAX, TRANSACTION_BYTES_MAX
@@ -330,6 +330,20 @@ def test_gather_takes_rows_in_the_order_asked_for() -> None:
     for bad in ([4], [-1], [0, 2**70], ["0"]):
         with pytest.raises((IndexError, OverflowError, TypeError)):
             batch.gather(bad)  # type: ignore[arg-type]
+
+
+def test_find_at_least_looks_at_one_byte_of_each() -> None:
+    rows = [b"\x7f12", b"", b"\x80", b"\x8012", b"\x00\xff12", b"\x0012"]
+    data, offsets = b"".join(rows), array("Q", accumulate(map(len, rows), initial=0))
+    assert find_at_least(data, offsets, 3, 0x7F) == [0, 3, 4]
+    assert find_at_least(data, offsets, 3, 0x80) == [3, 4]
+    assert find_at_least(data, offsets, 1, 0) == [0, 2, 3, 4, 5]
+    assert find_at_least(b"", array("Q", [0]), 3, 0) == []
+    for bad in (array("Q"), array("Q", [0, 99]), array("Q", [3, 1]), array("I", [0, 1]), None):
+        with pytest.raises((ValueError, TypeError)):
+            find_at_least(data, bad, 3, 0)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="at least 1"):
+        find_at_least(data, offsets, 0, 0)
 
 
 def test_no_transactions() -> None:

@@ -13,6 +13,9 @@ def sha256_many(buffer: Buffer, offsets: Iterable[int] | Buffer) -> bytes:
 def leaf_hashes(buffer: Buffer, offsets: Iterable[int] | Buffer) -> bytes:
     """RFC 9162 leaf hashes of n entries of one buffer; see `fastledger.crypto.merkle.leaf_hashes`."""
 
+def join_rows(left: Buffer, left_width: int, right: Buffer, right_width: int) -> bytes:
+    """Row i of both beside one another, for n rows of each; ValueError where there are not as many whole ones."""
+
 def merkle_root(leaves: Buffer | Iterable[bytes], scheme: int, threads: int | None = None) -> bytes:
     """Root over n x 32 bytes; ``scheme`` is one of the three constants above.
 

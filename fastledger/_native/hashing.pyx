@@ -143,6 +143,27 @@ cdef size_t acquire_leaves(object leaves, Py_buffer *view) except? 0:
     return view.len // HASH_BYTES
 
 
+def join_rows(const uint8_t[::1] left not None, size_t left_width, const uint8_t[::1] right not None, size_t right_width):
+    """Row i of ``left`` and row i of ``right`` beside one another, for all n, as n x (left_width + right_width) bytes.
+
+    ValueError where the two have not the same number of whole rows.
+    """
+    if left_width == 0 or right_width == 0:
+        raise ValueError("a row has at least a byte")
+    cdef size_t count = left.shape[0] // left_width, i
+    if count * left_width != <size_t>left.shape[0] or count * right_width != <size_t>right.shape[0]:
+        raise ValueError(
+            f"expected n x {left_width} and n x {right_width} bytes, got {left.shape[0]} and {right.shape[0]}"
+        )
+    cdef bytes joined = PyBytes_FromStringAndSize(NULL, count * (left_width + right_width))
+    cdef char *at = PyBytes_AS_STRING(joined)
+    for i in range(count):
+        memcpy(at, &left[i * left_width], left_width)
+        memcpy(at + left_width, &right[i * right_width], right_width)
+        at += left_width + right_width
+    return joined
+
+
 def merkle_root(leaves, int scheme, threads=None):
     cdef Py_buffer view
     cdef size_t count = acquire_leaves(leaves, &view)

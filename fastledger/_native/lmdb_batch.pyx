@@ -164,23 +164,30 @@ def sorted_items(items):
 
 
 def seal_many(list keys not None, list values not None):
-    """n values as the index stores them: each behind the CRC-32 of its key and it, 4 bytes big-endian."""
+    """Values as the index stores them: each behind the CRC-32 of its key and it, 4 bytes big-endian.
+
+    Returns ``(keys, sealed values, keys whose value is None)``, all in the order given.
+    """
     cdef Py_ssize_t count = len(keys), i
     cdef bytes key, value, sealed
     cdef uint8_t *at
     cdef uint32_t checksum
-    cdef list found = []
+    cdef list held = [], found = [], gone = []
     if len(values) != count:
         raise ValueError(f"values: expected {count}, got {len(values)}")
     for i in range(count):
         key, value = keys[i], values[i]
+        if value is None:
+            gone.append(key)
+            continue
         checksum = crc32(value, crc32(key))
         sealed = PyBytes_FromStringAndSize(NULL, CHECKSUM_LEN + len(value))
         at = <uint8_t *>PyBytes_AS_STRING(sealed)
         write_big_endian(at, checksum, CHECKSUM_LEN)
         memcpy(at + CHECKSUM_LEN, PyBytes_AS_STRING(value), len(value))
+        held.append(key)
         found.append(sealed)
-    return found
+    return held, found, gone
 
 
 def encode_seqs(list seqs not None):

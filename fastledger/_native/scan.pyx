@@ -105,6 +105,29 @@ def split(data, *, size_t count_max=BATCH_TRANSACTIONS_MAX):
     return memoryview(offsets)[: (count + 1) * sizeof(uint64_t)].cast("Q"), status, error_offset
 
 
+def find_at_least(data, const uint64_t[::1] offsets not None, size_t back, uint8_t least):
+    """Indices of the items ``data[offsets[i]:offsets[i + 1]]`` whose byte ``back`` bytes before the end is as large.
+
+    One that is shorter is not among them. ValueError unless ``data`` and ``offsets`` are as :func:`scan_many` wants them.
+    """
+    cdef Py_buffer view
+    cdef list found = []
+    cdef size_t bad_index = 0
+    cdef Py_ssize_t count = offsets.shape[0] - 1, i
+    if count < 0 or back == 0:
+        raise ValueError("expected n + 1 offsets and a distance of at least 1")
+    acquire_bytes(data, &view, "data")
+    try:
+        if not fl_offsets_check(&bad_index, &offsets[0], count, view.len):
+            raise ValueError(f"offsets: entry {bad_index} is below the one before it or beyond the data")
+        for i in range(count):
+            if offsets[i + 1] - offsets[i] >= back and (<const uint8_t *>view.buf)[offsets[i + 1] - back] >= least:
+                found.append(i)
+    finally:
+        PyBuffer_Release(&view)
+    return found
+
+
 def scan_many(data, offsets):
     """Scan transactions ``data[offsets[i]:offsets[i + 1]]`` and hash what each signs (SPEC-TX).
 

@@ -159,12 +159,13 @@ def check_contents(admitted: Admitted, chain_id: bytes, now_ms: int) -> None:
             codes[index] = error.code
 
 
+_WITH_ENVELOPE = (RecordPut, RecordAmend)
+
+
 def _check_blobs(admitted: Admitted, missing_blobs: Callable[[Sequence[bytes]], Sequence[bytes]]) -> None:
     """A record may enter only after its envelope is stored: else it would be on the chain and nowhere."""
     named = [
-        (index, body.digest)
-        for index, body in enumerate(admitted.bodies)
-        if isinstance(body, RecordPut | RecordAmend)
+        (index, body.digest) for index, body in enumerate(admitted.bodies) if isinstance(body, _WITH_ENVELOPE)
     ]
     if not named:
         return

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, InvalidStateError
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 from fastledger.chain.admission import Admitted
 from fastledger.chain.metrics import StageTimes
@@ -48,7 +48,7 @@ class Submission:
 
     def outcomes(self) -> Outcomes:
         """The verdicts, once it is ordered."""
-        return [verdict for verdict in self.verdicts if verdict is not None]
+        return cast("Outcomes", list(self.verdicts))
 
     def fail(self, failure: BaseException) -> None:
         """Tells whoever still waits."""

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
 
+from fastledger._native.hashing import join_rows
 from fastledger.errors import Code, InputError
 from fastledger.limits import BLOCK_BYTES_MAX, BLOCK_TRANSACTIONS_MAX
 from fastledger.model.codec import decode, encode
@@ -244,6 +245,5 @@ class Block:
 
 def result_entries(txids: bytes, results: bytes) -> tuple[bytes, list[int]]:
     """The n entries txid || code u16 BE that ``result_root`` hashes, as one buffer with n + 1 offsets."""
-    count = len(results) // 2
-    entries = b"".join(txids[32 * i : 32 * i + 32] + results[2 * i : 2 * i + 2] for i in range(count))
-    return entries, list(range(0, 34 * count + 1, 34))
+    entries = join_rows(txids, 32, results, 2)
+    return entries, list(range(0, len(entries) + 1, 34))

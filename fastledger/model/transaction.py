@@ -17,9 +17,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from fastledger._native.scan import ScanBatch, scan_many
+from typing_extensions import Buffer
+
+from fastledger._native.scan import ScanBatch, find_at_least, scan_many
 from fastledger.crypto.cbor_head import bstr_head
-from fastledger.crypto.signing import SigningKey
+from fastledger.crypto.signing import LOW_S_MAX, SigningKey
 from fastledger.errors import Code, TransactionError
 from fastledger.model.bodies import KINDS, Body, body_map, parse_body
 from fastledger.model.codec import decode, encode
@@ -43,6 +45,14 @@ DESCRIPTIONS: dict[Code, str] = {
     Code.BAD_BODY: "the body does not fit its kind",
     Code.BLOB_MISSING: "the envelope that it names is not in the blob store",
 }
+
+
+def perhaps_high_s(data: bytes, offsets: Buffer) -> list[int]:
+    """Indices of the transactions ``data[offsets[i]:offsets[i + 1]]`` whose s may be above its lower half.
+
+    By its first byte, the 32nd before the end: every high one is among them, and few others.
+    """
+    return find_at_least(data, offsets, 32, LOW_S_MAX >> 248)
 
 
 def signing_input(signer: bytes, payload: bytes) -> bytes:

@@ -7,7 +7,7 @@ the digest that was signed and stays. What is no signature at all is left for th
 from fastledger.chain.admission import cut_sequence
 from fastledger.crypto.signing import LOW_S_MAX, normalize_low_s
 from fastledger.errors import TransactionError
-from fastledger.model.transaction import SIGNATURE_HEAD
+from fastledger.model.transaction import SIGNATURE_HEAD, perhaps_high_s
 
 _LOW_FIRST_BYTE = LOW_S_MAX >> 248
 _TAIL_BYTES = 66
@@ -29,16 +29,13 @@ def low_s_sequence(data: bytes) -> tuple[bytes, int]:
     Raises ``InputError`` naming the byte where the sequence breaks.
     """
     offsets = cut_sequence(data)
-    ends = offsets.tolist()
-    suspects = [place for place, end in enumerate(ends[1:]) if data[end - 32] >= _LOW_FIRST_BYTE]
-    if not suspects:
-        return data, len(ends) - 1
+    suspects = perhaps_high_s(data, offsets)
     changed: bytearray | None = None
     for place in suspects:
-        start, end = ends[place], ends[place + 1]
+        start, end = offsets[place], offsets[place + 1]
         encoded = data[start:end]
         canonical = low_s(encoded)
         if canonical is not encoded and canonical != encoded:
             changed = bytearray(data) if changed is None else changed
             changed[start:end] = canonical
-    return (data if changed is None else bytes(changed)), len(ends) - 1
+    return (data if changed is None else bytes(changed)), len(offsets) - 1

@@ -8,15 +8,18 @@ a checkpoint is cut; in key order, because then no page is written by two of the
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from fastledger._native.lmdb_batch import PostingRuns, encode_seqs, seal_many, sorted_items
 from fastledger.errors import InputError
 from fastledger.storage import keys
 from fastledger.storage.lmdb_engine import Transaction
 
+ValueT = TypeVar("ValueT")
 # Puts some of it, given a transaction and the numbers of the databases; about how many leaves that wrote to.
 Piece: TypeAlias = Callable[[Transaction, Mapping[str, int]], int]
+# Keys, and the value of each.
+Items: TypeAlias = tuple[list[bytes], list[ValueT]]
 _Put: TypeAlias = Callable[[list[bytes], list[Any], Transaction, Mapping[str, int]], int]
 PIECE_PUTS = 1_024
 
@@ -36,38 +39,38 @@ class Checkpoint:
     """A batch that was found to be in bounds (else InputError, ValueError), ready to be put."""
 
     def __init__(self, batch: CheckpointBatch) -> None:
-        self.state = batch.state
-        self.txids = batch.txids if isinstance(batch.txids, Mapping) else dict(batch.txids)
-        _check_lengths("state key", self.state, 1, keys.STATE_KEY_BYTES_MAX)
-        _check_lengths("txid", self.txids, keys.TXID_BYTES, keys.TXID_BYTES)
-        for seq in (min(self.txids.values(), default=0), max(self.txids.values(), default=0)):
+        txids = batch.txids if isinstance(batch.txids, Mapping) else dict(batch.txids)
+        _check_lengths("state key", batch.state, 1, keys.STATE_KEY_BYTES_MAX)
+        _check_lengths("txid", txids, keys.TXID_BYTES, keys.TXID_BYTES)
+        for seq in (min(txids.values(), default=0), max(txids.values(), default=0)):
             keys.encode_seq(seq)
-        self.blocks = {
-            keys.encode_height(height): keys.encode_seq(seq) + entry for height, seq, entry in batch.blocks
-        }
-        self.seqs = {keys.seq_key(seq, height): b"" for height, seq, _ in batch.blocks}
+        # Keys and values of each table, in the order of the keys: what is written twice is looked up once.
+        self.state: Items[bytes | None] = sorted_items(batch.state)
+        self.txids: Items[int] = sorted_items(txids)
+        self.blocks: Items[bytes] = sorted_items(
+            {keys.encode_height(height): keys.encode_seq(seq) + entry for height, seq, entry in batch.blocks}
+        )
+        self._seqs = sorted_items({keys.seq_key(seq, height): b"" for height, seq, _ in batch.blocks})
         self.logs = batch.postings
         self.meta = batch.meta
         self._runs = PostingRuns(list(batch.postings))
 
     def __len__(self) -> int:
         """At most so many puts and deletions are left."""
-        tables = (self.state, self.txids, self.blocks, self.seqs, self.meta)
+        tables = (self.state[0], self.txids[0], self.blocks[0], self._seqs[0], self.meta)
         return sum(map(len, tables)) + len(self._runs)
 
     def pieces(self, puts_max: int = PIECE_PUTS) -> Iterator[Piece]:
         """What to put, once, each piece before the next is asked for; all but ``meta``, which comes last."""
-        tables: tuple[tuple[Mapping[bytes, Any], _Put], ...] = (
+        tables: tuple[tuple[Items[Any], _Put], ...] = (
             (self.state, _put_state),
             (self.txids, _put_txids),
             (self.blocks, partial(_put_bytes, "blocks")),
-            (self.seqs, partial(_put_bytes, "seqs")),
+            (self._seqs, partial(_put_bytes, "seqs")),
         )
         for items, put in tables:
-            names, values = sorted_items(items)
-            for start in range(0, len(names), puts_max):
-                end = start + puts_max
-                yield partial(put, names[start:end], values[start:end])
+            for names, values in parts_of(items, puts_max):
+                yield partial(put, names, values)
         while self._runs:
             yield partial(self._put_runs, puts_max)
 
@@ -79,16 +82,20 @@ class Checkpoint:
         return txn.put_runs(databases["postings"], self._runs, runs_max)
 
 
+def parts_of(items: Items[ValueT], size_max: int) -> Iterator[Items[ValueT]]:
+    """The same, cut into parts of at most so many."""
+    names, values = items
+    for start in range(0, len(names), size_max):
+        end = start + size_max
+        yield names[start:end], values[start:end]
+
+
 def _put_state(
     names: list[bytes], values: list[bytes | None], txn: Transaction, databases: Mapping[str, int]
 ) -> int:
-    pages = 0
-    gone = [name for name, value in zip(names, values, strict=True) if value is None]
-    if gone:
-        pages = txn.delete_many(databases["state"], gone)
-        names = [name for name, value in zip(names, values, strict=True) if value is not None]
-    held = [value for value in values if value is not None]
-    return pages + txn.put_many(databases["state"], names, seal_many(names, held))
+    held, sealed, gone = seal_many(names, values)
+    pages = txn.delete_many(databases["state"], gone) if gone else 0
+    return pages + txn.put_many(databases["state"], held, sealed)
 
 
 def _put_txids(names: list[bytes], seqs: list[int], txn: Transaction, databases: Mapping[str, int]) -> int:

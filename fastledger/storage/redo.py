@@ -14,15 +14,14 @@ them, keyed as in the index; each of the others holds a term log: first seq 8, t
 import struct
 import sys
 from array import array
-from collections.abc import Iterator, Mapping
-from itertools import islice
+from collections.abc import Iterator
 from pathlib import Path
 from zlib import crc32
 
 from fastledger._native.lmdb_batch import encode_seqs, pack_items
 from fastledger.errors import CorruptionError, FormatVersionError
 from fastledger.storage import keys
-from fastledger.storage.checkpoint import Checkpoint, CheckpointBatch
+from fastledger.storage.checkpoint import Checkpoint, CheckpointBatch, parts_of
 from fastledger.storage.files import TEMPORARY, OpenFile, OsFiles
 from fastledger.version import REDO_FORMAT_VERSION
 
@@ -132,24 +131,17 @@ class RedoFile:
 
 def _payloads(checkpoint: Checkpoint) -> Iterator[tuple[int, bytes]]:
     """Kind and payload of every frame."""
-    for part in _parts(checkpoint.state):
-        yield _STATE, pack_items(part, [checkpoint.state[key] for key in part])
-    for part in _parts(checkpoint.txids):
-        yield _TXIDS, pack_items(part, encode_seqs([checkpoint.txids[txid] for txid in part]))
-    for part in _parts(checkpoint.blocks):
-        yield _BLOCKS, pack_items(part, [checkpoint.blocks[height] for height in part])
-    for part in _parts(checkpoint.meta):
-        yield _META, pack_items(part, [checkpoint.meta[name] for name in part])
+    for names, values in parts_of(checkpoint.state, _ITEMS_PER_FRAME):
+        yield _STATE, pack_items(names, values)
+    for names, seqs in parts_of(checkpoint.txids, _ITEMS_PER_FRAME):
+        yield _TXIDS, pack_items(names, encode_seqs(seqs))
+    for names, entries in parts_of(checkpoint.blocks, _ITEMS_PER_FRAME):
+        yield _BLOCKS, pack_items(names, entries)
+    yield _META, pack_items(list(checkpoint.meta), list(checkpoint.meta.values()))
     for log in checkpoint.logs:
         counts = log.counts.tobytes() if sys.byteorder == "little" else _swapped(log.counts).tobytes()
         yield _TERMS, b"".join((_LOG.pack(log.first_seq, len(log.counts)), counts, log.terms))
     yield _END, b""
-
-
-def _parts(table: Mapping[bytes, object]) -> Iterator[list[bytes]]:
-    names = iter(table)
-    while part := list(islice(names, _ITEMS_PER_FRAME)):
-        yield part
 
 
 def _swapped(counts: "array[int]") -> "array[int]":
