@@ -118,6 +118,10 @@ def row(name: str, ratios: list[float], bar: float, **figures: Any) -> dict[str,
     return {"name": name, "ratio": ratio, "bar": bar, **figures}
 
 
+# Enough that the node always has a batch to admit while others are executed and synced.
+CONNECTIONS = 8
+
+
 def beside_peer(scenario: str, url: str, file: Path, connections: int) -> tuple[dict[str, float], float]:
     """The scenario's figures, and the peer's verifications a second around it."""
     before = coincurve_verifications_per_second()
@@ -145,7 +149,7 @@ def measure_node(
             bulk = []
             for _ in range(rounds):
                 file, cpu = prepare(batches), cpu_seconds(pid)
-                figures, peer = beside_peer("batches", url, file, 4)
+                figures, peer = beside_peer("batches", url, file, CONNECTIONS)
                 bulk.append((figures["per_s"], peer, (cpu_seconds(pid) - cpu) / figures["count"] * 1e6))
             peak = statistics.median(per_s for per_s, _, _ in bulk)
             rows = [
