@@ -11,13 +11,15 @@ from cuts import dying_after, open_index, transactions_counted
 from storage_faults import SimulatedCrash
 
 from fastledger.chain.replay import checkpoint_if_due
-from fastledger.chain.store import BlockEntry, ChainStore, Layer
+from fastledger.chain.store import Ahead, BlockEntry, ChainStore, Layer
 from fastledger.errors import StorageFullError
 from fastledger.storage import keys
 from fastledger.storage.index import Index, IndexView
 from fastledger.storage.log import FrameRef
 
 TERMS = [b"\2" + bytes([n]) * 16 for n in range(3)]
+KEYS = [b"key %d" % n for n in range(30)]
+TXIDS_MAX = 1_000
 
 
 class Model:
@@ -30,15 +32,16 @@ class Model:
         self.txids: list[bytes] = []
         self.terms: list[list[bytes]] = []
         self.first_seqs: list[int] = []
+        self.coming = [self.rng.randbytes(32) for _ in range(TXIDS_MAX)]
+        self.aheads: list[Ahead] = []
+        self.taken = self.refused = 0
 
     def block(self) -> None:
         """One more block, durable at once."""
         count, first = self.rng.randrange(1, 6), len(self.txids)
-        txids = {self.rng.randbytes(32): first + n for n in range(count)}
+        txids = {self.coming[first + n]: first + n for n in range(count)}
         terms = [[term for term in TERMS if self.rng.random() < 0.6] for _ in range(count)]
-        writes = {
-            b"key %d" % self.rng.randrange(30): self.rng.choice((None, b"%d" % first)) for _ in range(4)
-        }
+        writes = {self.rng.choice(KEYS): self.rng.choice((None, b"%d" % first)) for _ in range(4)}
         height = len(self.first_seqs)
         entry = BlockEntry(FrameRef(0, 64 * height, 1), height.to_bytes(32, "big"), 0, first, count)
         log = keys.TermLog(b"".join(map(b"".join, terms)), array("I", map(len, terms)), first)
@@ -74,6 +77,22 @@ class Model:
                     assert list(snapshot.postings(term, start, stop)) == wanted
                     assert list(snapshot.postings(term, start, stop, reverse=True)) == wanted[::-1]
         assert self.store.seqs_of_txids(self.txids) == {txid: seq for seq, txid in enumerate(self.txids)}
+        self.check_aheads()
+
+    def check_aheads(self) -> None:
+        """What was read before, at any moment of any checkpoint, gives the present state or is not taken."""
+        known = {txid: seq for seq, txid in enumerate(self.txids)}
+        for ahead in self.aheads:
+            lookup = self.store.lookup()
+            if not self.store.take_ahead(ahead):
+                self.refused += 1
+                continue
+            self.taken += 1
+            assert {key: lookup(key) for key in KEYS} == dict.fromkeys(KEYS) | self.state
+            assert self.store.seqs_of_txids(self.coming, ahead.seqs) == known
+        found = self.store.read_ahead(KEYS, self.coming)
+        assert found is not None
+        self.aheads = [*self.aheads[-20:], found]
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -110,6 +129,9 @@ def test_readers_see_every_block_once_between_the_pieces_of_a_checkpoint(  # SPE
         model.store.renew()
         model.check()
     assert moments > 60
+    assert model.taken > 500
+    assert model.refused > 20
+    assert not model.store.take_ahead(None)
     model.store.close()
     index.close()
 

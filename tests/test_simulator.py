@@ -134,7 +134,7 @@ def state_forgets_a_consent(patch: Patch) -> None:
 
 def executed_twice(patch: Patch) -> None:
     """Nobody looks whether the chain has a transaction already."""
-    patch.setattr(ChainStore, "seqs_of_txids", lambda self, txids: {})
+    patch.setattr(ChainStore, "seqs_of_txids", lambda self, txids, indexed=None: {})
 
 
 def folders_opened_twice(patch: Patch) -> None:

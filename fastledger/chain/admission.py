@@ -11,26 +11,31 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import accumulate
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeAlias
 
 from typing_extensions import Buffer
 
 from fastledger._native.ecdsa import HINTS_FULL, HINTS_PARITY, default_threads
 from fastledger._native.scan import ScanBatch, scan_many, split
 from fastledger.chain.metrics import StageTimes
+from fastledger.chain.store import Ahead
 from fastledger.crypto import verify_batch
 from fastledger.errors import Code, InputError
 from fastledger.limits import BATCH_BYTES_MAX, BATCH_TRANSACTIONS_MAX
 from fastledger.model.block import Block
 from fastledger.model.bodies import RecordAmend, RecordPut, decode_body
-from fastledger.state.transition import all_valid, validity_code
+from fastledger.state.transition import all_valid, keys_read, validity_code
+
+# State keys and transaction ids of a batch in, what the index holds of them out.
+ReadAhead: TypeAlias = Callable[[Sequence[bytes], Sequence[bytes]], Ahead | None]
 
 
 @dataclass(slots=True)
 class Admitted:
     """A scanned batch: ``codes[i]`` is 0 where transaction i may enter a block, ``bodies[i]`` its typed body.
 
-    ``hints`` are the column of verification hints (1 + n × 33 bytes) where somebody asked for them.
+    ``hints`` are the column of verification hints (1 + n × 33 bytes) where somebody asked for them; ``ahead`` is what
+    the index holds of the batch, where somebody has looked.
     """
 
     scan: ScanBatch
@@ -38,6 +43,7 @@ class Admitted:
     codes: list[int]
     bodies: list[Any]
     hints: bytes = b""
+    ahead: Ahead | None = None
     txids: list[bytes] = field(init=False)
     signers: list[bytes] = field(init=False)
     windows: tuple[int, int, int, int] | None = field(init=False)
@@ -101,11 +107,13 @@ def admit(
     times: StageTimes,
     cpu_share: CpuShare,
     keep_hints: bool = False,
+    read_ahead: ReadAhead | None = None,
 ) -> Admitted:
     """Judges a batch at the border: transaction i is ``data[offsets[i]:offsets[i + 1]]``.
 
     ``missing_blobs`` tells which of the given envelope digests the blob store lacks (None: nobody asks);
-    ``keep_hints`` leaves the verification hints in the result, for who passes the transactions on.
+    ``keep_hints`` leaves the verification hints in the result, for who passes the transactions on; ``read_ahead``
+    looks up here, where several batches are judged at once, what their one executor would have to wait for.
     Raises ``InputError`` with ``OVERSIZED`` for a batch over the limits, as a whole.
     """
     count, byte_count = memoryview(offsets).nbytes // 8 - 1, memoryview(data).nbytes
@@ -122,6 +130,8 @@ def admit(
         _check_blobs(admitted, missing_blobs)
     with cpu_share.threads() as threads, times.stage("verify"):
         check_signatures(admitted, threads, keep_hints=keep_hints)
+    if read_ahead is not None:
+        admitted.ahead = read_ahead(keys_read(admitted.bodies), admitted.txids)
     return admitted
 
 

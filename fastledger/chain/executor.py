@@ -318,8 +318,14 @@ class Executor:
 
     def _look_ahead(self, batches: Sequence[Admitted]) -> dict[bytes, int]:
         """Reads what the batches will need from the index; returns the transactions that the chain has already."""
-        self.store.prefetch(keys_read([body for batch in batches for body in batch.bodies]))
-        return self.store.seqs_of_txids([txid for batch in batches for txid in batch.txids])
+        known: dict[bytes, int] = {}
+        for batch in batches:
+            if self.store.take_ahead(batch.ahead):
+                known |= self.store.seqs_of_txids(batch.txids, batch.ahead and batch.ahead.seqs)
+            else:
+                self.store.prefetch(keys_read(batch.bodies))
+                known |= self.store.seqs_of_txids(batch.txids)
+        return known
 
     def _known_outcome(self, txid: bytes, seq: int) -> Outcome:
         """The verdict that a transaction got when it entered the chain."""

@@ -348,6 +348,7 @@ class Ledger(Keeping, Present):
                     times=self.times,
                     cpu_share=self._cpu_share,
                     keep_hints=self.forks is not None,
+                    read_ahead=self._store.read_ahead if self.forks is None else None,
                 )
             submission = self._pipeline.submit(admitted, wait=wait)
         except BaseException:

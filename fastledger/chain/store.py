@@ -82,6 +82,17 @@ class Layer(NamedTuple):
     meta: dict[bytes, bytes]
 
 
+class Ahead(NamedTuple):
+    """What the index holds of a batch, read before its turn: state values, and numbers of transactions it knows.
+
+    It holds while ``epoch`` is the store's: no overlay that was there when it was read has been let go of since.
+    """
+
+    epoch: int
+    states: Writes
+    seqs: dict[bytes, int]
+
+
 class Durable(NamedTuple):
     """The newest block that is durable and visible, and the number of the transaction after it."""
 
@@ -293,6 +304,8 @@ class ChainStore:
         self._reader = index.reader()
         self._cache: Writes = {}
         self._ahead: Writes = {}
+        # How often an overlay was let go of, because the index holds it.
+        self._epoch = 0
         self.durable = Durable()
         self._unwritten: Overlay | None = None
         if index.pending is not None:
@@ -321,11 +334,23 @@ class ChainStore:
         """Reads what the newest lookup is likely to be asked for in one go; for the executor's thread."""
         self._ahead.update(self._reader.get_states(keys))
 
-    def seqs_of_txids(self, txids: Sequence[bytes]) -> dict[bytes, int]:
-        """Those of ``txids`` that the chain holds, durable or not; for the executor's thread."""
+    def take_ahead(self, ahead: Ahead | None) -> bool:
+        """The same with what :meth:`read_ahead` found; False where there is nothing, or it holds no more."""
+        if ahead is None or ahead.epoch != self._epoch:
+            return False
+        self._ahead.update(ahead.states)
+        return True
+
+    def seqs_of_txids(
+        self, txids: Sequence[bytes], indexed: dict[bytes, int] | None = None
+    ) -> dict[bytes, int]:
+        """Those of ``txids`` that the chain holds, durable or not; for the executor's thread.
+
+        ``indexed``: those that the index holds, where somebody has looked.
+        """
         known = [layer.txids for layer in self._layers if layer.txids]
         known += [overlay.txids for overlay in self._overlays]
-        found = self._reader.seqs_of_txids(txids)
+        found = self._reader.seqs_of_txids(txids) if indexed is None else dict(indexed)
         for seqs in known:
             for txid in seqs.keys() & txids:
                 found[txid] = seqs[txid]
@@ -377,6 +402,22 @@ class ChainStore:
                 self._cache.clear()
                 self._overlays = self._overlays[:1]
                 self._frozen_written = False
+                self._epoch += 1
+
+    # The submitters' side.
+
+    def read_ahead(self, keys: Sequence[bytes], txids: Sequence[bytes]) -> Ahead | None:
+        """What the executor would look up in the index for a batch, on any thread; None where the index is damaged.
+
+        The view is opened after the epoch is noted, so it shows every overlay that was let go of by then. What it
+        shows of a later one, whole or in part, stands in an overlay still, where the executor looks first.
+        """
+        epoch = self._epoch
+        try:
+            with self.index.snapshot() as view:
+                return Ahead(epoch, view.get_states(keys), view.seqs_of_txids(txids))
+        except CorruptionError:
+            return None  # the executor will meet it, and halt
 
     # The syncer's side.
 

@@ -64,7 +64,7 @@ class DoubleExecutor(Node):
     def start(self) -> None:
         super().start()
         if self.running:
-            self.process.store.seqs_of_txids = lambda txids: {}  # type: ignore[method-assign]
+            self.process.store.seqs_of_txids = lambda txids, indexed=None: {}  # type: ignore[method-assign]
 
     def template_ms(self) -> int:
         signed = [
