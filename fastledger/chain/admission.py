@@ -26,6 +26,8 @@ from fastledger.model.block import Block
 from fastledger.model.bodies import RecordAmend, RecordPut, decode_body
 from fastledger.state.transition import all_valid, keys_read, validity_code
 
+# Fewest transactions for which a view of the index of their own is worth opening.
+_READ_AHEAD_MIN = 64
 # State keys and transaction ids of a batch in, what the index holds of them out.
 ReadAhead: TypeAlias = Callable[[Sequence[bytes], Sequence[bytes]], Ahead | None]
 
@@ -130,7 +132,7 @@ def admit(
         _check_blobs(admitted, missing_blobs)
     with cpu_share.threads() as threads, times.stage("verify"):
         check_signatures(admitted, threads, keep_hints=keep_hints)
-    if read_ahead is not None:
+    if read_ahead is not None and count >= _READ_AHEAD_MIN:
         admitted.ahead = read_ahead(keys_read(admitted.bodies), admitted.txids)
     return admitted
 

@@ -2,7 +2,7 @@
 
 ::
 
-    submitter threads   admit: scan, contents, signatures (GIL released)        │ bounded queue
+    submitter threads   admit: scan, contents, signatures, index (GIL released) │ bounded queue
     executor thread     one block of all that waits; rules, roots, log append   │ bounded queue
     syncer thread       one fdatasync for all that was appended; acknowledge    │
     checkpointer thread overlay to LMDB, now and then
