@@ -26,6 +26,7 @@ from bench_ledger import coincurve_verifications_per_second, fdatasync_ms, open_
 from load import read_batches, write_batches
 
 from fastledger import Transaction
+from fastledger.cli.net_world import free_port
 
 HERE = Path(__file__).resolve().parent
 CONFIG = """
@@ -49,15 +50,6 @@ transactions_burst = 10000000
 [log]
 level = "warning"
 """
-
-
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    import socket
-
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-    return port
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -10,6 +9,8 @@ import urllib.error
 import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from fastledger.cli.net_world import free_port
 
 CONFIG = """
 [ledger]
@@ -26,13 +27,6 @@ anonymous_roles = ["reader", "submitter", "operator"]
 [log]
 level = "warning"
 """
-
-
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-    return port
 
 
 @dataclass

@@ -12,9 +12,10 @@ import pytest
 from client_world import NodeWorld, make_node_world
 from commands import PASSWORD, Cli, cheapen
 from hospital import CHEAP_KDF
-from node_process import NodeProcess, free_port
+from node_process import NodeProcess
 
 from fastledger import Keystore, Purpose
+from fastledger.cli.net_world import free_port
 from fastledger.cli.output import Exit
 from fastledger.workload import generate
 from fastledger.workload.generator import transaction_bundle

@@ -1,12 +1,14 @@
 """Four organisations on this machine: an authority, a genesis document, a node each as a process, and their network."""
 
 import os
+import random
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -40,11 +42,21 @@ class NetOptions:
     settings: dict[str, str] = field(default_factory=dict)
 
 
+# Below those that systems hand out for outgoing connections.
+_OWN_PORTS = (10_000, 32_000)
+
+
 def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.create_server((LOOPBACK, 0)) as server:
-        port: int = server.getsockname()[1]
-    return port
+    """A port that nobody listens on now, and that nobody is given by the system meanwhile.
+
+    What the system hands out, to whoever connects anywhere, begins at 32,768 on Linux and higher elsewhere.
+    """
+    while True:
+        port = random.SystemRandom().randrange(
+            *_OWN_PORTS
+        )  # whoever seeds the other one would get its ports twice
+        with suppress(OSError), socket.create_server((LOOPBACK, port)):
+            return port
 
 
 def measured_hash_rate() -> float:
