@@ -11,6 +11,8 @@ class RateOptions:
 
     requests_per_second: float | None = None
     requests_burst: int = 1_000
+    probes_per_second: float = 10.0
+    probes_burst: int = 20
     transactions_per_second: float | None = None
     transactions_burst: int = 20_000
     clients_max: int = 10_000

@@ -47,6 +47,7 @@ class RateLimits:
         self._clock = clock
         self._requests: OrderedDict[str, Bucket] = OrderedDict()
         self._transactions: OrderedDict[str, Bucket] = OrderedDict()
+        self._probes: OrderedDict[str, Bucket] = OrderedDict()
         self.refused: Counter[str] = Counter()
 
     def take_request(self, caller: Caller, count: int = 1) -> None:
@@ -54,6 +55,12 @@ class RateLimits:
         rate = self._options.requests_per_second
         if rate is not None:
             self._take(self._requests, caller, count, rate, self._options.requests_burst, "requests")
+
+    def take_probe(self, caller: Caller) -> None:
+        """The same for health and metrics, which have tokens of their own: a flood of calls must not blind an alarm."""
+        options = self._options
+        if options.requests_per_second is not None:
+            self._take(self._probes, caller, 1, options.probes_per_second, options.probes_burst, "requests")
 
     def take_transactions(self, caller: Caller, count: int) -> None:
         """Raises ``RateLimitedError`` where the caller sent too many transactions."""

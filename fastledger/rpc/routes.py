@@ -216,6 +216,7 @@ class Parameter:
 class Route:
     """One method on one path. ``path`` may have ``{name}`` as a whole segment; ``role`` None: anyone.
 
+    ``probe``: asked by who watches the node; counted apart, so that a flood of other calls does not blind them.
     ``responses``: what success looks like, by status; ``errors``: statuses of its own beside the common ones.
     """
 
@@ -228,6 +229,7 @@ class Route:
     responses: Mapping[int, Content | None] = field(default_factory=lambda: {200: None})
     parameters: Sequence[Parameter] = ()
     errors: Sequence[int] = ()
+    probe: bool = False
 
     @property
     def word(self) -> str:

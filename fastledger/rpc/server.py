@@ -213,7 +213,10 @@ class RpcServer:
         except UnauthenticatedError:
             self.rates.take_request(of_connection)
             raise
-        self.rates.take_request(caller)
+        if route.probe:
+            self.rates.take_probe(caller)
+        else:
+            self.rates.take_request(caller)
         self._hosts.check(request.headers, authenticated=caller.authenticated)
         check_role(caller, route.role)
         version = request.headers.get(PROTOCOL_HEADER)
@@ -352,6 +355,7 @@ class RpcServer:
                 method="GET",
                 path="/health/live",
                 handler=self._live,
+                probe=True,
                 role=None,
                 summary="Whether the process serves",
                 responses={200: state},
@@ -360,6 +364,7 @@ class RpcServer:
                 method="GET",
                 path="/health/ready",
                 handler=self._ready,
+                probe=True,
                 role=None,
                 summary="Whether the node takes transactions",
                 responses={200: state, 503: state},
@@ -368,6 +373,7 @@ class RpcServer:
                 method="GET",
                 path="/metrics",
                 handler=self._metrics_page,
+                probe=True,
                 role="reader",
                 summary="Figures for Prometheus",
                 responses={200: metrics},
