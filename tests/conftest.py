@@ -27,6 +27,14 @@ def pytest_asyncio_loop_factories(
     return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 
 
+# Whole networks of processes, which wait as much as they work: begun first, so that none is left at the end.
+LONGEST = ("test_federation", "test_client_cli", "test_node_crash", "test_demo")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: not item.path.name.startswith(LONGEST))
+
+
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 DATA_REQUIRED = os.environ.get("FASTLEDGER_REQUIRE_DATA") == "1"
 

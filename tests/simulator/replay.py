@@ -19,6 +19,7 @@ from fastledger.model.block import Block, result_entries
 from fastledger.model.bodies import ConsentGrant, FolderOpen, IdentityRegister, RecordPut
 from fastledger.model.genesis import Genesis
 from fastledger.model.transaction import Transaction, signing_input
+from fastledger.state.context import Context
 from fastledger.state.identity import install_authorities
 from fastledger.state.transition import apply
 from fastledger.state.view import View, next_state_root
@@ -174,7 +175,8 @@ class Replay:
             raise ReplayError(f"height {block.height}: nobody signed transaction {index}")
         if transaction.chain_id != self.genesis.chain_id or time_ms > transaction.expires_ms:
             raise ReplayError(f"height {block.height}: transaction {index} is of another chain or time")
-        code, _, _ = apply(view, self.genesis.chain_id, transaction.signer, time_ms, transaction.body)
+        context = Context(view, self.genesis.chain_id, time_ms)  # of its own: nothing is left of another
+        code = apply(context, transaction.signer, transaction.body)
         self.places[txid] = (block.height, index, code)
         if code == Code.OK:
             self._claim(transaction)
