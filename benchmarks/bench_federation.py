@@ -24,7 +24,7 @@ from typing import Any
 from bench_ledger import signed_batches, world_transactions
 from bench_node import cpu_seconds, resident_mib
 
-from fastledger.cli.net_world import Member, NetOptions, NetWorld
+from fastledger.cli.demo.organisations import Member, NetOptions, NetWorld
 from fastledger.cli.top import scrape
 from fastledger.peers.wire import BlockMessage, Headers, Ping, WireHeader
 

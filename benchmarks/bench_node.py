@@ -26,7 +26,7 @@ from bench_ledger import coincurve_verifications_per_second, fdatasync_ms, open_
 from load import read_batches, write_batches
 
 from fastledger import Transaction
-from fastledger.cli.net_world import free_port
+from fastledger.cli.demo.organisations import free_port
 
 HERE = Path(__file__).resolve().parent
 CONFIG = """

@@ -12,12 +12,17 @@ from fastledger.version import VERSION as __version__
 
 if TYPE_CHECKING:
     from fastledger.chain.aio import AsyncLedger
+    from fastledger.chain.keeping.restore import (
+        RestoreReport,
+        import_blocks,
+        restore_backup,
+        restore_snapshot,
+    )
+    from fastledger.chain.keeping.verify import VerifyReport
     from fastledger.chain.ledger import Ledger
     from fastledger.chain.options import LedgerOptions
     from fastledger.chain.outcome import Outcome
     from fastledger.chain.query import Entry, Page, Query
-    from fastledger.chain.restore import RestoreReport, import_blocks, restore_backup, restore_snapshot
-    from fastledger.chain.verify import VerifyReport
     from fastledger.client.aio import AsyncClient, ClientOptions
     from fastledger.client.api import LedgerApi
     from fastledger.client.http import ClientTls
@@ -52,19 +57,19 @@ _HOMES = {
     "Page": "chain.query",
     "Purpose": "model.bodies",
     "Query": "chain.query",
-    "RestoreReport": "chain.restore",
+    "RestoreReport": "chain.keeping.restore",
     "Right": "model.bodies",
     "Role": "model.bodies",
     "SealedRecord": "client.wallet",
     "SigningKey": "crypto.signing",
     "Transaction": "model.transaction",
     "Verified": "model.receipt",
-    "VerifyReport": "chain.verify",
+    "VerifyReport": "chain.keeping.verify",
     "Wallet": "client.wallet",
     "WorkParameters": "model.genesis",
-    "import_blocks": "chain.restore",
-    "restore_backup": "chain.restore",
-    "restore_snapshot": "chain.restore",
+    "import_blocks": "chain.keeping.restore",
+    "restore_backup": "chain.keeping.restore",
+    "restore_snapshot": "chain.keeping.restore",
     "verify_statement": "model.receipt",
 }
 

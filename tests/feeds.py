@@ -11,7 +11,7 @@ from world import World, new_wallet
 from fastledger import Code, Ledger, Purpose, Right, Role, SealedRecord, Transaction, Wallet
 from fastledger.errors import NotFoundError
 from fastledger.model.bodies import ConsentGrant
-from fastledger.storage.blobs import BlobStore
+from fastledger.storage.blobs.store import BlobStore
 from fastledger.storage.index import Index
 from fastledger.storage.log import SegmentLog
 

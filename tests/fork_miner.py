@@ -7,8 +7,8 @@ from fork_world import SPACING_MS, patients
 from world import Clock
 
 from fastledger import Ledger, LedgerOptions
-from fastledger.chain.forks import ForkChain
-from fastledger.chain.mine import mine_block
+from fastledger.chain.forks.chain import ForkChain
+from fastledger.chain.forks.mining import mine_block
 
 
 def main(path: str, rival: str) -> None:

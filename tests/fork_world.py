@@ -9,10 +9,10 @@ from world import START_MS, Clock, new_wallet
 
 from fastledger import Genesis, Role, SigningKey, Transaction, Wallet
 from fastledger.chain.executor import Executor
-from fastledger.chain.fork_events import ChainEvent
-from fastledger.chain.forks import ForkChain
-from fastledger.chain.mempool import Mempool
-from fastledger.chain.mine import mine_block
+from fastledger.chain.forks.chain import ForkChain
+from fastledger.chain.forks.events import ChainEvent
+from fastledger.chain.forks.mempool import Mempool
+from fastledger.chain.forks.mining import mine_block
 from fastledger.chain.replay import begin_or_replay, checkpoint_position
 from fastledger.chain.store import ChainStore
 from fastledger.consensus.engines import make_engine

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from fastledger.model.genesis import Genesis
-from fastledger.node.peer_tls import PEER_PROTOCOL
+from fastledger.node.federation.tls import PEER_PROTOCOL
 from fastledger.peers.wire import FrameReader, Hello, Message, encode_frame
 
 HOST = "127.0.0.1"

@@ -10,7 +10,7 @@ import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fastledger.cli.net_world import free_port
+from fastledger.cli.demo.organisations import free_port
 
 CONFIG = """
 [ledger]

@@ -14,7 +14,7 @@ import uvloop
 from world import World, make_world
 
 from fastledger.node.service import NodeService, ServiceOptions
-from fastledger.rpc.access import AccessOptions
+from fastledger.rpc.http.access import AccessOptions
 from fastledger.rpc.options import RpcOptions
 from fastledger.rpc.server import Extras, RpcServer
 

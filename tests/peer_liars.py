@@ -5,7 +5,7 @@ from dataclasses import replace
 from peer_net import Member, Net, Stranger
 
 from fastledger import SigningKey
-from fastledger.chain.mine import mine_block
+from fastledger.chain.forks.mining import mine_block
 from fastledger.crypto.work import bits_to_target
 from fastledger.model.block import Block
 from fastledger.model.receipt import make_seal

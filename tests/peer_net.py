@@ -15,7 +15,7 @@ from fork_world import Node
 from world import START_MS
 
 from fastledger import Genesis, SigningKey, Transaction
-from fastledger.chain.mine import mine_block
+from fastledger.chain.forks.mining import mine_block
 from fastledger.model.block import Block
 from fastledger.peers.network import PeerNetwork
 from fastledger.peers.settings import Banned, Close, CloseCode, Dial, PeerSettings, Send

@@ -16,7 +16,7 @@ from storage_faults import flip
 from world import World, make_world
 
 from fastledger import Ledger, restore_backup
-from fastledger.chain.backup import FileCopy, read_manifest
+from fastledger.chain.keeping.backup import FileCopy, read_manifest
 from fastledger.errors import (
     CorruptionError,
     FormatVersionError,
@@ -114,7 +114,7 @@ def test_what_is_unchanged_is_not_copied_again(filled: Filled, tmp_path: Path) -
     world, _, _ = filled
     ledger, backup = world.ledger, tmp_path / "backup"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fastledger.chain.backup.RACY_NS", -1)
+        patch.setattr("fastledger.chain.keeping.backup.RACY_NS", -1)
         first = ledger.backup(backup)
         assert first.copied_bytes == first.total_bytes
         sealed = {file.path for file in read_manifest(backup).files if file.source is not None}
@@ -149,7 +149,7 @@ def test_erased_envelopes_leave_the_backup(filled: Filled, tmp_path: Path) -> No
     small, large = world.put(b"s" * 500), world.put(bytes(20_000))
     filler = [world.put(random.Random(n).randbytes(3_500)) for n in range(40)]  # their pack is full by now
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fastledger.chain.backup.RACY_NS", -1)
+        patch.setattr("fastledger.chain.keeping.backup.RACY_NS", -1)
         world.ledger.backup(backup)
         piece = small.blob[-300:]
         assert any(piece in data for data in objects_of(backup).values())
@@ -317,7 +317,7 @@ def test_an_index_comes_from_the_snapshot_in_the_backup(filled: Filled, tmp_path
     erased = world.put(b"to be erased" * 20)
     world.ledger.backup(tmp_path / "backup")
     # Erased between the copy of its pack and the snapshot: no replay would do it again.
-    copy_envelopes = "fastledger.chain.backup.BackupRun.copy_envelopes"
+    copy_envelopes = "fastledger.chain.keeping.backup.BackupRun.copy_envelopes"
     world.submit(world.patient.erase_record(erased.record))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(copy_envelopes, lambda run, blobs: None)
@@ -365,7 +365,7 @@ def test_what_a_killed_restore_left_is_removed_by_the_next(
         raise CorruptionError("as if killed", path=str(partial))
 
     with monkeypatch.context() as patch:
-        patch.setattr("fastledger.chain.restore._prove", kill)
+        patch.setattr("fastledger.chain.keeping.restore._prove", kill)
         with pytest.raises(CorruptionError):
             restore_backup(tmp_path / "backup", tmp_path / "restored")
     assert not partial.exists()

@@ -23,13 +23,13 @@ from world import World, make_world
 from fastledger import Purpose, SealedRecord
 from fastledger.errors import Code
 from fastledger.node.service import NodeService
-from fastledger.rpc.access import AccessOptions, ClientRule
 from fastledger.rpc.blobs import BlobOptions, BlobService, blob_routes
+from fastledger.rpc.http.access import AccessOptions, ClientRule
+from fastledger.rpc.http.ranges import parse_range
 from fastledger.rpc.options import RateOptions, RpcOptions
 from fastledger.rpc.protocol import DIGEST_HEADER, TICKET_HEADER, TUS_TYPE, TXID_HEADER
-from fastledger.rpc.ranges import parse_range
 from fastledger.rpc.server import Extras, RpcServer
-from fastledger.storage.uploads import UploadLimits
+from fastledger.storage.blobs.uploads import UploadLimits
 
 TOKENS = {"alice": "a" * 40, "bob": "b" * 40}
 TUS = {"Tus-Resumable": "1.0.0"}

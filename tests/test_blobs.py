@@ -24,10 +24,10 @@ from fastledger.errors import (
     NotFoundError,
     StorageFullError,
 )
-from fastledger.storage import blobs as blobs_module
-from fastledger.storage.blobs import BlobStore
+from fastledger.storage.blobs import store as blobs_module
+from fastledger.storage.blobs.packs import BLOB_HEADER_BYTES, PACK_HEADER_BYTES, blob_bytes
+from fastledger.storage.blobs.store import BlobStore
 from fastledger.storage.files import OsFiles
-from fastledger.storage.packs import BLOB_HEADER_BYTES, PACK_HEADER_BYTES, blob_bytes
 
 PACK = 4096
 LARGE = 1000  # longer than this: a file of its own
@@ -128,8 +128,8 @@ def test_what_is_not_there_or_not_a_digest_says_so(tmp_path: Path) -> None:
 
 
 def test_a_blob_that_is_too_long_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fastledger.storage.blobs.BLOB_BYTES_MAX", 5000)
-    monkeypatch.setattr("fastledger.storage.large_blobs.BLOB_BYTES_MAX", 5000)
+    monkeypatch.setattr("fastledger.storage.blobs.store.BLOB_BYTES_MAX", 5000)
+    monkeypatch.setattr("fastledger.storage.blobs.large.BLOB_BYTES_MAX", 5000)
     store = open_store(tmp_path)
     with pytest.raises(InputError) as caught:
         store.put_many([b"fine", bytes(5001)])

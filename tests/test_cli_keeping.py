@@ -10,8 +10,8 @@ import pytest
 from commands import Cli, make_cli
 
 from fastledger import Ledger, SigningKey, Transaction
-from fastledger.chain.node_key import save_node_key
 from fastledger.cli.output import Exit
+from fastledger.crypto.node_key import save_node_key
 
 
 @pytest.fixture(scope="module")

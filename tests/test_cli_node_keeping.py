@@ -19,7 +19,7 @@ from feeds import small_files
 from net_faults import Proxy
 
 from fastledger import AsyncClient, Client, Ledger, Role
-from fastledger.chain.backup import BackupReport
+from fastledger.chain.keeping.backup import BackupReport
 from fastledger.cli.output import Exit
 from fastledger.client.operating import report_as
 from fastledger.errors import InputError, LedgerBusyError, UnreachableError

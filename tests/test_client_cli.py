@@ -15,7 +15,7 @@ from hospital import CHEAP_KDF
 from node_process import NodeProcess
 
 from fastledger import Keystore, Purpose
-from fastledger.cli.net_world import free_port
+from fastledger.cli.demo.organisations import free_port
 from fastledger.cli.output import Exit
 from fastledger.workload import generate
 from fastledger.workload.generator import transaction_bundle

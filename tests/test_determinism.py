@@ -16,7 +16,7 @@ from feeds import fill, small_files
 from world import START_MS, Clock, World, make_world, new_wallet
 
 from fastledger import Code, Genesis, Ledger, LedgerOptions, Purpose, Right, SigningKey, Transaction
-from fastledger.chain.node_key import load_node_key
+from fastledger.crypto.node_key import load_node_key
 from fastledger.errors import AccessRefused
 from fastledger.model.block import Block
 from fastledger.model.bodies import BODIES, ConsentGrant

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from world import World, make_world
 
 from fastledger import Code, Ledger, Transaction, import_blocks
-from fastledger.chain.export import BLOCK, END, ENVELOPE, PIECE, BlockFileReader
+from fastledger.chain.keeping.export import BLOCK, END, ENVELOPE, PIECE, BlockFileReader
 from fastledger.errors import (
     CorruptionError,
     FastLedgerError,

@@ -15,8 +15,8 @@ from commands import Cli
 from hostile_peer import HostilePeer
 
 from fastledger import Client, Genesis, KemSuite, Ledger, Purpose, Role, Wallet
-from fastledger.chain.node_key import load_node_key
-from fastledger.cli.net_world import Member, NetOptions, NetWorld
+from fastledger.cli.demo.organisations import Member, NetOptions, NetWorld
+from fastledger.crypto.node_key import load_node_key
 from fastledger.crypto.work import NONCES, search_nonce
 from fastledger.errors import AccessRefused, FastLedgerError
 from fastledger.model.block import Block, Header

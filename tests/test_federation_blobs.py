@@ -12,7 +12,7 @@ from world import World, make_world
 
 from fastledger import Purpose, SealedRecord, Transaction
 from fastledger.errors import Code, LedgerBusyError, NotFoundError
-from fastledger.node.peer_blobs import ATTEMPTS, PROOF_LIFETIME_MS, EnvelopeFetcher, EnvelopeGate
+from fastledger.node.federation.blobs import ATTEMPTS, PROOF_LIFETIME_MS, EnvelopeFetcher, EnvelopeGate
 from fastledger.peers.port import BlobSink
 
 CONTENT = random.Random(3).randbytes(700_000)
@@ -116,7 +116,7 @@ def fetcher(world: World, peers: Peers, folder: Path) -> EnvelopeFetcher:
 async def test_what_peers_give_is_stored(  # SPEC-FED-19
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
-    monkeypatch.setattr("fastledger.node.peer_blobs.PAUSE_S", 0.001)
+    monkeypatch.setattr("fastledger.node.federation.blobs.PAUSE_S", 0.001)
     world = make_world(tmp_path / "ledger", require_blobs=False)
     sealed = world.patient.put_record("vitals", random.Random(size).randbytes(size), ())
     world.submit(sealed.transaction)
@@ -137,7 +137,7 @@ async def test_what_peers_give_is_stored(  # SPEC-FED-19
 async def test_where_nobody_has_it_the_reader_hears_so(  # SPEC-FED-19
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fastledger.node.peer_blobs.PAUSE_S", 0.001)
+    monkeypatch.setattr("fastledger.node.federation.blobs.PAUSE_S", 0.001)
     world = make_world(tmp_path / "ledger", require_blobs=False)
     sealed = world.patient.put_record("vitals", b"nowhere", ())
     world.submit(sealed.transaction)

@@ -20,18 +20,18 @@ from hostile_peer import HOST, HostilePeer
 from test_federation import banned, registrations
 
 from fastledger import Ledger
-from fastledger.chain.forks import ForkChain
-from fastledger.chain.node_key import load_node_key
-from fastledger.chain.templates import Template
-from fastledger.cli.net_world import Member, NetOptions, NetWorld
+from fastledger.chain.forks.chain import ForkChain
+from fastledger.chain.forks.templates import Template
+from fastledger.cli.demo.organisations import Member, NetOptions, NetWorld
 from fastledger.consensus.engines import make_engine
 from fastledger.consensus.pow import PowEngine
+from fastledger.crypto.node_key import load_node_key
 from fastledger.crypto.work import NONCES, bits_to_target, search_nonce
 from fastledger.limits import FUTURE_MS_MAX, PEER_HEADERS_MAX, PEER_TRANSACTIONS_PER_LINK_MAX
 from fastledger.model.block import ZERO32, Block, Header, HeaderBody, SealedHeader
 from fastledger.model.receipt import make_seal
 from fastledger.model.transaction import Transaction
-from fastledger.node.peer_tls import PEER_PROTOCOL
+from fastledger.node.federation.tls import PEER_PROTOCOL
 from fastledger.peers.compact import compact_form
 from fastledger.peers.settings import CloseCode
 from fastledger.peers.sync import close_header

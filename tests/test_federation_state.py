@@ -12,8 +12,8 @@ import pytest
 from node_world import raw_client, serve_world
 
 from fastledger.errors import Code, CorruptionError, InputError
-from fastledger.node.federation import Federation
-from fastledger.node.federation_state import STATE_NAME, PeerState
+from fastledger.node.federation.driver import Federation
+from fastledger.node.federation.state import STATE_NAME, PeerState
 from fastledger.peers.scores import Ban, Subject, SubjectKind
 
 BANS = [

@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from world import START_MS, Clock
 
 from fastledger import Code, Genesis, Ledger, LedgerOptions, SigningKey
-from fastledger.chain import fork_pipeline, forks, header_intake
-from fastledger.chain.fork_headers import FinalIds, KnownById, read_sealed
-from fastledger.chain.mine import mine_block
+from fastledger.chain.forks import chain as forks
+from fastledger.chain.forks import header_intake
+from fastledger.chain.forks import pipeline as fork_pipeline
+from fastledger.chain.forks.headers import FinalIds, KnownById, read_sealed
+from fastledger.chain.forks.mining import mine_block
 from fastledger.chain.store import NOWHERE, BlockEntry
 from fastledger.consensus.engine import Tip
 from fastledger.errors import BlockFault, FastLedgerError, InputError, LedgerBusyError

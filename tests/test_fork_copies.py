@@ -12,8 +12,8 @@ from world import START_MS
 from fastledger import Code, SigningKey
 from fastledger._native.ecdsa import parity_hints
 from fastledger.chain import admission
-from fastledger.chain.fork_events import WrongHints
-from fastledger.chain.mine import mine_block
+from fastledger.chain.forks.events import WrongHints
+from fastledger.chain.forks.mining import mine_block
 from fastledger.crypto.signing import verify_batch
 from fastledger.errors import BlockFault
 from fastledger.model.block import Block, SealedHeader

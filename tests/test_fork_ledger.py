@@ -23,9 +23,9 @@ from fastledger import (
     restore_backup,
     restore_snapshot,
 )
-from fastledger.chain.fork_events import BlockConnected, BlocksFinal
-from fastledger.chain.forks import ForkChain
-from fastledger.chain.mine import mine_block
+from fastledger.chain.forks.chain import ForkChain
+from fastledger.chain.forks.events import BlockConnected, BlocksFinal
+from fastledger.chain.forks.mining import mine_block
 from fastledger.chain.outcome import Outcome
 from fastledger.errors import (
     Code,

@@ -17,7 +17,7 @@ from storage_faults import CountingFiles, CrashingFiles, FailingFiles, PowerCutF
 from world import START_MS, Clock
 
 from fastledger import Genesis, Ledger, LedgerOptions, SigningKey
-from fastledger.chain.fork_events import BlockConnected, BlocksFinal, Reorganised
+from fastledger.chain.forks.events import BlockConnected, BlocksFinal, Reorganised
 from fastledger.errors import LedgerError, LedgerHaltedError
 from fastledger.model.block import Block
 

@@ -12,7 +12,7 @@ from world import START_MS, Clock, new_wallet
 
 from fastledger import Code, Role, SigningKey
 from fastledger.chain.executor import Draft, Execution, Executor
-from fastledger.chain.fork_events import (
+from fastledger.chain.forks.events import (
     BlockConnected,
     BlockDisconnected,
     BlocksFinal,
@@ -21,8 +21,8 @@ from fastledger.chain.fork_events import (
     Reorganised,
     TransactionsAccepted,
 )
-from fastledger.chain.mempool import Mempool
-from fastledger.chain.mine import mine_block
+from fastledger.chain.forks.mempool import Mempool
+from fastledger.chain.forks.mining import mine_block
 from fastledger.consensus.engine import Tip
 from fastledger.consensus.engines import make_engine
 from fastledger.errors import BlockFault, InputError

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastledger import Code
-from fastledger.chain.mempool import Mempool, Pending
+from fastledger.chain.forks.mempool import Mempool, Pending
 
 
 def pending(number: int, *, size: int = 10, expires_ms: int = 1_000, source: bytes = b"") -> Pending:

@@ -9,7 +9,7 @@ import pytest
 
 from fastledger.crypto.work import check_work
 from fastledger.errors import LedgerHaltedError
-from fastledger.node.miner import Miner
+from fastledger.node.federation.miner import Miner
 
 EASY, IMPOSSIBLE = 2**248, 0
 EASY_BITS = 0x20010000

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastledger.errors import Code, ConfigError
-from fastledger.node.config import (
+from fastledger.node.config.lines import locate_keys
+from fastledger.node.config.settings import (
     AccessClient,
     AccessConfig,
     LedgerConfig,
@@ -19,8 +20,7 @@ from fastledger.node.config import (
     load_config,
     render_config,
 )
-from fastledger.node.config_lines import locate_keys
-from fastledger.node.config_text import parse_config, settings, settings_table
+from fastledger.node.config.text import parse_config, settings, settings_table
 
 ROOT = Path(__file__).resolve().parent.parent
 LEAST = '[ledger]\npath = "x"\n'

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fastledger.daemon.notify import Notifier
 from fastledger.errors import Code, InputError, NotFoundError
-from fastledger.node.config import LogConfig
+from fastledger.node.config.settings import LogConfig
 from fastledger.node.logs import AccessLog, Log, allowed_fields, new_request_id, request_context
-from fastledger.node.notify import Notifier
 
 CLINICAL = (
     "Erika Mustermann",

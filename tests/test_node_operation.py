@@ -21,11 +21,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from fastledger import Ledger
 from fastledger.chain.metrics import STAGE_BUCKETS_S, StageTimes
+from fastledger.daemon.pidfile import process_start, remove_pid, running, running_pid, write_pid
 from fastledger.errors import CertificateError, Code
-from fastledger.node.config import load_config
-from fastledger.node.federation_metrics import FederationMetrics
+from fastledger.node.config.settings import load_config
+from fastledger.node.federation.metrics import FederationMetrics
 from fastledger.node.metrics import NodeMetrics, metrics_table
-from fastledger.node.pidfile import process_start, remove_pid, running, running_pid, write_pid
 
 ROOT = Path(__file__).resolve().parent.parent
 NOW_MS = 1_700_000_000_000
@@ -255,7 +255,7 @@ def test_stop_signals_and_waits(tmp_path: Path, obeys: bool) -> None:  # SPEC-NO
     ledger.mkdir()
     (tmp_path / "node.toml").write_text('[ledger]\npath = "ledger"\n')
     program = (
-        "import signal, sys; from pathlib import Path; from fastledger.node.pidfile import write_pid\n"
+        "import signal, sys; from pathlib import Path; from fastledger.daemon.pidfile import write_pid\n"
         f"signal.signal(signal.SIGTERM, {'lambda *_: sys.exit(0)' if obeys else 'signal.SIG_IGN'})\n"
         f"write_pid(Path({str(ledger)!r}), ''); print(flush=True)\n"
         "while True: signal.pause()\n"

@@ -14,7 +14,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from fastledger.errors import CertificateError, Code
 from fastledger.node.authority import Authority
-from fastledger.node.config import TlsConfig
+from fastledger.node.config.settings import TlsConfig
 from fastledger.node.tls import PeerIdentity, ServerTls, client_context, peer_identity
 
 DAY_MS = 86_400_000

@@ -23,7 +23,7 @@ from fastledger.errors import (
     LedgerHaltedError,
     OperationCancelledError,
 )
-from fastledger.storage.orphans import OrphanJournal
+from fastledger.storage.blobs.orphans import OrphanJournal
 
 AGE_MS = 1_000
 LARGE = os.urandom(1_100_000)

@@ -226,7 +226,7 @@ class PowerCut(PowerCutFiles):
 def on_disk(files: OsFiles) -> Iterator[None]:
     """Ledgers opened in the block write through ``files``."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("directory", "log", "blobs"):
+        for module in ("directory", "log", "blobs.store"):
             patch.setattr(f"fastledger.storage.{module}.OsFiles", lambda: files)
         yield
 

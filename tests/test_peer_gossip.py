@@ -9,7 +9,7 @@ from peer_net import Net
 from world import START_MS
 
 from fastledger import Genesis, SigningKey, Transaction
-from fastledger.chain.mine import mine_block
+from fastledger.chain.forks.mining import mine_block
 from fastledger.model.bodies import RecordPut
 from fastledger.peers.wire import (
     BlockMessage,

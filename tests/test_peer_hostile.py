@@ -10,7 +10,7 @@ from peer_liars import MALLORY, announce, claim, forge, goes_on, is_banned, is_o
 from peer_net import Member, Net, Stranger
 
 from fastledger import SigningKey
-from fastledger.chain.mine import mine_block
+from fastledger.chain.forks.mining import mine_block
 from fastledger.limits import (
     FUTURE_MS_MAX,
     PEER_FRAME_BYTES_MAX,

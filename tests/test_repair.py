@@ -11,8 +11,8 @@ from fork_world import SPACING_MS, make_genesis, patients
 from world import START_MS, Clock
 
 from fastledger import Ledger, LedgerOptions, SigningKey
-from fastledger.chain.mine import mine_block
-from fastledger.chain.repair import DAMAGED_NAME, DONE_NAME, WORK_NAME, RepairReport, repair_log
+from fastledger.chain.forks.mining import mine_block
+from fastledger.chain.keeping.repair import DAMAGED_NAME, DONE_NAME, WORK_NAME, RepairReport, repair_log
 from fastledger.errors import CorruptionError, UnreachableError
 from fastledger.model.block import Block, SealedHeader
 from fastledger.storage.frames import FRAME_HEADER_BYTES, Frame

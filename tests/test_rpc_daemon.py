@@ -16,16 +16,16 @@ from world import new_wallet
 
 from fastledger import Ledger, Role
 from fastledger.clock import system_clock_ms
-from fastledger.node.config import LedgerConfig, LogConfig, NodeConfig
-from fastledger.node.pidfile import running
-from fastledger.rpc import daemon
+from fastledger.daemon import process as daemon
+from fastledger.daemon.pidfile import running
+from fastledger.node.config.settings import LedgerConfig, LogConfig, NodeConfig
 from fastledger.rpc.protocol import decode_outcomes
 
 SCRIPT = """
 import sys
 from fastledger.errors import FastLedgerError
-from fastledger.node.config import *
-from fastledger.rpc.daemon import run
+from fastledger.node.config.settings import *
+from fastledger.daemon.process import run
 access = AccessConfig(anonymous_roles=["reader", "submitter", "operator"])
 config = NodeConfig(
     ledger=LedgerConfig(path=sys.argv[1]),

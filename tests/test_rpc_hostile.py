@@ -18,9 +18,9 @@ from test_rpc import SEQUENCE, registrations
 
 from fastledger import Code
 from fastledger.node.authority import Authority
-from fastledger.node.config import TlsConfig
+from fastledger.node.config.settings import TlsConfig
 from fastledger.node.tls import ServerTls, client_context
-from fastledger.rpc.access import AccessOptions, ClientRule
+from fastledger.rpc.http.access import AccessOptions, ClientRule
 from fastledger.rpc.options import RpcOptions
 from fastledger.rpc.protocol import decode_outcomes
 

@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from node_world import NodeWorld, serve_world, until
 
-from fastledger.rpc.access import AccessOptions, ClientRule
-from fastledger.rpc.connection import Connection
+from fastledger.rpc.http.access import AccessOptions, ClientRule
+from fastledger.rpc.http.connection import Connection
 from fastledger.rpc.options import RateOptions, RpcOptions
 
 TOKEN = "a token of a test"

@@ -11,8 +11,9 @@ import pytest_asyncio
 from node_world import until
 
 from fastledger import Ledger
+from fastledger.daemon.process import Daemon
 from fastledger.node.authority import Authority
-from fastledger.node.config import (
+from fastledger.node.config.settings import (
     AccessClient,
     AccessConfig,
     LedgerConfig,
@@ -22,7 +23,6 @@ from fastledger.node.config import (
     TlsConfig,
 )
 from fastledger.node.tls import ServerTls, client_context
-from fastledger.rpc.daemon import Daemon
 from fastledger.rpc.server import RpcServer
 
 CLIENTS = ("lab", "ward")

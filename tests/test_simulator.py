@@ -11,9 +11,10 @@ from simulator.node import Node
 from simulator.options import HOSTILE_KINDS, MINUTE_MS, ROGUE_KINDS, SECOND_MS, Options
 from simulator.run import Report, Run
 
-from fastledger.chain import fork_blocks, forks
-from fastledger.chain.fork_events import BlockConnected, ChainEvent
-from fastledger.chain.mempool import Mempool, Pending
+from fastledger.chain.forks import blocks as fork_blocks
+from fastledger.chain.forks import chain as forks
+from fastledger.chain.forks.events import BlockConnected, ChainEvent
+from fastledger.chain.forks.mempool import Mempool, Pending
 from fastledger.chain.store import ChainStore, Overlay
 from fastledger.consensus.engine import Action, Event, FinaliseBlock, TipMoved
 from fastledger.consensus.pow import PowEngine

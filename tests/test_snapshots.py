@@ -15,7 +15,7 @@ from storage_faults import flip
 from world import World, make_world
 
 from fastledger import Code, Ledger, Query, Transaction, VerifyReport, restore_snapshot
-from fastledger.chain.snapshots import SnapshotLoader, kept_snapshots
+from fastledger.chain.keeping.snapshots import SnapshotLoader, kept_snapshots
 from fastledger.errors import CorruptionError, FormatVersionError, InputError, NotFoundError
 from fastledger.storage.files import OsFiles
 from fastledger.storage.index import Index

@@ -3,10 +3,10 @@
 from array import array
 
 from fastledger import Code
-from fastledger.chain.fork_events import BlockConnected, BlockDisconnected, BlocksFinal, ChainEvent
+from fastledger.chain.forks.events import BlockConnected, BlockDisconnected, BlocksFinal, ChainEvent
+from fastledger.chain.forks.submissions import Answers, SubmissionTracker
 from fastledger.chain.outcome import Outcome
 from fastledger.chain.store import NOWHERE, BlockEntry, Layer
-from fastledger.chain.submissions import Answers, SubmissionTracker
 from fastledger.model.block import Block, Header, HeaderBody
 from fastledger.storage.keys import TermLog
 

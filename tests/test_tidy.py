@@ -28,10 +28,11 @@ LAYERS: dict[str, set[str]] = {
     "workload": {"gateway"},
     "node": {"_native", "crypto", "model", "storage", "state", "consensus", "chain", "peers", "clock"},
     "rpc": {"crypto", "model", "storage", "state", "chain", "peers", "node", "clock"},
+    "daemon": {"crypto", "model", "storage", "chain", "node", "rpc", "clock"},
     "client": {"_native", "crypto", "model", "state", "chain", "gateway", "rpc", "clock"},
     "bench": {"_native", "crypto"},
     "cli": {
-        *("crypto", "model", "storage", "state", "chain", "node", "rpc"),
+        *("crypto", "model", "storage", "state", "chain", "node", "rpc", "daemon"),
         *("gateway", "client", "workload", "bench", "clock"),
     },
 }

@@ -12,9 +12,9 @@ from node_world import until
 
 from fastledger.errors import CertificateError
 from fastledger.node.authority import Authority
-from fastledger.node.config_federation import FederationLimits, FederationTlsConfig
-from fastledger.node.peer_tls import PeerTls
-from fastledger.node.transport import CALLERS_MAX, HANDSHAKES_BURST, CallRates, Transport
+from fastledger.node.config.federation import FederationLimits, FederationTlsConfig
+from fastledger.node.federation.tls import PeerTls
+from fastledger.node.federation.transport import CALLERS_MAX, HANDSHAKES_BURST, CallRates, Transport
 
 LOOPBACK = "127.0.0.1:0"
 

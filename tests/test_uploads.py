@@ -29,10 +29,10 @@ from fastledger.errors import (
     StorageFullError,
     UploadConflict,
 )
-from fastledger.storage import uploads as uploads_module
-from fastledger.storage.blobs import BlobStore
+from fastledger.storage.blobs import uploads as uploads_module
+from fastledger.storage.blobs.store import BlobStore
+from fastledger.storage.blobs.uploads import UploadLimits, Uploads
 from fastledger.storage.files import OsFiles
-from fastledger.storage.uploads import UploadLimits, Uploads
 
 PACKED = 1_000
 DATA = random.Random(7).randbytes(5_000)
@@ -350,7 +350,7 @@ class _either:
 _CHILD = """
 import sys
 from pathlib import Path
-from fastledger.storage.uploads import Uploads
+from fastledger.storage.blobs.uploads import Uploads
 uploads = Uploads.open(Path(sys.argv[1]), lambda path, digest: None, clock_ms=lambda: 1_800_000_000_000)
 upload_id, size = sys.argv[2], int(sys.argv[3])
 offset = uploads.state(upload_id).offset

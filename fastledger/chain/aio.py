@@ -6,12 +6,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from fastledger.chain.keeping.pace import Progress
+from fastledger.chain.keeping.verify import VerifyReport
 from fastledger.chain.ledger import Ledger
 from fastledger.chain.options import LedgerOptions
 from fastledger.chain.outcome import Outcome
-from fastledger.chain.pace import Progress
 from fastledger.chain.query import Entry, Page, Query
-from fastledger.chain.verify import VerifyReport
 from fastledger.crypto.signing import SigningKey
 from fastledger.model.genesis import Authority, Genesis
 from fastledger.model.transaction import Transaction

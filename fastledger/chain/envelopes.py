@@ -28,8 +28,8 @@ from fastledger.state.context import Context
 from fastledger.state.entities import BLOBS, RECORDS
 from fastledger.state.transition import apply
 from fastledger.state.view import View
-from fastledger.storage.blobs import BlobStore
-from fastledger.storage.orphans import OrphanJournal
+from fastledger.storage.blobs.orphans import OrphanJournal
+from fastledger.storage.blobs.store import BlobStore
 
 READER_CHUNK_BYTES = 256 * 1024
 _WAIT_SECONDS = 0.1

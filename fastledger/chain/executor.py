@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from zlib import crc32
 
 from fastledger.chain.admission import Admitted
-from fastledger.chain.mempool import Pending
+from fastledger.chain.forks.mempool import Pending
 from fastledger.chain.outcome import Outcome
 from fastledger.chain.store import NOWHERE, BlockEntry, ChainStore, Layer
 from fastledger.consensus.engine import (

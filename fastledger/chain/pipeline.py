@@ -22,7 +22,7 @@ from fastledger.chain.stages import BUSY_RETRY_MS, Stages, Submission
 from fastledger.chain.store import ChainStore, Layer
 from fastledger.errors import LedgerBusyError, LedgerError
 from fastledger.limits import BLOCK_BYTES_MAX, BLOCK_TRANSACTIONS_MAX, PENDING_BATCHES_MAX
-from fastledger.storage.blobs import BlobStore
+from fastledger.storage.blobs.store import BlobStore
 from fastledger.storage.log import SegmentLog
 
 __all__ = ["BUSY_RETRY_MS", "Pipeline", "Submission"]

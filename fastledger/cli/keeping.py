@@ -27,7 +27,7 @@ from fastledger.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from fastledger.chain.restore import RestoreReport
+    from fastledger.chain.keeping.restore import RestoreReport
     from fastledger.crypto.signing import SigningKey
 
 HOUR_MS = 3_600_000
@@ -99,7 +99,7 @@ def backup(output: Output, target: Target, destination: Path, rate: int | None, 
 @command_options
 def restore(output: Output, source: Path, destination: Path, no_verify: bool) -> None:
     """Make the new ledger directory LEDGER from BACKUP and verify it."""
-    from fastledger.chain.restore import restore_backup
+    from fastledger.chain.keeping.restore import restore_backup
 
     with _progress(output, "restore") as progress:
         report = restore_backup(source, destination, verify=not no_verify, progress=progress)
@@ -197,7 +197,7 @@ def import_(
     password_file: Path | None,
 ) -> None:
     """Make the new ledger directory LEDGER from a block file, checking every seal, signature and root."""
-    from fastledger.chain.restore import import_blocks
+    from fastledger.chain.keeping.restore import import_blocks
 
     key, password = _node_key(node_key_path, password_file)
     file: BinaryIO
@@ -210,7 +210,7 @@ def import_(
 
 def _node_key(path: Path | None, password_file: Path | None) -> "tuple[SigningKey | None, str | None]":
     """The key in a node.key file, and the password under which it is kept again; sealed where it was sealed."""
-    from fastledger.chain.node_key import is_sealed, load_node_key
+    from fastledger.crypto.node_key import is_sealed, load_node_key
 
     if path is None:
         return None, None
@@ -234,7 +234,7 @@ def create_snapshot(output: Output, target: Target, destination: Path, rate: int
     A node writes it on its own machine: SNAPSHOT is an absolute path there, or a name in the backup directory of its
     configuration.
     """
-    from fastledger.chain.snapshots import SnapshotReport
+    from fastledger.chain.keeping.snapshots import SnapshotReport
 
     with target.open(replica=True) as ledger, _progress(output, "snapshot") as progress:
         made = ledger.snapshot(destination, rate_bytes_per_second=rate, progress=progress)
@@ -266,7 +266,7 @@ def restore_from_snapshot(
     password_file: Path | None,
 ) -> None:
     """Make the new ledger directory LEDGER from SNAPSHOT: its state, and no earlier block or envelope."""
-    from fastledger.chain.restore import restore_snapshot
+    from fastledger.chain.keeping.restore import restore_snapshot
 
     key, password = _node_key(node_key_path, password_file)
     with _progress(output, "restore") as progress:

@@ -4,13 +4,13 @@ import click
 
 from fastledger.cli.bench import bench
 from fastledger.cli.certs import certs
-from fastledger.cli.demo import demo
+from fastledger.cli.demo.federation import net_demo
+from fastledger.cli.demo.hospital import demo
 from fastledger.cli.federation import mine, peers
 from fastledger.cli.genesis import genesis
 from fastledger.cli.keeping import backup, collect_orphans, export, import_, prune, restore, snapshot
 from fastledger.cli.keys import keys
 from fastledger.cli.ledger import init, prove, query, reindex, status, verify, verify_receipt
-from fastledger.cli.net_demo import net_demo
 from fastledger.cli.node import config, node
 from fastledger.cli.records import ingest, read
 from fastledger.cli.stream import follow, submit

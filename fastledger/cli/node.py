@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ssl import SSLContext
 
     from fastledger.client.views import JobView
-    from fastledger.node.config import NodeConfig, RpcConfig
+    from fastledger.node.config.settings import NodeConfig, RpcConfig
 
 STOP_POLL_S = 0.1
 STOP_TIMEOUT_S = 300
@@ -70,7 +70,7 @@ def init_node(
     password_file: Path | None,
 ) -> None:
     """Make a ledger, its wallets, an operator's token and a configuration in DIRECTORY."""
-    from fastledger.node.config import render_config
+    from fastledger.node.config.settings import render_config
 
     if (folder / "node.toml").exists():
         raise InputError("the directory holds a node's configuration already")
@@ -101,8 +101,8 @@ def _joined_chain(
 ) -> Callable[[], dict[str, str]]:
     """A chain that organisations agreed on; the node's key was made before, so that it stands in the document."""
     from fastledger.chain.ledger import Ledger
-    from fastledger.chain.node_key import is_sealed, load_node_key
     from fastledger.cli.genesis import load_genesis
+    from fastledger.crypto.node_key import is_sealed, load_node_key
 
     document = load_genesis(genesis_path)
     path = folder / "node.key"
@@ -128,7 +128,7 @@ def _joined_chain(
 @command_options
 def node_key(output: Output, folder: Path, sealed: bool, password_file: Path | None) -> None:
     """Make a node's signing key in DIRECTORY and show its public half, for the genesis document."""
-    from fastledger.chain.node_key import save_node_key
+    from fastledger.crypto.node_key import save_node_key
     from fastledger.crypto.signing import SigningKey
 
     path = folder / "node.key"
@@ -142,14 +142,14 @@ def node_key(output: Output, folder: Path, sealed: bool, password_file: Path | N
 
 
 def _config(folder: Path, rpc: "RpcConfig") -> "NodeConfig":
-    from fastledger.node.config import LedgerConfig, NodeConfig
+    from fastledger.node.config.settings import LedgerConfig, NodeConfig
 
     return NodeConfig(ledger=LedgerConfig(path=str((folder / "ledger").absolute())), rpc=rpc)
 
 
 def _local_rpc(folder: Path) -> "RpcConfig":
     """For this machine only; the operator shows a token."""
-    from fastledger.node.config import AccessClient, AccessConfig, RpcConfig
+    from fastledger.node.config.settings import AccessClient, AccessConfig, RpcConfig
 
     token = secrets.token_hex(32)
     path = folder / "operator.token"
@@ -165,7 +165,7 @@ def _local_rpc(folder: Path) -> "RpcConfig":
 def _secure_rpc(folder: Path, hosts: tuple[str, ...]) -> "RpcConfig":
     """Mutual TLS with a fresh authority; the operator shows a certificate, nobody is anonymous."""
     from fastledger.node.authority import Authority
-    from fastledger.node.config import AccessClient, AccessConfig, RpcConfig, TlsConfig
+    from fastledger.node.config.settings import AccessClient, AccessConfig, RpcConfig, TlsConfig
 
     place = (folder / "certs").absolute()
     authority = Authority.create(place)
@@ -191,12 +191,12 @@ def start(output: Output, config_path: Path) -> None:
     """Serve until SIGTERM; SIGHUP reloads certificates and opens the log again."""
     import importlib
 
-    from fastledger.node.config import load_config
+    from fastledger.node.config.settings import load_config
 
     loaded = load_config(config_path)
     if loaded.tuning.native:
         os.environ["FASTLEDGER_NATIVE"] = loaded.tuning.native  # read once, when the kernels are imported
-    code = importlib.import_module("fastledger.rpc.daemon").run(loaded)
+    code = importlib.import_module("fastledger.daemon.process").run(loaded)
     if code:
         raise click.exceptions.Exit(code)
 
@@ -208,11 +208,11 @@ def repair(output: Output, config_path: Path) -> None:
     """Rebuild a damaged log of a stopped node with the blocks of its peers; the damaged one is kept."""
     from dataclasses import asdict
 
+    from fastledger.chain.keeping.repair import repair_log
     from fastledger.chain.ledger import Ledger
-    from fastledger.chain.repair import repair_log
     from fastledger.cli.genesis import load_genesis
-    from fastledger.node.config import load_config
-    from fastledger.node.peer_source import PeerSource
+    from fastledger.node.config.settings import load_config
+    from fastledger.node.federation.source import PeerSource
 
     loaded = load_config(config_path)
     path = Path(loaded.ledger.path)
@@ -236,13 +236,13 @@ def fetch_snapshot(output: Output, config_path: Path) -> None:
     """Begin the ledger of a node that has no blocks yet with a snapshot that most proposers attest."""
     import shutil
 
+    from fastledger.chain.keeping.restore import restore_snapshot
     from fastledger.chain.ledger import Ledger
-    from fastledger.chain.node_key import load_node_key
-    from fastledger.chain.restore import restore_snapshot
     from fastledger.cli.genesis import load_genesis
-    from fastledger.node.config import load_config
-    from fastledger.node.peer_snapshots import fetch_snapshot as fetch_attested
-    from fastledger.rpc.daemon import read_password_file
+    from fastledger.crypto.node_key import load_node_key
+    from fastledger.daemon.process import read_password_file
+    from fastledger.node.config.settings import load_config
+    from fastledger.node.federation.snapshots import fetch_snapshot as fetch_attested
 
     loaded = load_config(config_path)
     path = Path(loaded.ledger.path)
@@ -273,8 +273,8 @@ def fetch_snapshot(output: Output, config_path: Path) -> None:
 @command_options
 def stop(output: Output, config_path: Path, timeout: int) -> None:
     """Stop the node: it answers what was submitted, writes a checkpoint and ends."""
-    from fastledger.node.config import load_config
-    from fastledger.node.pidfile import running_pid
+    from fastledger.daemon.pidfile import running_pid
+    from fastledger.node.config.settings import load_config
 
     directory = Path(load_config(config_path).ledger.path)
     pid = running_pid(directory)
@@ -297,8 +297,8 @@ def stop(output: Output, config_path: Path, timeout: int) -> None:
 @command_options
 def status(output: Output, config_path: Path, certificate: str, key: str, token_file: Path | None) -> None:
     """Ask the node whether it is ready, and its ledger's figures; exit 1 where it is not ready."""
-    from fastledger.node.config import load_config
-    from fastledger.node.pidfile import running
+    from fastledger.daemon.pidfile import running
+    from fastledger.node.config.settings import load_config
     from fastledger.node.tls import client_context
 
     loaded = load_config(config_path)
@@ -400,7 +400,7 @@ def config() -> None:
 @command_options
 def check(output: Output, file: Path) -> None:
     """Check FILE with the environment over it, and the certificates that it names."""
-    from fastledger.node.config import load_config
+    from fastledger.node.config.settings import load_config
     from fastledger.node.tls import ServerTls
 
     loaded = load_config(file)
@@ -408,7 +408,7 @@ def check(output: Output, file: Path) -> None:
     if loaded.rpc.tls.certificate:
         answer["certificate_not_after_ms"] = ServerTls(loaded.rpc.tls).not_after_ms
     if loaded.federation.tls.certificate:
-        from fastledger.node.peer_tls import PeerTls
+        from fastledger.node.federation.tls import PeerTls
 
         peers = PeerTls(loaded.federation.tls)
         answer["organisation"] = peers.organisation
@@ -421,7 +421,7 @@ def check(output: Output, file: Path) -> None:
 @command_options
 def describe(output: Output, prefix: str) -> None:
     """List the settings whose names begin with PREFIX, what each takes, and its default."""
-    from fastledger.node.config_text import settings
+    from fastledger.node.config.text import settings
 
     found = [item for item in settings() if item.name.startswith(prefix)]
     if not found:

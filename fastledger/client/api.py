@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Protocol, Self
 
+from fastledger.chain.keeping.pace import Progress
+from fastledger.chain.keeping.verify import VerifyReport
 from fastledger.chain.outcome import Outcome
-from fastledger.chain.pace import Progress
 from fastledger.chain.query import Entry, Page, Query
-from fastledger.chain.verify import VerifyReport
 from fastledger.model.genesis import Genesis
 from fastledger.model.transaction import Transaction
 from fastledger.state.entities import Consent, Folder, Identity, Record, RecordVersion

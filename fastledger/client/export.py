@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from fastledger.chain.export import BlockRange, ExportLine, ExportReport, pruned
-from fastledger.chain.pace import Pace, Progress
+from fastledger.chain.keeping.export import BlockRange, ExportLine, ExportReport, pruned
+from fastledger.chain.keeping.pace import Pace, Progress
 from fastledger.chain.query import Entry, Page
 from fastledger.client.api import LedgerApi
 from fastledger.client.views import strange

@@ -8,11 +8,11 @@ from typing import Any, TypeVar, get_type_hints
 
 import msgspec
 
-from fastledger.chain.backup import BackupReport
-from fastledger.chain.keeper import PruneReport
-from fastledger.chain.pace import Progress
-from fastledger.chain.snapshots import SnapshotReport
-from fastledger.chain.verify import VerifyReport
+from fastledger.chain.keeping.backup import BackupReport
+from fastledger.chain.keeping.keeper import PruneReport
+from fastledger.chain.keeping.pace import Progress
+from fastledger.chain.keeping.snapshots import SnapshotReport
+from fastledger.chain.keeping.verify import VerifyReport
 from fastledger.client.faults import error_of
 from fastledger.client.federation import FederationCalls
 from fastledger.client.reading import INFO_BYTES_MAX

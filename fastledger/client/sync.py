@@ -13,14 +13,14 @@ from pathlib import PurePath
 from types import TracebackType
 from typing import Any, BinaryIO, Self, TypeVar
 
-from fastledger.chain.backup import BackupReport
-from fastledger.chain.export import ExportReport
-from fastledger.chain.keeper import PruneReport
+from fastledger.chain.keeping.backup import BackupReport
+from fastledger.chain.keeping.export import ExportReport
+from fastledger.chain.keeping.keeper import PruneReport
+from fastledger.chain.keeping.pace import Progress
+from fastledger.chain.keeping.snapshots import SnapshotReport
+from fastledger.chain.keeping.verify import VerifyReport
 from fastledger.chain.outcome import Outcome
-from fastledger.chain.pace import Progress
 from fastledger.chain.query import Entry, Page, Query
-from fastledger.chain.snapshots import SnapshotReport
-from fastledger.chain.verify import VerifyReport
 from fastledger.client.aio import IN_FLIGHT, AsyncClient, ClientOptions
 from fastledger.client.export import export_ndjson
 from fastledger.client.federation import SyncFederationCalls

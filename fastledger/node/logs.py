@@ -20,7 +20,7 @@ import structlog
 
 from fastledger.clock import system_clock_ms
 from fastledger.errors import Code, FastLedgerError
-from fastledger.node.config import LogConfig
+from fastledger.node.config.settings import LogConfig
 
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 LINE_FIELDS_MAX = 32

@@ -20,7 +20,7 @@ from cryptography.x509.oid import NameOID
 
 from fastledger.clock import system_clock_ms
 from fastledger.errors import CertificateError
-from fastledger.node.config import TlsConfig
+from fastledger.node.config.settings import TlsConfig
 
 PEM_BYTES_MAX = 1 << 20
 _LIST = re.compile(rb"-----BEGIN X509 CRL-----.*?-----END X509 CRL-----", re.DOTALL)

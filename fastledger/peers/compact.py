@@ -14,7 +14,7 @@ from itertools import chain as chained
 from typing import Any
 
 from fastledger._native.scan import scan_many
-from fastledger.chain.fork_events import BlockConnected, TransactionsAccepted
+from fastledger.chain.forks.events import BlockConnected, TransactionsAccepted
 from fastledger.crypto.hashing import sha256_many
 from fastledger.crypto.merkle import merkle_root
 from fastledger.errors import BlockFault, Code, InputError

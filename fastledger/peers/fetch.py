@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from fastledger.chain.fork_events import WrongHints
+from fastledger.chain.forks.events import WrongHints
 from fastledger.errors import BlockFault, Code, InputError, LedgerBusyError
 from fastledger.limits import (
     PEER_BLOCK_MS_MAX,

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from fastledger._native.scan import scan_many
-from fastledger.chain.fork_events import BlockConnected, BlockDisconnected, TransactionsAccepted
+from fastledger.chain.forks.events import BlockConnected, BlockDisconnected, TransactionsAccepted
 from fastledger.errors import Code, InputError
 from fastledger.limits import (
     PEER_ANNOUNCE_QUEUE_MAX,

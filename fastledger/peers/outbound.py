@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
-from fastledger.chain.fork_events import BlockConnected
+from fastledger.chain.forks.events import BlockConnected
 from fastledger.peers.addresses import AddressBook, Known
 from fastledger.peers.host import NEVER_MS, Host
 from fastledger.peers.scores import ScoreBoard, Subject, SubjectKind, host_of

@@ -34,6 +34,8 @@ from fastledger.errors import (
 )
 from fastledger.limits import TRANSACTION_BYTES_MAX
 from fastledger.model.transaction import Transaction
+from fastledger.rpc.http.ranges import ByteRange, parse_range
+from fastledger.rpc.http.routes import Call, Content, Parameter, Route
 from fastledger.rpc.protocol import (
     DIGEST_HEADER,
     OCTETS_TYPE,
@@ -42,11 +44,9 @@ from fastledger.rpc.protocol import (
     TUS_VERSION,
     TXID_HEADER,
 )
-from fastledger.rpc.ranges import ByteRange, parse_range
 from fastledger.rpc.read_tickets import ReadTickets
-from fastledger.rpc.routes import Call, Content, Parameter, Route
 from fastledger.rpc.signatures import low_s
-from fastledger.storage.uploads import Uploads, UploadState
+from fastledger.storage.blobs.uploads import Uploads, UploadState
 
 T = TypeVar("T")
 Submit = Callable[[bytes], Awaitable[Outcome]]

@@ -8,9 +8,9 @@ from fastledger.chain.ledger import Ledger
 from fastledger.chain.query import Entry, cut_entries
 from fastledger.clock import system_clock_ms
 from fastledger.errors import Code
+from fastledger.rpc.http.routes import Caller
 from fastledger.rpc.methods import Context, Method, method, short_read
 from fastledger.rpc.protocol import PROTOCOL_VERSION, BlockView
-from fastledger.rpc.routes import Caller
 from fastledger.rpc.views import (
     BlockParams,
     BlockTransactionsParams,

@@ -6,9 +6,9 @@ from typing import Any, Literal
 import msgspec
 
 from fastledger.rpc.errors import ErrorBody
+from fastledger.rpc.http.routes import Content, Route
 from fastledger.rpc.methods import Method
 from fastledger.rpc.protocol import JSON_TYPE, RpcError
-from fastledger.rpc.routes import Content, Route
 from fastledger.version import VERSION
 
 _OPENRPC_REFS = "#/components/schemas/{name}"

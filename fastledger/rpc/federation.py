@@ -6,12 +6,12 @@ import msgspec
 from msgspec import Meta
 
 from fastledger.errors import Code, InputError, NotFoundError
-from fastledger.node.federation import Federation
+from fastledger.node.federation.driver import Federation
 from fastledger.peers.scores import Ban, Subject, SubjectKind
 from fastledger.peers.settings import PeerInfo
+from fastledger.rpc.http.routes import Caller
 from fastledger.rpc.methods import Context, Method, method
 from fastledger.rpc.protocol import Count, Hex32
-from fastledger.rpc.routes import Caller
 from fastledger.rpc.views import Nothing, Params
 
 BAN_MS_DEFAULT = 24 * 3_600_000

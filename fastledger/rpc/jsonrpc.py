@@ -22,8 +22,9 @@ from fastledger.errors import (
     RateLimitedError,
     UnauthenticatedError,
 )
-from fastledger.rpc.access import check_role
 from fastledger.rpc.errors import RpcFault, http_headers, http_status, rpc_error
+from fastledger.rpc.http.access import check_role
+from fastledger.rpc.http.routes import Caller
 from fastledger.rpc.methods import Context, Method, Read
 from fastledger.rpc.protocol import (
     INVALID_PARAMS,
@@ -33,7 +34,6 @@ from fastledger.rpc.protocol import (
     Request,
     RpcError,
 )
-from fastledger.rpc.routes import Caller
 
 _decode_request = msgspec.json.Decoder(Request).decode
 _decode_batch = msgspec.json.Decoder(list[msgspec.Raw]).decode

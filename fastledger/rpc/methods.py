@@ -15,9 +15,9 @@ from fastledger.chain.outcome import Outcome
 from fastledger.errors import Code
 from fastledger.node.metrics import NodeMetrics
 from fastledger.node.service import NodeService
+from fastledger.rpc.http.rate import RateLimits
+from fastledger.rpc.http.routes import Caller, Role
 from fastledger.rpc.options import RpcOptions
-from fastledger.rpc.rate import RateLimits
-from fastledger.rpc.routes import Caller, Role
 from fastledger.rpc.under_way import UnderWay
 
 ParamsT = TypeVar("ParamsT", bound=msgspec.Struct)

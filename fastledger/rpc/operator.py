@@ -9,13 +9,13 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from fastledger.chain.snapshots import SnapshotReport
+from fastledger.chain.keeping.snapshots import SnapshotReport
 from fastledger.errors import Code, InputError
 from fastledger.rpc.chain import status_view
+from fastledger.rpc.http.routes import Caller
 from fastledger.rpc.jobs import JobId, Jobs, JobsView, JobView
 from fastledger.rpc.methods import Context, Method, method
 from fastledger.rpc.protocol import Count, Hex16
-from fastledger.rpc.routes import Caller
 from fastledger.rpc.views import FilePath, Height, LedgerStatusView, Nothing, Params
 from fastledger.version import VERSION
 

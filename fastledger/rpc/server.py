@@ -23,12 +23,15 @@ from fastledger.errors import BadRequestError, Code, FastLedgerError, Unauthenti
 from fastledger.node.logs import AccessLog
 from fastledger.node.metrics import NodeMetrics
 from fastledger.node.service import NodeService
-from fastledger.rpc.access import Access, AccessOptions, check_role
-from fastledger.rpc.answers import Answer, error_answer, json_answer
 from fastledger.rpc.chain import CHAIN_METHODS
-from fastledger.rpc.connection import Connection, Listener
 from fastledger.rpc.describe import AnswerBody, CallBody, openapi, openrpc
-from fastledger.rpc.hosts import HostCheck
+from fastledger.rpc.http.access import Access, AccessOptions, check_role
+from fastledger.rpc.http.answers import Answer, error_answer, json_answer
+from fastledger.rpc.http.connection import Connection, Listener
+from fastledger.rpc.http.hosts import HostCheck
+from fastledger.rpc.http.rate import RateLimits
+from fastledger.rpc.http.routes import BodyRoom, Call, Content, Parameter, Route, RouteTable
+from fastledger.rpc.http.short_way import ShortWay
 from fastledger.rpc.jsonrpc import JsonRpc, refusal
 from fastledger.rpc.methods import Context, Method, method_table
 from fastledger.rpc.options import RpcOptions
@@ -42,9 +45,6 @@ from fastledger.rpc.protocol import (
     decode_blobs,
     encode_outcomes,
 )
-from fastledger.rpc.rate import RateLimits
-from fastledger.rpc.routes import BodyRoom, Call, Content, Parameter, Route, RouteTable
-from fastledger.rpc.short_way import ShortWay
 from fastledger.rpc.signatures import low_s_sequence
 from fastledger.rpc.stream import Streams
 from fastledger.rpc.transactions import TRANSACTION_METHODS

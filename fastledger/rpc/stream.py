@@ -19,11 +19,11 @@ from fastledger.node import feed
 from fastledger.node.feed import FeedPage, Subscription
 from fastledger.node.service import NodeService
 from fastledger.rpc.errors import RpcFault, rpc_error
+from fastledger.rpc.http.rate import RateLimits
+from fastledger.rpc.http.routes import Call
 from fastledger.rpc.jsonrpc import decode_params, decode_request, failure, success
 from fastledger.rpc.options import RpcOptions
 from fastledger.rpc.protocol import METHOD_NOT_FOUND, Event, Events, Filter
-from fastledger.rpc.rate import RateLimits
-from fastledger.rpc.routes import Call
 from fastledger.rpc.views import (
     ClosedView,
     CloseParams,

@@ -6,9 +6,9 @@ from fastledger.chain.ledger import Ledger
 from fastledger.chain.outcome import Outcome
 from fastledger.chain.query import Query, cut_entries
 from fastledger.errors import Code, InputError, NotFoundError
+from fastledger.rpc.http.routes import Caller
 from fastledger.rpc.methods import Context, Method, method, short_read
 from fastledger.rpc.protocol import EntryView, Verdict, Wait
-from fastledger.rpc.routes import Caller
 from fastledger.rpc.signatures import low_s
 from fastledger.rpc.views import (
     PageView,

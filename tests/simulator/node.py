@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastledger.chain.executor import Executor
-from fastledger.chain.fork_events import (
+from fastledger.chain.forks.chain import ForkChain
+from fastledger.chain.forks.events import (
     BlockConnected,
     BlocksFinal,
     ChainEvent,
@@ -20,10 +21,9 @@ from fastledger.chain.fork_events import (
     Reorganised,
     WrongHints,
 )
-from fastledger.chain.forks import ForkChain
+from fastledger.chain.forks.templates import Template
 from fastledger.chain.replay import checkpoint_position, replay_log
 from fastledger.chain.store import NOWHERE, ChainStore, Durable
-from fastledger.chain.templates import Template
 from fastledger.consensus.pow import PowEngine
 from fastledger.crypto.signing import SigningKey
 from fastledger.crypto.work import block_work, search_nonce

@@ -1,0 +1,172 @@
+"""Copies of blocks: what is checked before one is stored, and whom a fault condemns (SPEC-FORK-1..4).
+
+A block's id covers its header and body, and by the roots in the body its transactions' ids and their results. It
+covers neither signatures nor lengths, results' bytes, seal or hints: whoever passes a block on can spoil those. So a
+fault in them is one of the *copy*, which is thrown away, and never of the *id*; else one liar could keep a good block
+from a node for ever. Only where the transactions are those of the id, every signature holds, and the rules still say
+no, is the id condemned, at every node alike.
+"""
+
+from array import array
+from typing import Any, NamedTuple
+
+from fastledger._native.ecdsa import HINTS_PARITY, parity_hints
+from fastledger._native.scan import ScanBatch, scan_many
+from fastledger.chain.admission import Admitted, are_hints, check_contents, check_signatures, hint_at
+from fastledger.chain.forks.mempool import Mempool, Pending
+from fastledger.crypto.merkle import leaf_hashes, merkle_root
+from fastledger.errors import BlockFault, Code, InputError
+from fastledger.limits import BLOCK_BYTES_MAX, BLOCK_TRANSACTIONS_MAX
+from fastledger.model.block import Block, result_entries
+from fastledger.model.receipt import check_seals
+
+
+class CheckedBlock(NamedTuple):
+    """A good copy with the right hints, its transactions parsed; and whether the hints that came with it were wrong."""
+
+    block: Block
+    batch: Admitted
+    wrong_hints: bool
+
+
+def check_copy(
+    block: Block, *, chain_id: bytes, pool: Mempool, known_seal: bytes, verify_threads: int | None
+) -> CheckedBlock:
+    """Checks everything about a copy but what executing it shows.
+
+    Transactions whose very bytes ``pool`` holds are not verified again, nor a seal that equals ``known_seal``.
+    Raises ``BlockFault``.
+    """
+    _check_shape(block)
+    if block.seal != known_seal and not check_seals([block.sealed_header], chain_id, threads=1)[0]:
+        raise _copy_fault(block, "seal")
+    scan = _scan(block)
+    _check_roots(block, scan.txids)
+    if not scan.all_ok:
+        raise _copy_fault(block, "form of a transaction")
+    batch = Admitted(scan, len(block.transactions), list(scan.statuses), [None] * block.count)
+    skipped = _take_known(batch, pool)
+    check_contents(batch, chain_id, block.body.time_ms)
+    bad_contents = next((Code(code) for code in batch.codes if code), None)
+    hints = block.hints if are_hints(block.hints, block.count) else None
+    check_signatures(batch, verify_threads, keep_hints=True, skipped=skipped, hints=hints)
+    if Code.BAD_SIGNATURE in batch.codes:
+        raise _copy_fault(block, f"signature of transaction {batch.codes.index(Code.BAD_SIGNATURE)}")
+    if bad_contents is not None:
+        index = next(index for index, code in enumerate(batch.codes) if code)
+        raise id_fault(block, f"transaction {index} ({bad_contents.slug})")
+    wrong_hints = bool(block.hints) and not _agree(block.hints, batch.hints)
+    return CheckedBlock(_with_hints(block, batch.hints), batch, wrong_hints)
+
+
+def readmit(block: Block, chain_id: bytes) -> Admitted:
+    """The transactions of a block that was checked before it was stored; its roots are looked at again.
+
+    Raises ``BlockFault`` where the bytes are not what was stored.
+    """
+    _check_shape(block)
+    scan = _scan(block)
+    _check_roots(block, scan.txids)
+    batch = Admitted(scan, len(block.transactions), list(scan.statuses), [None] * block.count, block.hints)
+    check_contents(batch, chain_id, block.body.time_ms)
+    if any(batch.codes):
+        raise _copy_fault(block, "transaction")
+    return batch
+
+
+def _check_shape(block: Block) -> None:
+    """What :meth:`Block.decode` checks too: a block may have been put together from parts."""
+    sizes = len(block.lengths) % 4 == 0 and len(block.results) * 2 == len(block.lengths)
+    if not sizes or block.count > BLOCK_TRANSACTIONS_MAX or len(block.transactions) > BLOCK_BYTES_MAX:
+        raise _copy_fault(block, "number of transactions")
+    if block.offsets[-1] != len(block.transactions):
+        raise _copy_fault(block, "length of transactions")
+    if block.header.commitment != block.body.commitment:
+        raise _copy_fault(block, "commitment")
+
+
+def _scan(block: Block) -> ScanBatch:
+    try:
+        return scan_many(block.transactions, array("Q", block.offsets))
+    except InputError as error:
+        raise _copy_fault(block, "transactions") from error
+
+
+def _check_roots(block: Block, txids: bytes) -> None:
+    if merkle_root(txids) != block.body.tx_root:
+        raise _copy_fault(block, "transactions")
+    if result_root(txids, block.results) != block.body.result_root:
+        raise _copy_fault(block, "results")
+
+
+def result_root(txids: bytes, results: bytes) -> bytes:
+    """The root over ids and codes that a body commits to (SPEC-BLK-4)."""
+    entries, offsets = result_entries(txids, results)
+    return merkle_root(leaf_hashes(entries, offsets), hashed=True)
+
+
+def _take_known(batch: Admitted, pool: Mempool) -> dict[int, bytes]:
+    """Fills in what the pool has parsed and verified already; index -> hint of what need not be verified again."""
+    known: dict[int, bytes] = {}
+    if pool.is_empty:
+        return known
+    for index, txid in enumerate(batch.txids):
+        pending = pool.find(txid)
+        if pending is None or batch.codes[index]:
+            continue
+        batch.bodies[index] = pending.body
+        if pending.encoded == batch.scan.transaction(index):
+            known[index] = pending.hint
+    return known
+
+
+def _agree(given: bytes, right: bytes) -> bool:
+    if given == right:
+        return True
+    return bool(right) and given[0] == HINTS_PARITY and given == parity_hints(right)
+
+
+def _with_hints(block: Block, hints: bytes) -> Block:
+    if block.hints == hints:
+        return block
+    return Block(
+        block.header, block.body, block.seal, block.transactions, block.lengths, block.results, hints
+    )
+
+
+def pendings_of(block: Block, batch: Admitted, pool: Mempool) -> list[Pending]:
+    """The transactions of a block that left the best chain, as they wait again."""
+    found: list[Pending] = []
+    for index, txid in enumerate(batch.txids):
+        pending = pool.find(txid)
+        if pending is None:
+            pending = pending_at(batch, index, block.hints, b"")
+        found.append(pending)
+    return found
+
+
+def pending_at(batch: Admitted, index: int, hints: bytes, source: bytes) -> Pending:
+    """Transaction ``index`` of a batch that passed the border."""
+    scan: ScanBatch = batch.scan
+    body: Any = batch.bodies[index]
+    return Pending(
+        batch.txids[index],
+        scan.transaction(index),
+        hint_at(hints, index),
+        batch.signers[index],
+        body,
+        scan.issued_ms(index),
+        scan.expires_ms(index),
+        source,
+    )
+
+
+def _copy_fault(block: Block, what: str) -> BlockFault:
+    return BlockFault(f"a copy of block {block.block_id.hex()} has a wrong {what}", block_id=block.block_id)
+
+
+def id_fault(block: Block, what: str, code: Code = Code.BAD_BLOCK) -> BlockFault:
+    """A fault that every copy of the block has."""
+    return BlockFault(
+        f"block {block.block_id.hex()} has a wrong {what}", code=code, block_id=block.block_id, condemns=True
+    )

@@ -1,0 +1,571 @@
+"""A chain that can change its mind: the best of several branches, down to what is final (SPEC-FORK-1..12).
+
+::
+
+    copies of blocks ─► checked ─► journalled ─► tree: which branch is best ─► connected, in layers ─► final: log, index
+
+One thread has it. It reads no clock and starts no thread: times come as arguments, and what happened is asked for with
+:meth:`ForkChain.take_events`, which first makes it durable. The segment log and the index hold final blocks only; what
+is above stands in the fork journal and, as layers, in memory, where a reorganisation drops it again.
+"""
+
+import struct
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from itertools import chain
+
+from fastledger._native.scan import scan_many
+from fastledger.chain.admission import Admitted, check_contents, check_signatures, lay_out
+from fastledger.chain.executor import Appended, Draft, Executor, Position
+from fastledger.chain.forks.block_store import BlockShelf
+from fastledger.chain.forks.blocks import check_copy, pending_at, pendings_of, readmit
+from fastledger.chain.forks.events import (
+    BlockConnected,
+    BlockDisconnected,
+    BlocksFinal,
+    BlockStored,
+    ChainEvent,
+    Reorganised,
+    TransactionsAccepted,
+    WrongHints,
+)
+from fastledger.chain.forks.header_intake import HeaderIntake
+from fastledger.chain.forks.headers import HeaderChain, KnownById
+from fastledger.chain.forks.mempool import LOCAL, Mempool, Pending
+from fastledger.chain.forks.templates import Template, target_of
+from fastledger.chain.outcome import Outcome
+from fastledger.chain.store import NOWHERE, ChainStore
+from fastledger.consensus.engine import BlockBuilt, Engine, FinaliseBlock, SealBlock, Tip, TipMoved, WorkFound
+from fastledger.consensus.tree import BlockTree, Entry, Status
+from fastledger.crypto.signing import SigningKey
+from fastledger.errors import BlockFault, Code, CorruptionError, InputError, StorageFullError
+from fastledger.limits import (
+    BATCH_BYTES_MAX,
+    BATCH_TRANSACTIONS_MAX,
+    BLOCK_BYTES_MAX,
+    BLOCK_TRANSACTIONS_MAX,
+    CHECKED_BLOCKS_MAX,
+    DRAFT_AGE_MS_MAX,
+    JOURNAL_DEAD_BYTES_MIN,
+    UNSETTLED_BLOCKS_MAX,
+)
+from fastledger.model.block import Block, Header, SealedHeader
+from fastledger.model.genesis import Genesis
+from fastledger.storage.journal import ForkJournal
+from fastledger.storage.log import SegmentLog
+
+_DRAFTS_MAX = 2
+
+
+class ForkChain:
+    """One node's view of the chain: headers, blocks, the best branch, and the transactions that wait."""
+
+    def __init__(
+        self,
+        *,
+        genesis: Genesis,
+        engine: Engine,
+        executor: Executor,
+        store: ChainStore,
+        log: SegmentLog,
+        journal: ForkJournal,
+        key: SigningKey | None,
+        erase: Callable[[bytes], None],
+        verify_threads: int | None,
+        mempool: Mempool | None = None,
+        journal_dead_bytes_min: int = JOURNAL_DEAD_BYTES_MIN,
+    ) -> None:
+        """Takes over the parts of an open ledger whose log was replayed; call :meth:`start` before anything else.
+
+        ``key`` seals this node's blocks (None: it mines none). ``erase`` destroys an envelope, by its digest.
+        """
+        self.genesis = genesis
+        self.chain_id = genesis.chain_id
+        self.mempool = Mempool() if mempool is None else mempool
+        self._engine = engine
+        self._executor = executor
+        self._store = store
+        self._log = log
+        self._key = key
+        self._erase = erase
+        self._verify_threads = verify_threads
+        self._shelf = BlockShelf(journal, dead_bytes_min=journal_dead_bytes_min)
+        position = executor.tip_position
+        self.tree = BlockTree(engine, position.tip, self._root_header(position), work=position.work)
+        self._best = self.tree.root
+        self._headers = HeaderChain(
+            self.tree, store, log, chain_id=self.chain_id, verify_threads=verify_threads
+        )
+        self._events: list[ChainEvent] = []
+        self._intake = HeaderIntake(self.tree, engine, self._headers, self.chain_id, verify_threads)
+        # Of the connected blocks that are not final: what they appended, by id.
+        self._connected: dict[bytes, Appended] = {}
+        # Transactions of blocks that were checked and not connected yet.
+        self._checked: dict[bytes, Admitted] = {}
+        self._drafts: dict[tuple[bytes, bytes, bytes], Draft] = {}
+        self._own: dict[bytes, Block] = {}
+        self._last_draft: Draft | None = None
+        spacing_ms = genesis.work.spacing_ms if genesis.work is not None else 0
+        self._draft_age_ms_max = min(DRAFT_AGE_MS_MAX, spacing_ms // 2)
+        self._faults: dict[bytes, str] = {}
+        self._final_height = position.tip.height
+
+    def _root_header(self, position: Position) -> SealedHeader:
+        """The header of the last final block; where the log does not hold it, one that only marks its place."""
+        if position.ref != NOWHERE:
+            return Block.decode(self._log.read(position.ref)).sealed_header
+        return KnownById.at(position.tip)
+
+    def start(self, now_ms: int) -> None:
+        """Takes the blocks of the journal and goes to the best branch; what became final meanwhile stays final."""
+        order: list[bytes] = []
+        headers: list[SealedHeader] = []
+        for block in self._shelf.load():
+            order.append(block.block_id)
+            headers.append(block.sealed_header)
+        for sealed in sorted(headers, key=lambda sealed: sealed.body.height):
+            try:
+                self.tree.add(sealed)
+            except InputError:
+                continue  # final by now, or of a branch that is dead
+        for block_id in order:
+            if block_id != self.tree.root.block_id and self.tree.get(block_id) is not None:
+                self.tree.mark_stored(block_id)
+        self._forget_strays()
+        self._activate()
+        self.tick(now_ms)
+
+    # Where it stands.
+
+    @property
+    def tip(self) -> Tip:
+        """The last block of the best chain."""
+        return self._best.tip
+
+    @property
+    def final(self) -> Tip:
+        """The last final block."""
+        return self.tree.root.tip
+
+    @property
+    def work(self) -> int:
+        """Of the whole chain up to the tip."""
+        return self._best.work
+
+    @property
+    def state_root(self) -> bytes:
+        """After the tip."""
+        return self._executor.tip_position.state_root
+
+    # Headers.
+
+    def add_headers(self, headers: Sequence[SealedHeader], now_ms: int) -> int:
+        """Takes headers in, parents first; returns how many were new. One from the future waits for its time.
+
+        Raises ``BlockFault`` with the ``index`` of the first that cannot be taken; those before it are taken.
+        """
+        try:
+            return self._intake.add(headers, now_ms)
+        finally:
+            self._events += self._intake.take_events(self._best)
+
+    def locator(self) -> list[bytes]:
+        """Ids of the best chain: dense near the tip, ever fewer down to genesis."""
+        return self._headers.locator(self._best)
+
+    def headers_after(self, locator: Sequence[bytes], limit: int) -> list[SealedHeader]:
+        """Up to ``limit`` headers of the best executed chain behind what ``locator`` shares with it."""
+        return self._headers.after(self._best, locator, limit)
+
+    def wanted(self, limit: int) -> list[bytes]:
+        """Ids of blocks on the way to the best header that are to be fetched, lowest first."""
+        return [entry.block_id for entry in self.tree.missing(limit)]
+
+    def block_id_at(self, height: int) -> bytes | None:
+        """The id at a height of the best chain."""
+        return self._headers.id_at(self._best, height)
+
+    # Blocks.
+
+    def has_block(self, block_id: bytes) -> bool:
+        """Whether :meth:`block` would give it."""
+        return block_id in self._shelf or self._headers.holds(block_id)
+
+    def block(self, block_id: bytes) -> Block | None:
+        """A good copy of a block, final or not; None where this node has none."""
+        try:
+            block = self._shelf.get(block_id)
+        except (CorruptionError, InputError):
+            self._lose(block_id)
+            return None
+        return block or self._headers.final_block(block_id)
+
+    def add_block(self, block: Block, now_ms: int) -> bool:
+        """Takes a copy of a block in and goes to the best branch; True where the block was new.
+
+        The header comes along where its parent is known. A block from the future waits for its time. Raises
+        ``BlockFault``: where it ``condemns``, no copy of the block is good, else another one may be.
+        """
+        block_id = block.block_id
+        entry = self.tree.get(block_id)
+        if entry is None:
+            if self._headers.is_final(block_id, block.height):
+                return False
+            if self._intake.hold_block(block, now_ms):
+                return True
+            self._check_own_header(block, now_ms)
+            entry = self.tree.get(block_id)
+            if entry is None:
+                return False
+        self._check_not_invalid(entry)
+        if entry.has_data:
+            return False
+        self._store_copy(entry, block)
+        self._activate()
+        self._check_not_invalid(entry)
+        if self._final_height - self.tree.root.height >= UNSETTLED_BLOCKS_MAX:
+            self._settle()
+        return True
+
+    def _check_own_header(self, block: Block, now_ms: int) -> None:
+        """A block that brings its own header brings its seal: what is wrong with that is the copy's fault."""
+        try:
+            self.add_headers([block.sealed_header], now_ms)
+        except BlockFault as fault:
+            raise BlockFault(
+                fault.args[0], code=fault.code, block_id=block.block_id, condemns=fault.condemns
+            ) from fault
+
+    def _store_copy(self, entry: Entry, block: Block) -> None:
+        if self._own.pop(entry.block_id, None) is not block:
+            checked = check_copy(
+                block,
+                chain_id=self.chain_id,
+                pool=self.mempool,
+                known_seal=entry.seal,
+                verify_threads=self._verify_threads,
+            )
+            block = checked.block
+            if len(self._checked) >= CHECKED_BLOCKS_MAX:
+                del self._checked[next(iter(self._checked))]
+            self._checked[entry.block_id] = checked.batch
+            if checked.wrong_hints:
+                self._events.append(WrongHints(entry.block_id))
+        # The seal of this copy was checked; a header alone may have come with another.
+        entry.seal, entry.count = block.seal, block.count
+        self._shelf.put(block)
+        self.tree.mark_stored(entry.block_id)
+        self._events.append(BlockStored(entry.block_id))
+
+    def _check_not_invalid(self, entry: Entry) -> None:
+        if entry.status == Status.INVALID:
+            why = self._faults.get(entry.block_id, "it builds on one that is invalid")
+            raise BlockFault(f"block {entry.block_id.hex()}: {why}", block_id=entry.block_id, condemns=True)
+
+    # The best branch.
+
+    def _activate(self) -> None:
+        """Goes to the best branch whose blocks are all here; where one of them proves invalid, to the next best."""
+        self._store.renew()
+        before = self._best
+        shelved: dict[bytes, tuple[Appended, Position]] = {}
+        while (best := self.tree.best_stored()) is not self._best:
+            drop, connect = self.tree.path(self._best, best)
+            for entry in drop:
+                appended = self._connected.pop(entry.block_id)
+                shelved[entry.block_id] = appended, self._executor.disconnect()
+                self._best = _parent(entry)
+            for entry in connect:
+                if not self._connect(entry, shelved):
+                    break
+                self._best = entry
+        if self._best is not before:
+            self._moved(before)
+
+    def _connect(self, entry: Entry, shelved: dict[bytes, tuple[Appended, Position]]) -> bool:
+        """Puts the next block on top; False where it turned out to be invalid, or its copy to be damaged."""
+        block_id = entry.block_id
+        if block_id in shelved:
+            appended, position = shelved[block_id]
+            self._executor.reconnect(appended, position)
+            self._connected[block_id] = appended
+            return True
+        try:
+            block = self._shelf.get(block_id)
+            draft = None if block is None else self._drafted(block)
+            batch = self._checked.pop(block_id, None)
+            if block is not None and batch is None and draft is None:
+                batch = readmit(block, self.chain_id)
+        except (CorruptionError, InputError):
+            block = None
+        if block is None:
+            self._lose(block_id)
+            return False
+        try:
+            appended = self._executor.connect(block, batch, draft)
+        except InputError as error:
+            self._condemn(entry, str(error))
+            return False
+        self.tree.mark_valid(block_id)
+        self._connected[block_id] = appended
+        return True
+
+    def _condemn(self, entry: Entry, why: str) -> None:
+        invalid = self.tree.mark_invalid(entry.block_id)
+        self._faults[entry.block_id] = why
+        self._shelf.forget([other.block_id for other in invalid])
+        for other in invalid:
+            self._checked.pop(other.block_id, None)
+
+    def _lose(self, block_id: bytes) -> None:
+        """The journal gave back other bytes than it took: the copy is fetched again."""
+        self._shelf.forget([block_id])
+        entry = self.tree.get(block_id)
+        if entry is not None and entry.has_data and block_id not in self._connected:
+            self.tree.forget_data(block_id)
+
+    def _moved(self, before: Entry) -> None:
+        """Tells of the way from ``before`` to the present tip; transactions leave the pool, or come back."""
+        drop, connect = self.tree.path(before, self._best)
+        txids = [list(self._connected[entry.block_id].layer.txids) for entry in connect]
+        if drop:
+            self._put_back(drop, set(chain.from_iterable(txids)))
+        for entry, ids in zip(connect, txids, strict=True):
+            self.mempool.confirm(ids)
+            block = self._block_of(entry)
+            codes = struct.unpack(f">{len(ids)}H", block.results)
+            self._events.append(BlockConnected(block, entry.height, ids, codes))
+        if drop:
+            self._events.append(Reorganised(len(drop), before.tip, self._best.tip))
+        for action in self._engine.handle(TipMoved(self._best.tip)):
+            if isinstance(action, FinaliseBlock):
+                self._final_height = max(self._final_height, action.height)
+
+    def _block_of(self, entry: Entry) -> Block:
+        block = self._shelf.get(entry.block_id)
+        if block is None:
+            raise RuntimeError(f"{entry!r} is connected and not here")
+        return block
+
+    def _put_back(self, drop: Sequence[Entry], kept: set[bytes]) -> None:
+        """What only dropped blocks held waits again, in the order in which it stood there."""
+        returned: list[Pending] = []
+        told: list[ChainEvent] = []
+        for entry in reversed(drop):
+            block = self._block_of(entry)
+            batch = readmit(block, self.chain_id)
+            returned += [item for item in pendings_of(block, batch, self.mempool) if item.txid not in kept]
+            told.append(BlockDisconnected(entry.block_id, entry.height, batch.txids))
+        self._events += reversed(told)
+        self.mempool.put_back(returned)
+
+    # Finality.
+
+    @property
+    def has_news(self) -> bool:
+        """Whether :meth:`take_events` has something to tell."""
+        return bool(self._events) or self._due() is not self.tree.root
+
+    def take_events(self) -> list[ChainEvent]:
+        """What happened since the last call, in order; all of it is on the disk by now.
+
+        What has become final is moved to the log here. A write or sync that fails raises ``LedgerHaltedError`` or
+        ``StorageFullError``: nothing is told then, and the ledger has to be opened again.
+        """
+        self._settle()
+        events, self._events = self._events, []
+        return events
+
+    def _settle(self) -> None:
+        """Journal first: what is final here must not be unmade by a power cut that takes what lies above it."""
+        self._shelf.sync()
+        entry = self._due()
+        if entry is not self.tree.root:
+            self._finalise(entry)
+            with suppress(StorageFullError):  # the old journal stays in use
+                self._shelf.compact()
+
+    def _due(self) -> Entry:
+        """The highest block that is to become final: not beside a heavier chain whose blocks are on their way."""
+        target = min(self._final_height, self._best.height)
+        return self.tree.agreed(target) if target > self.tree.root.height else self.tree.root
+
+    def _finalise(self, root: Entry) -> None:
+        self._store.renew()
+        _, entries = self.tree.path(self.tree.root, root)
+        layers = self._executor.settle_final([self._block_of(entry) for entry in entries])
+        appended = [self._connected.pop(entry.block_id) for entry in entries]
+        # After the blocks are visible, so that whoever asks whether an envelope is erased, and then stores it, has
+        # stored it before it is erased.
+        erased = [digest for item in appended for digest in item.erased]
+        for digest in erased:
+            self._erase(digest)
+        dead = self.tree.finalise(root)
+        self._shelf.forget(entry.block_id for entry in [*entries, *dead])
+        for entry in dead:
+            self._checked.pop(entry.block_id, None)
+            self._faults.pop(entry.block_id, None)
+        for layer in layers:
+            self.mempool.drop(layer.txids)
+        self.mempool.expire(root.tip.time_ms)
+        self._events.append(BlocksFinal(layers, erased))
+
+    def checkpoint(self) -> None:
+        """Writes what is final to the index, for who has no thread that does."""
+        self._store.renew()
+        while (frozen := self._store.freeze(transactions_min=0, bytes_min=0)) is not None:
+            self._store.write_frozen(frozen)
+            self._store.renew()
+
+    def tick(self, now_ms: int) -> None:
+        """Takes in what waited for its time."""
+        held = self._intake.ready(now_ms)
+        for sealed in held.headers:
+            with suppress(BlockFault):
+                self.add_headers([sealed], now_ms)
+        for block in held.blocks:
+            with suppress(BlockFault):
+                self.add_block(block, now_ms)
+
+    def _forget_strays(self) -> None:
+        """Gives up the blocks whose headers the tree has let go of."""
+        self._shelf.forget([block_id for block_id in self._shelf.ids() if self.tree.get(block_id) is None])
+
+    # Transactions.
+
+    def submit(self, encoded: Sequence[bytes], now_ms: int, *, source: bytes = LOCAL) -> list[Code]:
+        """Judges transactions at the border and takes the good ones into the pool.
+
+        Raises ``InputError`` with ``OVERSIZED`` for a batch over the limits, as a whole.
+        """
+        data, offsets = lay_out(encoded)
+        if len(encoded) > BATCH_TRANSACTIONS_MAX or len(data) > BATCH_BYTES_MAX:
+            raise InputError(
+                f"{len(encoded)} transactions, {len(data)} bytes in a batch", code=Code.OVERSIZED
+            )
+        scan = scan_many(data, offsets)
+        batch = Admitted(scan, len(data), list(scan.statuses), [None] * len(encoded))
+        self._mark_known(batch)
+        check_contents(batch, self.chain_id, now_ms)
+        check_signatures(batch, self._verify_threads, keep_hints=True)
+        return self._take(batch, source)
+
+    def accept(self, batch: Admitted, *, source: bytes = LOCAL) -> list[Code]:
+        """The same for a batch that passed the border with its hints kept."""
+        self._mark_known(batch)
+        return self._take(batch, source)
+
+    def _mark_known(self, batch: Admitted) -> None:
+        """What waits, or stands in the best chain, is not looked at again."""
+        self._store.renew()
+        known = self._store.seqs_of_txids(batch.txids)
+        for index, txid in enumerate(batch.txids):
+            if not batch.codes[index] and (txid in known or txid in self.mempool):
+                batch.codes[index] = Code.DUPLICATE
+
+    def _take(self, batch: Admitted, source: bytes) -> list[Code]:
+        codes = [Code(code) for code in batch.codes]
+        accepted: list[bytes] = []
+        final_ms = self.final.time_ms
+        for index, code in enumerate(codes):
+            if code:
+                continue
+            if batch.scan.expires_ms(index) <= final_ms:
+                codes[index] = Code.EXPIRED
+                continue
+            codes[index] = self.mempool.add(pending_at(batch, index, batch.hints, source))
+            if codes[index] == Code.OK:
+                accepted.append(batch.txids[index])
+        if accepted:
+            self._events.append(TransactionsAccepted(accepted, source))
+        return codes
+
+    def transaction(self, txid: bytes) -> bytes | None:
+        """The wire form of a transaction that waits, or stands in a block that is not final."""
+        pending = self.mempool.find(txid)
+        return None if pending is None else pending.encoded
+
+    def verdicts(self, txids: Sequence[bytes]) -> dict[bytes, Outcome]:
+        """What became of those of ``txids`` that the best chain holds, final or not."""
+        found: dict[bytes, Outcome] = {}
+        for txid, seq in self._store.seqs_of_txids(txids).items():
+            height, entry = self._store.entry_of_seq(seq)
+            index = seq - entry.first_seq
+            if height > self.tree.root.height:
+                code = Code(self._block_of(self.tree.on_path(self._best, height)).result(index))
+            else:
+                code = self._executor.code_of(height, entry, seq)
+            found[txid] = Outcome(txid, code, height, index, duplicate=True)
+        return found
+
+    # Mining.
+
+    def template(self, now_ms: int) -> Template | None:
+        """The next block, executed and ready for its nonce; None where this node seals no blocks.
+
+        Transactions stand in it in order of arrival. It is worth nothing any more once the tip has moved.
+        """
+        if self._key is None:
+            return None
+        self._store.renew()
+        draft = self._draft(now_ms)
+        plan = draft.plan
+        body = self._executor.body_of(draft)
+        chosen = tuple(pending for pending, taken in zip(draft.offered, draft.taken, strict=True) if taken)
+        header = Header(draft.parent_id, body.commitment, plan.time_ms // 1000, plan.bits)
+        target = target_of(self._engine.handle(BlockBuilt(header, body)))
+        while len(self._drafts) >= _DRAFTS_MAX:
+            del self._drafts[next(iter(self._drafts))]
+        self._drafts[draft.parent_id, body.tx_root, body.state_root] = draft
+        return Template(draft.parent_id, body, plan.bits, target, chosen, draft)
+
+    def _draft(self, now_ms: int) -> Draft:
+        """What waits, executed; where little has changed since the last draft, only what came since."""
+        plan, last = self._executor.plan(now_ms), self._last_draft
+        base = None
+        if last is not None and last.parent_id == self.tip.block_id:
+            fresh = abs(plan.time_ms - last.plan.time_ms) <= self._draft_age_ms_max
+            goes_on = fresh and self._offered(last.plan.time_ms)[: len(last.offered)] == last.offered
+            base = last if goes_on else None
+        if base is not None:
+            plan = base.plan
+        offered = self._offered(plan.time_ms)
+        if base is None or offered != base.offered:
+            base = self._executor.draft(offered, plan, base)
+        self._last_draft = base
+        return base
+
+    def _offered(self, time_ms: int) -> tuple[Pending, ...]:
+        return tuple(self.mempool.take(BLOCK_TRANSACTIONS_MAX, BLOCK_BYTES_MAX, time_ms))
+
+    def complete(self, template: Template, header80: bytes, extra_nonce: int) -> Block:
+        """Seals a template whose work was found; the block then goes through :meth:`add_block`.
+
+        Raises ``InputError`` where the header is not of the template.
+        """
+        header, body = template.header_of(header80, extra_nonce)
+        if SealBlock(body.height) not in self._engine.handle(WorkFound(header, body)):
+            raise InputError(f"engine {self._engine.name} does not seal height {body.height}")
+        seal = self._executor.seal(header, body, len(template.transactions))
+        block = template.block(header, body, seal)
+        while len(self._own) >= _DRAFTS_MAX:
+            del self._own[next(iter(self._own))]
+        self._own[block.block_id] = block
+        return block
+
+    def _drafted(self, block: Block) -> Draft | None:
+        """What this node's own template for this very block came to.
+
+        Only where it is this node's: the reward goes to the proposer, and another who copies the roots lies.
+        """
+        body = block.body
+        if self._key is None or body.proposer != self._key.public_key:
+            return None
+        draft = self._drafts.get((block.header.previous_id, body.tx_root, body.state_root))
+        return draft if draft is not None and draft.execution.time_ms == body.time_ms else None
+
+
+def _parent(entry: Entry) -> Entry:
+    if entry.parent is None:
+        raise RuntimeError(f"{entry!r} has no parent in the tree")
+    return entry.parent

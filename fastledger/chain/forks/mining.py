@@ -1,0 +1,22 @@
+"""Mining in the caller's thread, for tests and for who embeds a chain without a node."""
+
+from fastledger.chain.forks.chain import ForkChain
+from fastledger.crypto.work import NonceSearch
+from fastledger.errors import InputError
+from fastledger.model.block import Block
+
+
+def mine_block(chain: ForkChain, now_ms: int, *, threads: int | None = 1) -> Block:
+    """Builds a block of what waits, finds its work, and takes it in; returns it.
+
+    Raises ``InputError`` where the chain has no key to seal with. The search takes as long as the target asks for.
+    """
+    template = chain.template(now_ms)
+    if template is None:
+        raise InputError("a chain without a key mines no blocks")
+    found = NonceSearch(template.make_header, template.target, threads=threads).run()
+    if found is None:
+        raise InputError("no extra nonce has the work that is asked for")
+    block = chain.complete(template, found.header, found.extra_nonce)
+    chain.add_block(block, now_ms)
+    return block

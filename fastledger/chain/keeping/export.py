@@ -1,0 +1,275 @@
+"""The chain as a stream: NDJSON for people's tools, and a block file that another node can check (SPEC-EXP-1..5).
+
+Block file::
+
+    magic 8 "FLBLOCKS" | version u16 | flags u16 (1: with envelopes) | genesis length u32 | genesis document
+    item …  kind u8 | zero 3 | length u32 | CRC-32 u32 of kind, length and payload | payload
+    kinds:  1 block, as stored · 2 a piece of an envelope, 1 MiB at most · 3 digest of the envelope that the pieces make
+            255 the end: count of blocks u64 ‖ SHA-256 of every byte before this item
+
+Envelopes stand before the block that names them. Both forms are written and read with a block or a piece in memory.
+"""
+
+import base64
+import hashlib
+import struct
+from array import array
+from collections.abc import Iterator, Sequence
+from typing import BinaryIO, NamedTuple
+from zlib import crc32
+
+import msgspec
+
+from fastledger._native.scan import scan_many
+from fastledger.chain.admission import Admitted, admit_block
+from fastledger.chain.keeping.pace import Pace
+from fastledger.chain.query import Entry
+from fastledger.errors import Code, CorruptionError, FormatVersionError, InputError, NotFoundError
+from fastledger.limits import COPY_CHUNK_BYTES, GENESIS_BYTES_MAX, LOG_FRAME_BYTES_MAX
+from fastledger.model.block import Block
+from fastledger.model.bodies import RecordAmend, RecordPut
+from fastledger.storage.blobs.store import BlobStore
+from fastledger.storage.log import SegmentLog
+from fastledger.version import BLOCK_FILE_FORMAT_VERSION
+
+MAGIC = b"FLBLOCKS"
+WITH_BLOBS = 1
+BLOCK, PIECE, ENVELOPE, END = 1, 2, 3, 255
+_HEAD = struct.Struct(">8sHHI")
+_ITEM = struct.Struct(">B3sII")
+_ZERO3 = bytes(3)
+_END = struct.Struct(">Q32s")
+_ENCODE = msgspec.json.Encoder().encode
+_LENGTHS_MAX = {BLOCK: LOG_FRAME_BYTES_MAX, PIECE: COPY_CHUNK_BYTES, ENVELOPE: 32, END: _END.size}
+
+
+class BlockRange(NamedTuple):
+    """Heights, both ends included; None: as far as there are blocks."""
+
+    from_height: int | None = None
+    to_height: int | None = None
+
+    def within(self, first_height: int, durable_height: int) -> tuple[int, int]:
+        """The first and last of it on a ledger that keeps these; NotFoundError (PRUNED), or InputError for none."""
+        first = first_height if self.from_height is None else self.from_height
+        last = durable_height if self.to_height is None else min(self.to_height, durable_height)
+        if 0 <= first < first_height:
+            raise pruned(first)
+        if not 0 <= first <= last:
+            raise InputError(f"there are no blocks from height {first} to {last}", code=Code.BAD_QUERY)
+        return first, last
+
+
+def pruned(height: int) -> NotFoundError:
+    """The block at ``height`` is not kept any more."""
+    return NotFoundError(f"the block at height {height} was pruned", code=Code.PRUNED)
+
+
+class ExportReport(NamedTuple):
+    """What was written."""
+
+    from_height: int
+    to_height: int
+    blocks: int
+    transactions: int
+    envelopes: int
+    byte_count: int
+
+
+class ExportLine(msgspec.Struct, frozen=True):
+    """A transaction as a line; ids in hex, ``encoded`` in base64: bodies are not taken apart."""
+
+    seq: int
+    height: int
+    index: int
+    time_ms: int
+    txid: str
+    kind: str
+    signer: str
+    code: int
+    encoded: str
+
+    @classmethod
+    def of_entry(cls, entry: Entry) -> "ExportLine":
+        """The line of a transaction that a query found."""
+        return cls(
+            entry.seq,
+            entry.height,
+            entry.index,
+            entry.time_ms,
+            entry.txid.hex(),
+            entry.transaction.kind,
+            entry.transaction.signer.hex(),
+            int(entry.code),
+            base64.b64encode(entry.encoded).decode(),
+        )
+
+    def encode(self) -> bytes:
+        """With its end of line."""
+        return _ENCODE(self) + b"\n"
+
+
+class Exporter:
+    """One export over an open log; ``durable_height`` is where it ends at the latest."""
+
+    def __init__(
+        self, log: SegmentLog, out: BinaryIO, pace: Pace, block_range: BlockRange, durable_height: int
+    ):
+        """NotFoundError where the range begins before what is kept (PRUNED), InputError where it is none."""
+        self.first, self.last = block_range.within(log.first_height, durable_height)
+        self._log = log
+        self._out = out
+        self._pace = pace
+        self._hasher = hashlib.sha256()
+        self._blocks = self._transactions = self._envelopes = self._bytes = 0
+
+    def _each(self) -> Iterator[tuple[Block, bytes]]:
+        for _ref, height, payload in self._log.frames(self.first):
+            if height > self.last:
+                return
+            self._pace.spend(len(payload))
+            block = Block.decode(payload)
+            yield block, payload
+            self._blocks += 1
+            self._transactions += block.count
+            self._pace.tell("blocks", height - self.first + 1, self.last - self.first + 1)
+
+    def _write(self, data: bytes) -> None:
+        self._out.write(data)
+        self._hasher.update(data)
+        self._bytes += len(data)
+
+    def _report(self) -> ExportReport:
+        return ExportReport(
+            self.first, self.last, self._blocks, self._transactions, self._envelopes, self._bytes
+        )
+
+    def ndjson(self, first_seq: int) -> ExportReport:
+        """A line for each transaction; ``first_seq`` is the number of the first one."""
+        seq = first_seq
+        for block, _ in self._each():
+            for line in _lines(block, seq):
+                self._write(line.encode())
+            seq += block.count
+        return self._report()
+
+    def blocks(self, genesis: bytes, chain_id: bytes, blobs: BlobStore | None) -> ExportReport:
+        """The block file, with the envelopes that are still stored where ``blobs`` is given."""
+        flags = 0 if blobs is None else WITH_BLOBS
+        self._write(_HEAD.pack(MAGIC, BLOCK_FILE_FORMAT_VERSION, flags, len(genesis)) + genesis)
+        for block, payload in self._each():
+            if blobs is not None and block.count:
+                for digest in named_envelopes(admit_block(block, chain_id=chain_id, verify_signatures=False)):
+                    self._envelope(blobs, digest)
+            self._item(BLOCK, payload)
+        self._item(END, _END.pack(self._blocks, self._hasher.digest()))
+        return self._report()
+
+    def _envelope(self, blobs: BlobStore, digest: bytes) -> None:
+        if not blobs.has(digest):  # erased, or kept elsewhere
+            return
+        try:
+            # Large ones are checked behind their last piece, and may be erased meanwhile.
+            for piece in blobs.open_reader(digest, COPY_CHUNK_BYTES):
+                self._pace.spend(len(piece))
+                self._item(PIECE, piece)
+        except (NotFoundError, CorruptionError):
+            if blobs.has(digest):
+                raise
+            # What was written of it is not an envelope: the reader drops pieces whose digest is zero.
+            self._item(ENVELOPE, bytes(32))
+            return
+        self._item(ENVELOPE, digest)
+        self._envelopes += 1
+
+    def _item(self, kind: int, payload: bytes) -> None:
+        self._write(_ITEM.pack(kind, _ZERO3, len(payload), _checksum(kind, payload)))
+        self._write(payload)
+
+
+def _checksum(kind: int, payload: bytes) -> int:
+    return crc32(payload, crc32(struct.pack(">BI", kind, len(payload))))
+
+
+def _lines(block: Block, first_seq: int) -> Iterator[ExportLine]:
+    if not block.count:
+        return
+    scan = scan_many(block.transactions, array("Q", block.offsets))
+    for index in range(block.count):
+        yield ExportLine(
+            first_seq + index,
+            block.height,
+            index,
+            block.body.time_ms,
+            scan.txids[32 * index : 32 * index + 32].hex(),
+            scan.kind(index),
+            scan.signers[33 * index : 33 * index + 33].hex(),
+            block.result(index),
+            base64.b64encode(block.transaction_bytes(index)).decode(),
+        )
+
+
+def named_envelopes(batch: Admitted) -> Sequence[bytes]:
+    """The digests of the envelopes that a block's records name."""
+    return [body.digest for body in batch.bodies if isinstance(body, RecordPut | RecordAmend)]
+
+
+class Item(NamedTuple):
+    """One item of a block file and the offset at which it begins."""
+
+    kind: int
+    payload: bytes
+    offset: int
+
+
+class BlockFileReader:
+    """Reads a block file item by item; what it says is checked, not believed (SPEC-EXP-4)."""
+
+    def __init__(self, source: BinaryIO, name: str) -> None:
+        """Reads the head. CorruptionError, FormatVersionError."""
+        self._source = source
+        self._name = name
+        self._hasher = hashlib.sha256()
+        self.offset = 0
+        magic, version, self.flags, length = _HEAD.unpack(self._take(_HEAD.size))
+        if magic != MAGIC:
+            raise self._damage("this is no block file", 0)
+        if version != BLOCK_FILE_FORMAT_VERSION:
+            raise FormatVersionError(
+                f"{name} has block file format {version}, not {BLOCK_FILE_FORMAT_VERSION}"
+            )
+        if length > GENESIS_BYTES_MAX:
+            raise self._damage("the genesis document is too long", 0)
+        self.genesis = self._take(length)
+
+    def items(self) -> Iterator[Item]:
+        """Blocks, pieces and envelopes, up to the end, which must be there and be right."""
+        blocks = 0
+        while True:
+            begin, digest = self.offset, self._hasher.digest()
+            kind, zero, length, checksum = _ITEM.unpack(self._take(_ITEM.size))
+            if kind not in _LENGTHS_MAX or zero != _ZERO3 or length > _LENGTHS_MAX[kind]:
+                raise self._damage("no item begins here", begin)
+            payload = self._take(length)
+            if _checksum(kind, payload) != checksum:
+                raise self._damage("the item is damaged", begin)
+            if kind == END:
+                if length != _END.size or _END.unpack(payload) != (blocks, digest) or self._source.read(1):
+                    raise self._damage("the end does not match what is before it", begin)
+                return
+            blocks += kind == BLOCK
+            yield Item(kind, payload, begin)
+
+    def _take(self, count: int) -> bytes:
+        data = self._source.read(count)
+        while len(data) < count:
+            more = self._source.read(count - len(data))
+            if not more:
+                raise self._damage("the file is cut short", self.offset + len(data))
+            data += more
+        self._hasher.update(data)
+        self.offset += count
+        return data
+
+    def _damage(self, message: str, offset: int) -> CorruptionError:
+        return CorruptionError(message, path=self._name, offset=offset)

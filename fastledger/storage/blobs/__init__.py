@@ -1,0 +1,1 @@
+"""The content-addressed blob store: packs, large files, uploads, and what nobody owns."""
