@@ -39,20 +39,20 @@ bench: $(STAMP)
 
 ## make soak      kill -9 hundreds of times, the demo on all of the shared histories, a partition of 30 s, a million transactions through a node
 soak: $(STAMP)
-	FASTLEDGER_CRASH_ROUNDS=200 FASTLEDGER_NODE_CRASH_ROUNDS=100 FASTLEDGER_FULL_DEMO=1 $(BIN)/pytest tests/test_crash.py tests/test_node_crash.py tests/test_demo.py
-	FASTLEDGER_FEDERATION_PARTITION_S=30 $(BIN)/pytest tests/test_federation.py -k partition
+	FASTLEDGER_CRASH_ROUNDS=200 FASTLEDGER_NODE_CRASH_ROUNDS=100 FASTLEDGER_FULL_DEMO=1 $(BIN)/pytest tests/whole/test_crash.py tests/node/test_node_crash.py tests/whole/test_demo.py
+	FASTLEDGER_FEDERATION_PARTITION_S=30 $(BIN)/pytest tests/whole/test_federation.py -k partition
 	$(BIN)/python benchmarks/soak_node.py
-	PYTHONPATH=tests $(BIN)/python -m simulator 0:2000
+	PYTHONPATH=tests:tests/support $(BIN)/python -m simulator 0:2000
 
 ## make simulate  whole federations under faults, from seeds (SEEDS=from:to, or one seed; docs/simulator.md)
 SEEDS ?= 0:100
 simulate: $(STAMP)
-	PYTHONPATH=tests $(BIN)/python -m simulator $(SEEDS)
+	PYTHONPATH=tests:tests/support $(BIN)/python -m simulator $(SEEDS)
 
 ## make fuzz      the property tests with many more examples
 fuzz: $(STAMP)
-	HYPOTHESIS_PROFILE=fuzz $(BIN)/pytest tests/test_variants.py tests/test_scan.py tests/test_cbor_strict.py tests/test_ecdsa.py tests/test_ecdsa_paths.py tests/test_envelope.py tests/test_model.py tests/test_bad_input.py tests/test_rpc_schema.py
-	PYTHONPATH=tests $(BIN)/python tests/fuzz_ecdsa.py
+	HYPOTHESIS_PROFILE=fuzz $(BIN)/pytest tests/native/test_variants.py tests/native/test_scan.py tests/native/test_cbor_strict.py tests/native/test_ecdsa.py tests/native/test_ecdsa_paths.py tests/crypto/test_envelope.py tests/model/test_model.py tests/whole/test_bad_input.py tests/rpc/test_rpc_schema.py
+	PYTHONPATH=tests:tests/support $(BIN)/python tests/native/fuzz_ecdsa.py
 
 ## make sanitize  the native tests under AddressSanitizer and UBSan
 sanitize: $(VENV)/bin/python
@@ -62,9 +62,9 @@ sanitize: $(VENV)/bin/python
 SIGNATURES ?= 5000
 HASH_ITEMS ?= 10000
 emulate: $(STAMP)
-	$(BIN)/python tests/lane_vectors.py build/lanes.bin $(SIGNATURES)
+	$(BIN)/python tests/native/lane_vectors.py build/lanes.bin $(SIGNATURES)
 	$(BIN)/python tests/emulator/run.py lanes build/lanes.bin
-	$(BIN)/python tests/sha_vectors.py build/sha.bin $(HASH_ITEMS)
+	$(BIN)/python tests/native/sha_vectors.py build/sha.bin $(HASH_ITEMS)
 	$(BIN)/python tests/emulator/run.py sha build/sha.bin
 
 build: $(STAMP)
@@ -77,9 +77,9 @@ $(STAMP): $(VENV)/bin/python $(SOURCES)
 	@touch $(STAMP)
 
 # A COSE library that is not ours needs another cbor2 than ours: it lives apart.
-$(PEERS)/.built: tests/peers/requirements.txt
+$(PEERS)/.built: tests/foreign/requirements.txt
 	$(PYTHON) -m venv $(PEERS)
-	$(PEERS)/bin/python $(PIP) -r tests/peers/requirements.txt
+	$(PEERS)/bin/python $(PIP) -r tests/foreign/requirements.txt
 	@touch $(PEERS)/.built
 
 clean:

@@ -28,7 +28,7 @@ from fastledger.cli.demo.organisations import Member, NetOptions, NetWorld
 from fastledger.cli.top import scrape
 from fastledger.peers.wire import BlockMessage, Headers, Ping, WireHeader
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"))
 from hostile_peer import HostilePeer
 
 SYNC_WAIT_S = 600.0

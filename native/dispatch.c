@@ -74,7 +74,7 @@ uint32_t fl_cpu_features(void) { return 0; }
 /* ---- Smoke test ----
  *
  * Every entry of a kernel runs on fixed inputs, three items where it takes many (a pair and a straggler); the
- * outputs form a transcript, and the kernel's own SHA-256 of it must be KNOWN_ANSWER. tests/test_hashing.py
+ * outputs form a transcript, and the kernel's own SHA-256 of it must be KNOWN_ANSWER. tests/native/test_hashing.py
  * derives that value independently with hashlib.
  */
 enum {

@@ -1,5 +1,5 @@
-/* The lane verifiers against vectors made by tests/lane_vectors.py: exact verdicts, hints, and every way to cut a
- * batch. */
+/* The lane verifiers against vectors made by tests/native/lane_vectors.py: exact verdicts, hints, and every way to
+ * cut a batch. */
 #include <string.h>
 
 #include "../secp256k1/group.h"

@@ -1,5 +1,5 @@
-/* The AVX-512 SHA-256 kernel against vectors made by tests/sha_vectors.py: every entry, every number of items up to
- * several groups, output over input where the contract allows it. */
+/* The AVX-512 SHA-256 kernel against vectors made by tests/native/sha_vectors.py: every entry, every number of items
+ * up to several groups, output over input where the contract allows it. */
 #include <string.h>
 
 #include "../fl_impl.h"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "fastledger"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 NATIVE = sorted([*(ROOT / "native").rglob("*.[ch]"), *PACKAGE.rglob("*.pyx"), *PACKAGE.rglob("*.pxd")])

@@ -11,7 +11,7 @@ import lane_vectors
 import pytest
 import sha_vectors
 
-NATIVE = Path(__file__).resolve().parent.parent / "native"
+NATIVE = Path(__file__).resolve().parents[2] / "native"
 FLAGS = [
     "-std=c11",
     "-O1",

@@ -4,14 +4,14 @@ import random
 from pathlib import Path
 
 import pytest
-from simulator.clock import START_MS, NodeClock, Schedule
-from simulator.disk import MemoryFiles, SimulatedCrash
-from simulator.network import Conditions, Network
-from simulator.options import Options
 
 from fastledger.errors import LedgerHaltedError, StorageFullError
 from fastledger.storage.journal import ForkJournal
 from fastledger.storage.log import SegmentLog
+from simulator.clock import START_MS, NodeClock, Schedule
+from simulator.disk import MemoryFiles, SimulatedCrash
+from simulator.network import Conditions, Network
+from simulator.options import Options
 
 ROOT = Path("/ledger")
 CHAIN = b"chain-id"

@@ -5,11 +5,6 @@ from collections.abc import Callable
 from functools import cache
 
 import pytest
-from simulator.checkers import CHECKERS
-from simulator.hostile import KINDS
-from simulator.node import Node
-from simulator.options import HOSTILE_KINDS, MINUTE_MS, ROGUE_KINDS, SECOND_MS, Options
-from simulator.run import Report, Run
 
 from fastledger.chain.forks import blocks as fork_blocks
 from fastledger.chain.forks import chain as forks
@@ -29,6 +24,11 @@ from fastledger.state.context import Context
 from fastledger.state.entities import CONSENTS, FOLDERS, Folder
 from fastledger.storage.journal import ForkJournal
 from fastledger.storage.log import SegmentLog
+from simulator.checkers import CHECKERS
+from simulator.hostile import KINDS
+from simulator.node import Node
+from simulator.options import HOSTILE_KINDS, MINUTE_MS, ROGUE_KINDS, SECOND_MS, Options
+from simulator.run import Report, Run
 
 SWARM_SEEDS = int(os.environ.get("FASTLEDGER_SIMULATE_SEEDS", "8"))
 

@@ -20,7 +20,7 @@ from fastledger.rpc.operator import Hooks, operator_methods
 from fastledger.rpc.protocol import decode_outcomes
 from fastledger.rpc.transactions import TRANSACTION_METHODS
 
-TEXT = (Path(__file__).resolve().parent.parent / "docs" / "rpc.md").read_text()
+TEXT = (Path(__file__).resolve().parents[2] / "docs" / "rpc.md").read_text()
 EXAMPLES = re.findall(
     r"^```http\nPOST (\S+)\n(.*?)\n```\n```json\n(.*?)\n```", TEXT, re.DOTALL | re.MULTILINE
 )

@@ -397,7 +397,7 @@ def test_after_kill_9_there_is_one_whole_checkpoint(tmp_path: Path) -> None:
         process = subprocess.Popen(
             [sys.executable, "-c", CRASHING_WRITER, str(tmp_path)],
             stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
         )
         assert process.stdout is not None
         written = [int(process.stdout.readline()) for _ in range(rng.randrange(1, 5))]

@@ -30,7 +30,7 @@ from fastledger.model.codec import decode, encode
 from fastledger.model.ids import identity_id
 from fastledger.model.receipt import SealHeader, check_seal, make_seal
 
-VECTORS = Path(__file__).parent / "vectors" / "model.json"
+VECTORS = Path(__file__).parents[1] / "vectors" / "model.json"
 KEY = SigningKey.from_bytes(bytes(range(1, 33)))
 CHAIN_ID = b"chain-id"
 KEM = X25519_HEAD + bytes(range(32))

@@ -30,7 +30,7 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
     built = tmp_path_factory.mktemp("aarch64") / "driver"
     native = PROJECT_ROOT / "native"
     sources = [str(native / f"{name}.c") for name in SOURCES]
-    own = str(PROJECT_ROOT / "tests" / "aarch64_driver.c")
+    own = str(PROJECT_ROOT / "tests" / "native" / "aarch64_driver.c")
     command = [str(COMPILER), *FLAGS, "-I", str(native), own, *sources, "-o", str(built)]
     subprocess.run(command, check=True, capture_output=True, text=True)
     return built

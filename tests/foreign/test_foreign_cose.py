@@ -35,7 +35,7 @@ from fastledger.model.receipt import (
 )
 from fastledger.model.transaction import signing_input
 
-PEER = Path(__file__).parent / "peers" / "cose_peer.py"
+PEER = Path(__file__).with_name("cose_peer.py")
 PEER_PYTHON = Path(os.environ.get("FASTLEDGER_PEER_PYTHON", PROJECT_ROOT / ".venv-peers" / "bin" / "python"))
 PEERS_REQUIRED = os.environ.get("FASTLEDGER_REQUIRE_PEERS") == "1"
 SIGNATURE_BYTES = 64
@@ -47,7 +47,7 @@ Job = dict[str, Any]
 def peer() -> "Peer":
     """The other library's interpreter; a test that asks for it is skipped, loudly, where it is absent."""
     if not PEER_PYTHON.is_file():
-        message = f"no peer library at {PEER_PYTHON}: make a venv of tests/peers/requirements.txt"
+        message = f"no peer library at {PEER_PYTHON}: make a venv of tests/foreign/requirements.txt"
         if PEERS_REQUIRED:
             pytest.fail(message)
         pytest.skip(message)
@@ -55,7 +55,7 @@ def peer() -> "Peer":
 
 
 class Peer:
-    """Runs jobs of ``peers/cose_peer.py`` in one process."""
+    """Runs jobs of ``cose_peer.py`` in one process."""
 
     def ask(self, *jobs: Job) -> list[Job]:
         text = json.dumps(

@@ -1,4 +1,4 @@
-"""Hostile miners against the pow engine's rules and the tree, thousands of blocks a run (tests/mining.py)."""
+"""Hostile miners against the pow engine's rules and the tree, thousands of blocks a run (tests/support/mining.py)."""
 
 from collections.abc import Callable
 from functools import cache

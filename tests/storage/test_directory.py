@@ -33,7 +33,7 @@ def hold(root: Path) -> subprocess.Popen[bytes]:
         [sys.executable, "-c", HOLDER, str(root)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
     )
     assert process.stdout is not None
     assert process.stdout.readline() == b"held\n"

@@ -27,7 +27,7 @@ from fastledger.node.config.settings import load_config
 from fastledger.node.federation.metrics import FederationMetrics
 from fastledger.node.metrics import NodeMetrics, metrics_table
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 NOW_MS = 1_700_000_000_000
 
 

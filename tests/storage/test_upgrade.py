@@ -18,7 +18,7 @@ from fastledger.storage.checkpoint import CheckpointBatch
 from fastledger.storage.index import Index, IndexOutdatedError
 from fastledger.version import INDEX_FORMAT_VERSION
 
-VECTOR = Path(__file__).parent / "vectors" / "ledger-v1.tar.xz"
+VECTOR = Path(__file__).parents[1] / "vectors" / "ledger-v1.tar.xz"
 
 
 @pytest.fixture

@@ -24,6 +24,8 @@ from fastledger.storage.directory import LedgerDirectory
 from fastledger.storage.index import DATABASES
 from fastledger.storage.log import SegmentLog
 
+SUPPORT = Path(__file__).resolve().parents[1] / "support"
+
 Grouping = Callable[[Sequence[bytes]], list[list[bytes]]]
 
 
@@ -180,7 +182,7 @@ def test_the_clock_does_not_matter_to_a_replay(
 REPLAY = """
 import json, sys
 from pathlib import Path
-sys.path.insert(0, sys.argv[2])
+sys.path[:0] = sys.argv[2:]
 from feeds import small_files
 from test_determinism import index_digest
 from fastledger import Ledger
@@ -199,7 +201,7 @@ def test_the_hash_seed_does_not_matter(chain: Chain, tmp_path: Path) -> None:  #
         shutil.copytree(chain.path, copy)
         shutil.rmtree(copy / "index")
         done = subprocess.run(
-            [sys.executable, "-c", REPLAY, str(copy), str(Path(__file__).parent)],
+            [sys.executable, "-c", REPLAY, str(copy), str(Path(__file__).parent), str(SUPPORT)],
             capture_output=True,
             text=True,
             check=True,

@@ -564,7 +564,7 @@ def test_unknown_messages_of_the_library_are_not_passed_on() -> None:
 
 
 def test_benchmark_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    program = Path(__file__).parent.parent / "benchmarks" / "bench_fhir.py"
+    program = Path(__file__).parents[2] / "benchmarks" / "bench_fhir.py"
     runpy.run_path(str(program))["main"](["--tiny"])
     assert "validate_many, 1 thread" in capsys.readouterr().out
 

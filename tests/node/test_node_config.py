@@ -22,7 +22,7 @@ from fastledger.node.config.settings import (
 )
 from fastledger.node.config.text import parse_config, settings, settings_table
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 LEAST = '[ledger]\npath = "x"\n'
 
 
