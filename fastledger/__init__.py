@@ -12,17 +12,9 @@ from fastledger.version import VERSION as __version__
 
 if TYPE_CHECKING:
     from fastledger.chain.aio import AsyncLedger
-    from fastledger.chain.keeping.restore import (
-        RestoreReport,
-        import_blocks,
-        restore_backup,
-        restore_snapshot,
-    )
-    from fastledger.chain.keeping.verify import VerifyReport
+    from fastledger.chain.keeping.restore import import_blocks, restore_backup, restore_snapshot
     from fastledger.chain.ledger import Ledger
     from fastledger.chain.options import LedgerOptions
-    from fastledger.chain.outcome import Outcome
-    from fastledger.chain.query import Entry, Page, Query
     from fastledger.client.aio import AsyncClient, ClientOptions
     from fastledger.client.api import LedgerApi
     from fastledger.client.http import ClientTls
@@ -34,7 +26,10 @@ if TYPE_CHECKING:
     from fastledger.errors import Code, FastLedgerError
     from fastledger.model.bodies import Purpose, Right, Role
     from fastledger.model.genesis import Authority, Genesis, WorkParameters
+    from fastledger.model.outcome import Outcome
+    from fastledger.model.query import Entry, Page, Query
     from fastledger.model.receipt import Verified, verify_statement
+    from fastledger.model.reports import RestoreReport, VerifyReport
     from fastledger.model.transaction import Transaction
 
 _HOMES = {
@@ -45,7 +40,7 @@ _HOMES = {
     "ClientOptions": "client.aio",
     "ClientTls": "client.http",
     "Code": "errors",
-    "Entry": "chain.query",
+    "Entry": "model.query",
     "FastLedgerError": "errors",
     "Genesis": "model.genesis",
     "KemSuite": "crypto.hpke",
@@ -53,18 +48,18 @@ _HOMES = {
     "Ledger": "chain.ledger",
     "LedgerApi": "client.api",
     "LedgerOptions": "chain.options",
-    "Outcome": "chain.outcome",
-    "Page": "chain.query",
+    "Outcome": "model.outcome",
+    "Page": "model.query",
     "Purpose": "model.bodies",
-    "Query": "chain.query",
-    "RestoreReport": "chain.keeping.restore",
+    "Query": "model.query",
+    "RestoreReport": "model.reports",
     "Right": "model.bodies",
     "Role": "model.bodies",
     "SealedRecord": "client.wallet",
     "SigningKey": "crypto.signing",
     "Transaction": "model.transaction",
     "Verified": "model.receipt",
-    "VerifyReport": "chain.keeping.verify",
+    "VerifyReport": "model.reports",
     "Wallet": "client.wallet",
     "WorkParameters": "model.genesis",
     "import_blocks": "chain.keeping.restore",

@@ -17,13 +17,13 @@ from typing_extensions import Buffer
 
 from fastledger._native.ecdsa import HINTS_FULL, HINTS_PARITY, default_threads
 from fastledger._native.scan import ScanBatch, scan_many, split
-from fastledger.chain.metrics import StageTimes
 from fastledger.chain.store import Ahead
 from fastledger.crypto import verify_batch
 from fastledger.errors import Code, InputError
 from fastledger.limits import BATCH_BYTES_MAX, BATCH_TRANSACTIONS_MAX
 from fastledger.model.block import Block
 from fastledger.model.bodies import RecordAmend, RecordPut, decode_body
+from fastledger.stage_times import StageTimes
 from fastledger.state.transition import all_valid, keys_read, validity_code
 
 # Fewest transactions for which a view of the index of their own is worth opening.

@@ -6,15 +6,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from fastledger.chain.keeping.pace import Progress
-from fastledger.chain.keeping.verify import VerifyReport
 from fastledger.chain.ledger import Ledger
 from fastledger.chain.options import LedgerOptions
-from fastledger.chain.outcome import Outcome
-from fastledger.chain.query import Entry, Page, Query
 from fastledger.crypto.signing import SigningKey
 from fastledger.model.genesis import Authority, Genesis
+from fastledger.model.outcome import Outcome
+from fastledger.model.query import Entry, Page, Query
+from fastledger.model.reports import VerifyReport
 from fastledger.model.transaction import Transaction
+from fastledger.pace import Progress
 
 T = TypeVar("T")
 

@@ -17,12 +17,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from fastledger.chain.outcome import Outcome
 from fastledger.chain.store import ChainStore, Snapshot
 from fastledger.chain.unnamed import Unnamed
 from fastledger.errors import AccessRefused, Code, InputError, NotFoundError, TransactionError
 from fastledger.limits import ORPHANS_MAX, UNNAMED_BYTES_MAX
 from fastledger.model.bodies import AccessRead
+from fastledger.model.outcome import Outcome
+from fastledger.model.reports import Collected
 from fastledger.model.transaction import Transaction
 from fastledger.state.context import Context
 from fastledger.state.entities import BLOBS, RECORDS
@@ -45,13 +46,6 @@ class ReadGrant(NamedTuple):
     size: int
     signer: bytes
     access: AccessRead
-
-
-class Collected(NamedTuple):
-    """What a collection took."""
-
-    envelopes: int
-    byte_count: int
 
 
 def access_body(transaction: Transaction) -> AccessRead:

@@ -12,7 +12,6 @@ from zlib import crc32
 
 from fastledger.chain.admission import Admitted
 from fastledger.chain.forks.mempool import Pending
-from fastledger.chain.outcome import Outcome
 from fastledger.chain.store import NOWHERE, BlockEntry, ChainStore, Layer
 from fastledger.consensus.engine import (
     BlockBuilt,
@@ -30,6 +29,7 @@ from fastledger.limits import BLOCK_BYTES_MAX, BLOCK_TRANSACTIONS_MAX
 from fastledger.model.block import Block, Header, HeaderBody, result_entries
 from fastledger.model.codec import decode, encode
 from fastledger.model.genesis import Genesis
+from fastledger.model.outcome import Outcome
 from fastledger.model.receipt import make_seal
 from fastledger.state.context import Context
 from fastledger.state.identity import install_authorities

@@ -22,17 +22,15 @@ from typing_extensions import Buffer
 from fastledger._native.scan import scan_many
 from fastledger.chain.admission import CpuShare, admit, cut_sequence, lay_out
 from fastledger.chain.block_cache import BlockCache
-from fastledger.chain.envelopes import Collected, Envelopes, Pins, ReadGrant, access_body, check_granted
+from fastledger.chain.envelopes import Envelopes, Pins, ReadGrant, access_body, check_granted
 from fastledger.chain.executor import Executor, Position
 from fastledger.chain.keeping.facade import Keeping
 from fastledger.chain.keeping.keeper import Keeper
 from fastledger.chain.keeping.snapshots import erased_envelopes, open_index_and_log
-from fastledger.chain.metrics import StageTimes
 from fastledger.chain.opening import Parts, make_pipeline
 from fastledger.chain.options import LedgerOptions
-from fastledger.chain.outcome import Outcome
 from fastledger.chain.present import Present
-from fastledger.chain.query import Entry, Page, Query, load_entry, run_query
+from fastledger.chain.query import load_entry, run_query
 from fastledger.chain.replay import begin_or_replay, checkpoint_position, damaged_block
 from fastledger.chain.stages import Submission
 from fastledger.chain.store import NOWHERE, ChainStore, Durable, Layer
@@ -42,8 +40,12 @@ from fastledger.crypto.signing import SigningKey
 from fastledger.errors import Code, CorruptionError, InputError, NotFoundError
 from fastledger.model.block import Block
 from fastledger.model.genesis import Authority, Genesis
+from fastledger.model.outcome import Outcome
+from fastledger.model.query import Entry, Page, Query
 from fastledger.model.receipt import make_receipt, make_statement
+from fastledger.model.reports import Collected
 from fastledger.model.transaction import Transaction
+from fastledger.stage_times import StageTimes
 from fastledger.storage.blobs.store import BlobStore
 from fastledger.storage.blobs.uploads import UploadLimits, Uploads
 from fastledger.storage.directory import LedgerDirectory

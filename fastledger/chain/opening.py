@@ -7,13 +7,13 @@ from typing import NamedTuple, TypeAlias
 from fastledger.chain.executor import Executor
 from fastledger.chain.forks.chain import ForkChain
 from fastledger.chain.forks.pipeline import ForkPipeline
-from fastledger.chain.metrics import StageTimes
 from fastledger.chain.options import LedgerOptions
 from fastledger.chain.pipeline import Pipeline
 from fastledger.chain.store import ChainStore, Layer
 from fastledger.consensus.engine import Engine
 from fastledger.crypto.signing import SigningKey
 from fastledger.model.genesis import Genesis
+from fastledger.stage_times import StageTimes
 from fastledger.storage.blobs.store import BlobStore
 from fastledger.storage.directory import LedgerDirectory
 from fastledger.storage.journal import ForkJournal

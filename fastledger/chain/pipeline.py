@@ -17,11 +17,11 @@ from dataclasses import dataclass
 
 from fastledger.chain.admission import Admitted
 from fastledger.chain.executor import Appended, Executor
-from fastledger.chain.metrics import StageTimes
 from fastledger.chain.stages import BUSY_RETRY_MS, Stages, Submission
 from fastledger.chain.store import ChainStore, Layer
 from fastledger.errors import LedgerBusyError, LedgerError
 from fastledger.limits import BLOCK_BYTES_MAX, BLOCK_TRANSACTIONS_MAX, PENDING_BATCHES_MAX
+from fastledger.stage_times import StageTimes
 from fastledger.storage.blobs.store import BlobStore
 from fastledger.storage.log import SegmentLog
 

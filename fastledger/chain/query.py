@@ -1,18 +1,14 @@
 """Finding transactions: by who signed, whom they concern, what they are, and blind tokens (SPEC-QRY-1..3)."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from heapq import merge
 from itertools import groupby
-from typing import Literal, TypeAlias
 
 from fastledger.chain.store import Snapshot
 from fastledger.errors import Code, InputError
-from fastledger.limits import QUERY_CANDIDATES_MAX, QUERY_PAGE_DEFAULT, QUERY_PAGE_MAX
+from fastledger.limits import QUERY_CANDIDATES_MAX, QUERY_PAGE_MAX
 from fastledger.model.block import Block
-from fastledger.model.ids import ID_BYTES
-from fastledger.model.transaction import Transaction
+from fastledger.model.query import Entry, Page, Query
 from fastledger.state.terms import (
     CONSENT,
     FOLDER,
@@ -25,9 +21,6 @@ from fastledger.state.terms import (
 )
 from fastledger.storage.log import FrameRef
 
-Topic: TypeAlias = Literal["blocks", "transactions", "alerts"]
-"""What can be followed."""
-
 HEIGHT_MAX = 2**63 - 1
 # What the rules may say of a transaction in a block, and what ends an identity.
 ALERT_TERMS = (
@@ -36,97 +29,28 @@ ALERT_TERMS = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Query:
-    """All conditions must hold. Ids are 16 bytes; heights and block times bound a range, both ends included.
+def query_terms(query: Query) -> list[bytes]:
+    """The terms of a query's indexed conditions, those that usually hold for fewest transactions first.
 
-    ``signer`` and ``subject`` are identity ids: who signed, and whom it concerns. ``code`` finds refusals.
-    ``alerts`` finds what someone should look at: refusals and revoked identities. ``cursor`` is the ``next_cursor``
-    of the page before.
+    Raises ``InputError`` with ``BAD_QUERY`` where an id has not its length, or a kind or code is none there is.
     """
-
-    kind: str | None = None
-    signer: bytes | None = None
-    subject: bytes | None = None
-    record: bytes | None = None
-    folder: bytes | None = None
-    consent: bytes | None = None
-    token: bytes | None = None
-    code: Code | None = None
-    alerts: bool = False
-    from_height: int | None = None
-    to_height: int | None = None
-    from_time_ms: int | None = None
-    to_time_ms: int | None = None
-    newest_first: bool = False
-    cursor: int | None = None
-    limit: int = QUERY_PAGE_DEFAULT
-
-    def terms(self) -> list[bytes]:
-        """The indexed conditions, those that usually hold for fewest first."""
-        found: list[bytes] = []
-        ids = (
-            ("token", TOKEN, self.token),
-            ("record", RECORD, self.record),
-            ("consent", CONSENT, self.consent),
-            ("folder", FOLDER, self.folder),
-            ("subject", SUBJECT, self.subject),
-            ("signer", SIGNER, self.signer),
-        )
-        for name, table, value in ids:
-            if value is not None:
-                if not isinstance(value, bytes) or len(value) != ID_BYTES:
-                    raise InputError(f"{name} is not an id of {ID_BYTES} bytes", code=Code.BAD_QUERY)
-                found.append(table + value)
-        if self.code is not None and self.code not in set(Code):
-            raise InputError("no such result code", code=Code.BAD_QUERY)
-        if self.code is not None and self.code != Code.OK:
-            found.append(code_term(self.code))
-        if self.kind is not None:
-            if self.kind not in KIND_TERMS:
-                raise InputError("no such kind of transaction", code=Code.BAD_QUERY)
-            found.append(KIND_TERMS[self.kind])
-        return found
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One transaction in the chain, as a query finds it."""
-
-    seq: int
-    height: int
-    index: int
-    time_ms: int
-    code: Code
-    encoded: bytes
-
-    @cached_property
-    def transaction(self) -> Transaction:
-        """The decoded transaction."""
-        return Transaction.decode(self.encoded)
-
-    @property
-    def txid(self) -> bytes:
-        """Its 32-byte id."""
-        return self.transaction.txid
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """Some of the answers; ``next_cursor`` is None on the last page.
-
-    ``end_seq`` is the number of the transaction that will be the next of the chain: a cursor behind all of it.
-    """
-
-    entries: list[Entry]
-    next_cursor: int | None
-    end_seq: int
-
-    def __iter__(self) -> Iterator[Entry]:
-        return iter(self.entries)
-
-    def __len__(self) -> int:
-        return len(self.entries)
+    query.check()
+    ids = (
+        (TOKEN, query.token),
+        (RECORD, query.record),
+        (CONSENT, query.consent),
+        (FOLDER, query.folder),
+        (SUBJECT, query.subject),
+        (SIGNER, query.signer),
+    )
+    found = [table + value for table, value in ids if value is not None]
+    if query.code is not None and query.code != Code.OK:
+        found.append(code_term(query.code))
+    if query.kind is not None:
+        if query.kind not in KIND_TERMS:
+            raise InputError("no such kind of transaction", code=Code.BAD_QUERY)
+        found.append(KIND_TERMS[query.kind])
+    return found
 
 
 def run_query(
@@ -158,16 +82,6 @@ def run_query(
     return Page(entries, None, snapshot.end_seq)
 
 
-def cut_entries(entries: Sequence[Entry], bytes_max: int) -> tuple[Sequence[Entry], Entry | None]:
-    """At least one and at most so many bytes of transactions, and the first that is left out."""
-    room = bytes_max
-    for place, entry in enumerate(entries):
-        room -= len(entry.encoded)
-        if room < 0 and place:
-            return entries[:place], entry
-    return entries, None
-
-
 def load_entry(snapshot: Snapshot, read_block: Callable[[FrameRef], Block], seq: int) -> Entry:
     """The transaction number ``seq``."""
     found = snapshot.block_of_seq(seq)
@@ -188,7 +102,7 @@ def load_entry(snapshot: Snapshot, read_block: Callable[[FrameRef], Block], seq:
 
 def _candidates(query: Query, snapshot: Snapshot, start_seq: int, end_seq: int) -> Iterator[tuple[int, bool]]:
     """Numbers of the transactions under the rarest term, in order, and whether they are under all others too."""
-    terms = query.terms()
+    terms = query_terms(query)
     numbers: Iterable[int]
     if query.alerts:
         numbers = _any_of(ALERT_TERMS, snapshot, start_seq, end_seq, query.newest_first)

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from typing import TypeAlias, cast
 
 from fastledger.chain.admission import Admitted
-from fastledger.chain.metrics import StageTimes
-from fastledger.chain.outcome import Outcome
 from fastledger.chain.store import ChainStore, Overlay
 from fastledger.errors import Code, LedgerClosedError, LedgerError, LedgerHaltedError
+from fastledger.model.outcome import Outcome
+from fastledger.stage_times import StageTimes
 
 Outcomes: TypeAlias = list[Outcome]
 BUSY_RETRY_MS = 50

@@ -27,8 +27,8 @@ from fastledger.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from fastledger.chain.keeping.restore import RestoreReport
     from fastledger.crypto.signing import SigningKey
+    from fastledger.model.reports import RestoreReport
 
 HOUR_MS = 3_600_000
 node_key_option = click.option(
@@ -234,11 +234,12 @@ def create_snapshot(output: Output, target: Target, destination: Path, rate: int
     A node writes it on its own machine: SNAPSHOT is an absolute path there, or a name in the backup directory of its
     configuration.
     """
-    from fastledger.chain.keeping.snapshots import SnapshotReport
+    from fastledger.chain.keeping.snapshots import snapshot_report
+    from fastledger.model.reports import SnapshotReport
 
     with target.open(replica=True) as ledger, _progress(output, "snapshot") as progress:
         made = ledger.snapshot(destination, rate_bytes_per_second=rate, progress=progress)
-    report = made if isinstance(made, SnapshotReport) else SnapshotReport.of(made)
+    report = made if isinstance(made, SnapshotReport) else snapshot_report(made)
     output.answer(
         {name: value.hex() if isinstance(value, bytes) else value for name, value in asdict(report).items()}
     )

@@ -106,7 +106,7 @@ def status(output: Output, target: Target) -> None:
 @command_options
 def query(output: Output, target: Target, code: str | None, **conditions: Any) -> None:
     """Find transactions in LEDGER that meet all the conditions."""
-    from fastledger.chain.query import Query
+    from fastledger.model.query import Query
 
     with target.open(replica=True) as ledger:
         page = ledger.query(Query(code=None if code is None else parse_code(code), **conditions))

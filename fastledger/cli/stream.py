@@ -14,8 +14,8 @@ from fastledger.limits import QUERY_PAGE_MAX
 
 if TYPE_CHECKING:
     from fastledger.chain.ledger import Ledger
-    from fastledger.chain.query import Entry
     from fastledger.client.sync import Client
+    from fastledger.model.query import Entry
 
 FILE_BYTES_MAX = 1024 * 1024 * 1024
 BATCH_TRANSACTIONS = 1_000

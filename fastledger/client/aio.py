@@ -16,8 +16,6 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self, TypeVar
 
-from fastledger.chain.outcome import Outcome
-from fastledger.chain.query import Entry
 from fastledger.client.calls import Calls
 from fastledger.client.follow import Follower, FollowEvent, FollowPage
 from fastledger.client.http import ClientTls, Transport
@@ -34,14 +32,10 @@ from fastledger.limits import (
     TRANSACTION_BYTES_MAX,
 )
 from fastledger.model.bodies import AccessRead, Purpose
+from fastledger.model.outcome import Outcome, Wait
+from fastledger.model.query import Entry, Topic
 from fastledger.model.transaction import Transaction
-from fastledger.rpc.protocol import (
-    CBOR_SEQUENCE_TYPE,
-    Filter,
-    Topic,
-    Wait,
-    decode_outcomes,
-)
+from fastledger.rpc.protocol import CBOR_SEQUENCE_TYPE, Filter, decode_outcomes
 
 T = TypeVar("T")
 WAIT_FOR_MS_MAX = 500

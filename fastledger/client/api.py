@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-from fastledger.chain.keeping.pace import Progress
-from fastledger.chain.keeping.verify import VerifyReport
-from fastledger.chain.outcome import Outcome
-from fastledger.chain.query import Entry, Page, Query
 from fastledger.model.genesis import Genesis
+from fastledger.model.outcome import Outcome
+from fastledger.model.query import Entry, Page, Query
+from fastledger.model.reports import VerifyReport
 from fastledger.model.transaction import Transaction
+from fastledger.pace import Progress
 from fastledger.state.entities import Consent, Folder, Identity, Record, RecordVersion
 
 

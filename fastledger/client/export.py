@@ -3,11 +3,12 @@
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from fastledger.chain.keeping.export import BlockRange, ExportLine, ExportReport, pruned
-from fastledger.chain.keeping.pace import Pace, Progress
-from fastledger.chain.query import Entry, Page
 from fastledger.client.api import LedgerApi
 from fastledger.client.views import strange
+from fastledger.model.export import BlockRange, ExportLine, pruned
+from fastledger.model.query import Entry, Page
+from fastledger.model.reports import ExportReport
+from fastledger.pace import Pace, Progress
 
 # A page of the longest transactions takes some 20 MB.
 PAGE_TRANSACTIONS = 200

@@ -9,14 +9,14 @@ from typing import Any
 import aiohttp
 import msgspec
 
-from fastledger.chain.query import Entry
 from fastledger.client.calls import decode_result
 from fastledger.client.faults import error_of
 from fastledger.client.http import Transport
 from fastledger.client.retry import Retry, is_transient
 from fastledger.client.views import entry_of
 from fastledger.errors import FastLedgerError, UnreachableError
-from fastledger.rpc.protocol import BlockView, Events, Filter, RpcError, Topic
+from fastledger.model.query import Entry, Topic
+from fastledger.rpc.protocol import BlockView, Events, Filter, RpcError
 
 SUBSCRIBE_PATH = "/v1/subscribe"
 SUBSCRIBE = "subscription.open"

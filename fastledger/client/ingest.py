@@ -10,8 +10,6 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from fastledger.chain.metrics import StageTimes
-from fastledger.chain.outcome import Outcome
 from fastledger.client.api import LedgerApi
 from fastledger.client.wallet import Wallet
 from fastledger.crypto.folders import FolderKey
@@ -21,7 +19,9 @@ from fastledger.gateway.fhir import ResourceInfo, Validated, describe, validate_
 from fastledger.gateway.sources import SourceBundle
 from fastledger.model.bodies import Purpose as PurposeOfUse
 from fastledger.model.bodies import RecordPut, Right, Role
+from fastledger.model.outcome import Outcome
 from fastledger.model.transaction import Transaction
+from fastledger.stage_times import StageTimes
 
 DIRECTORY = "directory"
 ORGANISATION_ENTRY = "organisation"

@@ -8,16 +8,13 @@ from typing import Any, TypeVar, get_type_hints
 
 import msgspec
 
-from fastledger.chain.keeping.backup import BackupReport
-from fastledger.chain.keeping.keeper import PruneReport
-from fastledger.chain.keeping.pace import Progress
-from fastledger.chain.keeping.snapshots import SnapshotReport
-from fastledger.chain.keeping.verify import VerifyReport
 from fastledger.client.faults import error_of
 from fastledger.client.federation import FederationCalls
 from fastledger.client.reading import INFO_BYTES_MAX
 from fastledger.client.views import JobView, strange
 from fastledger.errors import FastLedgerError, LedgerError, NotFoundError, UnreachableError
+from fastledger.model.reports import BackupReport, PruneReport, SnapshotReport, VerifyReport
+from fastledger.pace import Progress
 
 T = TypeVar("T")
 JOB_WAIT_S, JOB_WAIT_S_MAX = 0.02, 1.0

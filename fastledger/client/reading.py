@@ -5,7 +5,6 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from fastledger.chain.query import Entry, Page, Query
 from fastledger.client import views
 from fastledger.client.calls import Calls
 from fastledger.client.http import wrong_version
@@ -15,6 +14,7 @@ from fastledger.errors import ReceiptError
 from fastledger.limits import TRANSACTION_BYTES_MAX
 from fastledger.model.genesis import Genesis
 from fastledger.model.ids import ID_BYTES
+from fastledger.model.query import Entry, Page, Query
 from fastledger.model.receipt import STATEMENT_BYTES_MAX, Verified, verify_statement
 from fastledger.rpc.protocol import PROTOCOL_VERSION, EntryView
 from fastledger.state.entities import Consent, Folder, Identity, Record, RecordVersion
@@ -83,7 +83,7 @@ class NodeReader:
     async def query(self, query: Query | None = None, **conditions: Any) -> Page:
         """A page of the transactions that meet ``query`` (or the conditions of one, as keywords)."""
         query = query or Query(**conditions)
-        query.terms()  # what makes no sense fails here as it does in a ledger
+        query.check()  # what makes no sense fails here as it does in a ledger
         params = {
             name: value.hex() if isinstance(value, bytes) else value
             for name, value in asdict(query).items()

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from fastledger._native.scan import scan_many, split
-from fastledger.chain.outcome import Outcome
 from fastledger.errors import Code, InputError
+from fastledger.model.outcome import Outcome
 from fastledger.model.transaction import DESCRIPTIONS, Transaction
 
 

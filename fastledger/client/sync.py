@@ -13,14 +13,6 @@ from pathlib import PurePath
 from types import TracebackType
 from typing import Any, BinaryIO, Self, TypeVar
 
-from fastledger.chain.keeping.backup import BackupReport
-from fastledger.chain.keeping.export import ExportReport
-from fastledger.chain.keeping.keeper import PruneReport
-from fastledger.chain.keeping.pace import Progress
-from fastledger.chain.keeping.snapshots import SnapshotReport
-from fastledger.chain.keeping.verify import VerifyReport
-from fastledger.chain.outcome import Outcome
-from fastledger.chain.query import Entry, Page, Query
 from fastledger.client.aio import IN_FLIGHT, AsyncClient, ClientOptions
 from fastledger.client.export import export_ndjson
 from fastledger.client.federation import SyncFederationCalls
@@ -32,9 +24,13 @@ from fastledger.client.wallet import SealedRecord, Wallet
 from fastledger.errors import LedgerClosedError
 from fastledger.model.bodies import Purpose
 from fastledger.model.genesis import Genesis
+from fastledger.model.outcome import Outcome, Wait
+from fastledger.model.query import Entry, Page, Query, Topic
 from fastledger.model.receipt import Verified
+from fastledger.model.reports import BackupReport, ExportReport, PruneReport, SnapshotReport, VerifyReport
 from fastledger.model.transaction import Transaction
-from fastledger.rpc.protocol import Filter, Topic, Wait
+from fastledger.pace import Progress
+from fastledger.rpc.protocol import Filter
 from fastledger.state.entities import Consent, Folder, Identity, Record, RecordVersion
 
 T = TypeVar("T")

@@ -4,11 +4,11 @@ from typing import Any
 
 import msgspec
 
-from fastledger.chain.query import Entry
 from fastledger.errors import Code, InputError, UnreachableError
 from fastledger.model.bodies import Purpose, Right, Role
 from fastledger.model.genesis import Genesis
 from fastledger.model.ids import ID_BYTES
+from fastledger.model.query import Entry
 from fastledger.rpc.protocol import EntryView, RpcError
 from fastledger.state.entities import PURPOSE_BITS, Consent, Folder, Identity, Record, RecordVersion
 

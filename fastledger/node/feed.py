@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from fastledger.chain.ledger import Ledger
-from fastledger.chain.query import ALERT_TERMS, Entry, Query, Topic, cut_entries
+from fastledger.chain.query import ALERT_TERMS
 from fastledger.chain.store import Layer
 from fastledger.errors import LedgerClosedError
 from fastledger.model.block import Block
+from fastledger.model.query import Entry, Query, Topic, cut_entries
 from fastledger.node.reads import Reads
 from fastledger.state.terms import KIND_TERMS, SIGNER, SUBJECT
 

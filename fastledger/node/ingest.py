@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from fastledger.chain.ledger import Ledger
-from fastledger.chain.outcome import Outcome
-from fastledger.chain.outcome import Wait as Wait
 from fastledger.chain.pipeline import Submission
 from fastledger.errors import LedgerBusyError, LedgerClosedError
 from fastledger.limits import BATCH_BYTES_MAX
+from fastledger.model.outcome import Outcome, Wait
 
 T = TypeVar("T")
 # One is being synced while the next is admitted.

@@ -15,9 +15,9 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
-from fastledger.chain.metrics import STAGE_BUCKETS_S, StageTimes
 from fastledger.clock import system_clock_ms
 from fastledger.errors import Code, FastLedgerError
+from fastledger.stage_times import STAGE_BUCKETS_S, StageTimes
 from fastledger.version import VERSION
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"

@@ -18,9 +18,8 @@ from typing import TypeVar
 
 from aiohttp import web
 
-from fastledger.chain.envelopes import Collected, ReadGrant, access_body
+from fastledger.chain.envelopes import ReadGrant, access_body
 from fastledger.chain.ledger import Ledger
-from fastledger.chain.outcome import Outcome
 from fastledger.errors import (
     AccessRefused,
     BadRequestError,
@@ -33,6 +32,8 @@ from fastledger.errors import (
     UploadConflict,
 )
 from fastledger.limits import TRANSACTION_BYTES_MAX
+from fastledger.model.outcome import Outcome
+from fastledger.model.reports import Collected
 from fastledger.model.transaction import Transaction
 from fastledger.rpc.http.ranges import ByteRange, parse_range
 from fastledger.rpc.http.routes import Call, Content, Parameter, Route

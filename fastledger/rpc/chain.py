@@ -5,9 +5,9 @@ from typing import Any
 import msgspec
 
 from fastledger.chain.ledger import Ledger
-from fastledger.chain.query import Entry, cut_entries
 from fastledger.clock import system_clock_ms
 from fastledger.errors import Code
+from fastledger.model.query import Entry, cut_entries
 from fastledger.rpc.http.routes import Caller
 from fastledger.rpc.methods import Context, Method, method, short_read
 from fastledger.rpc.protocol import PROTOCOL_VERSION, BlockView

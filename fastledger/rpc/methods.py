@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 import msgspec
 
 from fastledger.chain.ledger import Ledger
-from fastledger.chain.outcome import Outcome
 from fastledger.errors import Code
+from fastledger.model.outcome import Outcome
 from fastledger.node.metrics import NodeMetrics
 from fastledger.node.service import NodeService
 from fastledger.rpc.http.rate import RateLimits

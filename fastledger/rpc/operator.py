@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from fastledger.chain.keeping.snapshots import SnapshotReport
+from fastledger.chain.keeping.snapshots import snapshot_report
 from fastledger.errors import Code, InputError
 from fastledger.rpc.chain import status_view
 from fastledger.rpc.http.routes import Caller
@@ -142,7 +142,7 @@ def _work_methods(jobs: Jobs, hooks: Hooks) -> tuple[Method, ...]:
             if operation == "backup":
                 hooks.backed_up()
             # A manifest lists every chunk: that is for the snapshot's readers.
-            return SnapshotReport.of(report) if operation == "snapshot" else report
+            return snapshot_report(report) if operation == "snapshot" else report
 
         return jobs.start(operation, work, request)
 

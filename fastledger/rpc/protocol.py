@@ -33,10 +33,8 @@ import cbor2
 import msgspec
 from typing_extensions import Buffer
 
-from fastledger.chain.outcome import Outcome
-from fastledger.chain.outcome import Wait as Wait
-from fastledger.chain.query import Topic as Topic
 from fastledger.errors import Code, InputError
+from fastledger.model.outcome import Outcome, Wait
 
 PROTOCOL_VERSION = 1
 PROTOCOL_HEADER = "FastLedger-Protocol"

@@ -20,6 +20,7 @@ from aiohttp import web
 from msgspec import Meta
 
 from fastledger.errors import BadRequestError, Code, FastLedgerError, UnauthenticatedError
+from fastledger.model.outcome import Wait
 from fastledger.node.logs import AccessLog
 from fastledger.node.metrics import NodeMetrics
 from fastledger.node.service import NodeService
@@ -41,7 +42,6 @@ from fastledger.rpc.protocol import (
     JSON_TYPE,
     PROTOCOL_HEADER,
     PROTOCOL_VERSION,
-    Wait,
     decode_blobs,
     encode_outcomes,
 )

@@ -13,8 +13,9 @@ from typing import Any
 import msgspec
 from aiohttp import WSCloseCode, WSMsgType, web
 
-from fastledger.chain.query import Query
+from fastledger.chain.query import query_terms
 from fastledger.errors import BadRequestError, LedgerBusyError, LedgerClosedError
+from fastledger.model.query import Query
 from fastledger.node import feed
 from fastledger.node.feed import FeedPage, Subscription
 from fastledger.node.service import NodeService
@@ -281,7 +282,7 @@ def conditions_of(conditions: Filter | None) -> feed.Filter:
         return feed.Filter()
     signer = None if conditions.signer is None else bytes.fromhex(conditions.signer)
     subject = None if conditions.subject is None else bytes.fromhex(conditions.subject)
-    Query(kind=conditions.kind, signer=signer, subject=subject).terms()
+    query_terms(Query(kind=conditions.kind, signer=signer, subject=subject))
     return feed.Filter(kind=conditions.kind, signer=signer, subject=subject)
 
 

@@ -3,12 +3,12 @@
 import msgspec
 
 from fastledger.chain.ledger import Ledger
-from fastledger.chain.outcome import Outcome
-from fastledger.chain.query import Query, cut_entries
 from fastledger.errors import Code, InputError, NotFoundError
+from fastledger.model.outcome import Outcome, Wait
+from fastledger.model.query import Query, cut_entries
 from fastledger.rpc.http.routes import Caller
 from fastledger.rpc.methods import Context, Method, method, short_read
-from fastledger.rpc.protocol import EntryView, Verdict, Wait
+from fastledger.rpc.protocol import EntryView, Verdict
 from fastledger.rpc.signatures import low_s
 from fastledger.rpc.views import (
     PageView,

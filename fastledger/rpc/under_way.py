@@ -3,7 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Sequence
 
-from fastledger.chain.outcome import Outcome
+from fastledger.model.outcome import Outcome
 
 UNDER_WAY_MAX = 100_000
 

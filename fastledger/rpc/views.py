@@ -9,10 +9,11 @@ from typing import Annotated, Any, Literal, TypeAlias
 import msgspec
 from msgspec import Meta
 
-from fastledger.chain.query import Entry
 from fastledger.limits import QUERY_PAGE_DEFAULT, QUERY_PAGE_MAX, TRANSACTION_BYTES_MAX
 from fastledger.model.block import Block
 from fastledger.model.bodies import Right
+from fastledger.model.outcome import Wait
+from fastledger.model.query import Entry, Topic
 from fastledger.rpc.protocol import (
     BlockView,
     Count,
@@ -23,9 +24,7 @@ from fastledger.rpc.protocol import (
     Hex32,
     Hex33,
     Status,
-    Topic,
     Verdict,
-    Wait,
 )
 from fastledger.state.entities import PURPOSE_BITS, Consent, Folder, Identity, Record, RecordVersion
 

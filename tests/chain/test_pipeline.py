@@ -9,10 +9,10 @@ import uvloop
 from world import TERM, VITALS, Clock, new_wallet
 
 from fastledger import AsyncLedger, Code, Ledger, LedgerOptions, Purpose, Role
-from fastledger.chain.outcome import Outcome
 from fastledger.chain.pipeline import Submission
 from fastledger.errors import AccessRefused, LedgerBusyError, LedgerClosedError, LedgerHaltedError
 from fastledger.limits import PENDING_BATCHES_MAX
+from fastledger.model.outcome import Outcome
 
 LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 

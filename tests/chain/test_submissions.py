@@ -5,9 +5,9 @@ from array import array
 from fastledger import Code
 from fastledger.chain.forks.events import BlockConnected, BlockDisconnected, BlocksFinal, ChainEvent
 from fastledger.chain.forks.submissions import Answers, SubmissionTracker
-from fastledger.chain.outcome import Outcome
 from fastledger.chain.store import NOWHERE, BlockEntry, Layer
 from fastledger.model.block import Block, Header, HeaderBody
+from fastledger.model.outcome import Outcome
 from fastledger.storage.keys import TermLog
 
 A, B, C = (bytes([number]) * 32 for number in range(3))

@@ -19,10 +19,10 @@ from feeds import small_files
 from net_faults import Proxy
 
 from fastledger import AsyncClient, Client, Ledger, Role
-from fastledger.chain.keeping.backup import BackupReport
 from fastledger.cli.output import Exit
 from fastledger.client.operating import report_as
 from fastledger.errors import InputError, LedgerBusyError, UnreachableError
+from fastledger.model.reports import BackupReport
 
 SLOW = 2_000  # bytes a second: long enough for any test to call it off
 

@@ -8,12 +8,12 @@ import pytest
 from hospital import Hospital, hospital, observation, patient, practitioner, write_bundle, write_ndjson
 
 from fastledger import Code, Purpose, Wallet
-from fastledger.chain.outcome import Outcome
 from fastledger.client import ingest as ingest_module
 from fastledger.client.ingest import REFUSALS_KEPT, Custodian
 from fastledger.errors import NotFoundError
 from fastledger.limits import KEYSTORE_NAME_BYTES_MAX
 from fastledger.model.bodies import ConsentGrant, FolderOpen, RecordPut
+from fastledger.model.outcome import Outcome
 from fastledger.workload import generate
 
 

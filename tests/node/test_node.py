@@ -13,12 +13,12 @@ import pytest_asyncio
 from world import TERM, World, make_world, new_wallet
 
 from fastledger import Code, Ledger, Role, Transaction
-from fastledger.chain.outcome import Outcome
 from fastledger.chain.store import BlockEntry, BlockPlaces
 from fastledger.errors import InputError, LedgerBusyError, LedgerClosedError, NotFoundError
+from fastledger.model.outcome import Outcome, Wait
 from fastledger.node import feed
 from fastledger.node.feed import Filter, Subscription
-from fastledger.node.ingest import IngestOptions, Wait
+from fastledger.node.ingest import IngestOptions
 from fastledger.node.reads import Reads
 from fastledger.node.service import NodeService, ServiceOptions
 from fastledger.rpc.protocol import Verdict, decode_outcomes, encode_outcomes

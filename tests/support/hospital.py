@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from fastledger import KemSuite, Keystore, Ledger, Role, Wallet
-from fastledger.chain.outcome import Outcome
 from fastledger.client.ingest import Custodian, Ingest, IngestReport, Kept
 from fastledger.crypto.keystore import KdfParams
 from fastledger.errors import FhirError
 from fastledger.gateway.sources import SourceBundle, read_bundles
+from fastledger.model.outcome import Outcome
 
 PASSWORD = "of a hospital in a test"
 # The keystore has tests of its own; here its derivation need not cost anything.

@@ -33,7 +33,6 @@ from fastledger.chain.forks.header_intake import HeaderIntake
 from fastledger.chain.forks.headers import HeaderChain, KnownById
 from fastledger.chain.forks.mempool import LOCAL, Mempool, Pending
 from fastledger.chain.forks.templates import Template, target_of
-from fastledger.chain.outcome import Outcome
 from fastledger.chain.store import NOWHERE, ChainStore
 from fastledger.consensus.engine import BlockBuilt, Engine, FinaliseBlock, SealBlock, Tip, TipMoved, WorkFound
 from fastledger.consensus.tree import BlockTree, Entry, Status
@@ -51,6 +50,7 @@ from fastledger.limits import (
 )
 from fastledger.model.block import Block, Header, SealedHeader
 from fastledger.model.genesis import Genesis
+from fastledger.model.outcome import Outcome
 from fastledger.storage.journal import ForkJournal
 from fastledger.storage.log import SegmentLog
 

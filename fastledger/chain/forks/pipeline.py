@@ -22,12 +22,12 @@ from fastledger.chain.admission import Admitted
 from fastledger.chain.forks.chain import ForkChain
 from fastledger.chain.forks.events import BlocksFinal, ChainEvent
 from fastledger.chain.forks.submissions import Answers, SubmissionTracker
-from fastledger.chain.metrics import StageTimes
-from fastledger.chain.outcome import Outcome
 from fastledger.chain.stages import BUSY_RETRY_MS, Stages, Submission
 from fastledger.chain.store import ChainStore, Layer
 from fastledger.errors import Code, InputError, LedgerBusyError, LedgerClosedError, LedgerError
 from fastledger.limits import FORK_JOBS_MAX, FORK_TICK_MS
+from fastledger.model.outcome import Outcome
+from fastledger.stage_times import StageTimes
 
 T = TypeVar("T")
 Job: TypeAlias = Callable[[ForkChain], object]

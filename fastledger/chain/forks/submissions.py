@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, TypeVar
 
 from fastledger.chain.forks.events import BlockConnected, BlocksFinal, ChainEvent
-from fastledger.chain.outcome import Outcome
 from fastledger.errors import Code
+from fastledger.model.outcome import Outcome
 
 TicketT = TypeVar("TicketT")
 

@@ -19,9 +19,9 @@ from pathlib import Path
 
 import msgspec
 
-from fastledger.chain.keeping.pace import Pace
 from fastledger.errors import CorruptionError, FormatVersionError, InputError, NotFoundError
 from fastledger.limits import BACKUP_HELD_BYTES_MAX, BACKUP_MANIFEST_BYTES_MAX, COPY_CHUNK_BYTES
+from fastledger.pace import Pace
 from fastledger.storage.blobs.store import BlobStore
 from fastledger.storage.files import ZEROS, OsFiles, storage_error
 from fastledger.storage.log import LogPin, SegmentLog
@@ -68,18 +68,6 @@ class BackupManifest(msgspec.Struct, frozen=True, kw_only=True):
         """Itself with its digest."""
         bare = msgspec.structs.replace(self, digest="")
         return msgspec.structs.replace(self, digest=hashlib.sha256(msgspec.json.encode(bare)).hexdigest())
-
-
-class BackupReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run did: files in the backup and their bytes, how many of the bytes were copied, objects dropped."""
-
-    height: int
-    block_id: bytes
-    state_root: bytes
-    files: int
-    total_bytes: int
-    copied_bytes: int
-    dropped_objects: int
 
 
 class Pinned(msgspec.Struct, frozen=True, kw_only=True):

@@ -22,12 +22,13 @@ import msgspec
 
 from fastledger._native.scan import scan_many
 from fastledger.chain.admission import Admitted, admit_block
-from fastledger.chain.keeping.pace import Pace
-from fastledger.chain.query import Entry
-from fastledger.errors import Code, CorruptionError, FormatVersionError, InputError, NotFoundError
+from fastledger.errors import CorruptionError, FormatVersionError, NotFoundError
 from fastledger.limits import COPY_CHUNK_BYTES, GENESIS_BYTES_MAX, LOG_FRAME_BYTES_MAX
 from fastledger.model.block import Block
 from fastledger.model.bodies import RecordAmend, RecordPut
+from fastledger.model.export import BlockRange, ExportLine
+from fastledger.model.reports import ExportReport
+from fastledger.pace import Pace
 from fastledger.storage.blobs.store import BlobStore
 from fastledger.storage.log import SegmentLog
 from fastledger.version import BLOCK_FILE_FORMAT_VERSION
@@ -41,72 +42,6 @@ _ZERO3 = bytes(3)
 _END = struct.Struct(">Q32s")
 _ENCODE = msgspec.json.Encoder().encode
 _LENGTHS_MAX = {BLOCK: LOG_FRAME_BYTES_MAX, PIECE: COPY_CHUNK_BYTES, ENVELOPE: 32, END: _END.size}
-
-
-class BlockRange(NamedTuple):
-    """Heights, both ends included; None: as far as there are blocks."""
-
-    from_height: int | None = None
-    to_height: int | None = None
-
-    def within(self, first_height: int, durable_height: int) -> tuple[int, int]:
-        """The first and last of it on a ledger that keeps these; NotFoundError (PRUNED), or InputError for none."""
-        first = first_height if self.from_height is None else self.from_height
-        last = durable_height if self.to_height is None else min(self.to_height, durable_height)
-        if 0 <= first < first_height:
-            raise pruned(first)
-        if not 0 <= first <= last:
-            raise InputError(f"there are no blocks from height {first} to {last}", code=Code.BAD_QUERY)
-        return first, last
-
-
-def pruned(height: int) -> NotFoundError:
-    """The block at ``height`` is not kept any more."""
-    return NotFoundError(f"the block at height {height} was pruned", code=Code.PRUNED)
-
-
-class ExportReport(NamedTuple):
-    """What was written."""
-
-    from_height: int
-    to_height: int
-    blocks: int
-    transactions: int
-    envelopes: int
-    byte_count: int
-
-
-class ExportLine(msgspec.Struct, frozen=True):
-    """A transaction as a line; ids in hex, ``encoded`` in base64: bodies are not taken apart."""
-
-    seq: int
-    height: int
-    index: int
-    time_ms: int
-    txid: str
-    kind: str
-    signer: str
-    code: int
-    encoded: str
-
-    @classmethod
-    def of_entry(cls, entry: Entry) -> "ExportLine":
-        """The line of a transaction that a query found."""
-        return cls(
-            entry.seq,
-            entry.height,
-            entry.index,
-            entry.time_ms,
-            entry.txid.hex(),
-            entry.transaction.kind,
-            entry.transaction.signer.hex(),
-            int(entry.code),
-            base64.b64encode(entry.encoded).decode(),
-        )
-
-    def encode(self) -> bytes:
-        """With its end of line."""
-        return _ENCODE(self) + b"\n"
 
 
 class Exporter:

@@ -9,11 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
-from fastledger.chain.keeping.backup import BackupReport
-from fastledger.chain.keeping.export import BlockRange, ExportReport
-from fastledger.chain.keeping.keeper import Control, Keeper, PruneReport
-from fastledger.chain.keeping.pace import Progress
-from fastledger.chain.keeping.verify import VerifyReport
+from fastledger.chain.keeping.keeper import Control, Keeper
+from fastledger.model.export import BlockRange
+from fastledger.model.reports import BackupReport, ExportReport, PruneReport, VerifyReport
+from fastledger.pace import Progress
 from fastledger.storage.snapshot import Manifest
 
 

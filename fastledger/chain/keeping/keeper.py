@@ -14,9 +14,8 @@ from typing import BinaryIO
 
 from fastledger.chain.envelopes import Envelopes
 from fastledger.chain.executor import CHECKPOINT_KEY, Position
-from fastledger.chain.keeping.backup import BackupManifest, BackupReport, BackupRun, Pinned
-from fastledger.chain.keeping.export import BlockRange, Exporter, ExportReport
-from fastledger.chain.keeping.pace import Pace, Progress
+from fastledger.chain.keeping.backup import BackupManifest, BackupRun, Pinned
+from fastledger.chain.keeping.export import Exporter
 from fastledger.chain.keeping.snapshots import (
     iter_kept_files,
     keep_snapshot,
@@ -24,12 +23,15 @@ from fastledger.chain.keeping.snapshots import (
     starting_snapshot,
     write_snapshot,
 )
-from fastledger.chain.keeping.verify import Verification, VerifyReport
+from fastledger.chain.keeping.verify import Verification
 from fastledger.chain.stages import Stages
 from fastledger.chain.store import ChainStore
 from fastledger.consensus.engine import Engine
 from fastledger.errors import Code, InputError, NotFoundError
+from fastledger.model.export import BlockRange
 from fastledger.model.genesis import Genesis
+from fastledger.model.reports import BackupReport, ExportReport, PruneReport, VerifyReport
+from fastledger.pace import Pace, Progress
 from fastledger.state.entities import RECORDS, Record
 from fastledger.storage.blobs.store import BlobStore
 from fastledger.storage.directory import LedgerDirectory
@@ -42,17 +44,8 @@ _WAIT_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class PruneReport:
-    """``freed_bytes`` went back to the file system; blocks below ``first_height`` are gone."""
-
-    first_height: int
-    freed_bytes: int
-    snapshot_height: int | None
-
-
-@dataclass(frozen=True, slots=True)
 class Control:
-    """How an operation runs: see :class:`~fastledger.chain.keeping.pace.Pace`."""
+    """How an operation runs: see :class:`~fastledger.pace.Pace`."""
 
     progress: Progress | None = None
     cancel: threading.Event | None = None

@@ -15,7 +15,6 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -24,6 +23,7 @@ from fastledger.chain.forks.mempool import Mempool
 from fastledger.errors import BlockFault, CorruptionError, InputError, UnreachableError
 from fastledger.model.block import Block, SealedHeader
 from fastledger.model.genesis import Genesis
+from fastledger.model.reports import RepairReport
 from fastledger.storage.directory import LedgerDirectory
 from fastledger.storage.frames import Frame
 from fastledger.storage.index import Index
@@ -46,17 +46,6 @@ class BlockSource(Protocol):
 
     def blocks(self, block_ids: Sequence[bytes]) -> Iterator[Block]:
         """Copies of these blocks, in this order; raises ``UnreachableError`` where no source has one."""
-
-
-@dataclass(frozen=True, slots=True)
-class RepairReport:
-    """``damaged_places`` were found; ``fetched`` blocks came from elsewhere; the log now ends at ``height``."""
-
-    damaged_places: int
-    kept: int
-    fetched: int
-    height: int
-    replaced: bool
 
 
 def repair_log(

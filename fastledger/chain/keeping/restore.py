@@ -9,7 +9,6 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from shutil import copytree, rmtree
 from typing import BinaryIO
@@ -17,10 +16,20 @@ from typing import BinaryIO
 from fastledger.chain.admission import admit_block
 from fastledger.chain.executor import Appended, Executor
 from fastledger.chain.keeping.backup import BackupFile, BackupManifest, Objects, read_manifest
-from fastledger.chain.keeping.export import BLOCK, ENVELOPE, PIECE, BlockFileReader, Item, named_envelopes
-from fastledger.chain.keeping.pace import Pace, Progress
-from fastledger.chain.keeping.snapshots import kept_place, load_snapshot, rebuild_index, starting_snapshot
-from fastledger.chain.keeping.verify import VerifyReport
+from fastledger.chain.keeping.export import (
+    BLOCK,
+    ENVELOPE,
+    PIECE,
+    BlockFileReader,
+    Item,
+    named_envelopes,
+)
+from fastledger.chain.keeping.snapshots import (
+    kept_place,
+    load_snapshot,
+    rebuild_index,
+    starting_snapshot,
+)
 from fastledger.chain.ledger import Ledger
 from fastledger.chain.replay import checkpoint_if_due
 from fastledger.chain.store import ChainStore
@@ -32,6 +41,8 @@ from fastledger.limits import COPY_CHUNK_BYTES, GENESIS_BYTES_MAX
 from fastledger.model.block import Block
 from fastledger.model.genesis import Genesis
 from fastledger.model.receipt import check_seal
+from fastledger.model.reports import RestoreReport
+from fastledger.pace import Pace, Progress
 from fastledger.storage.blobs.store import BlobStore, BlobWriter
 from fastledger.storage.directory import LedgerDirectory
 from fastledger.storage.files import OsFiles
@@ -48,19 +59,6 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 _MARK = "being-made-by-fastledger"
 _SYNC_BYTES = 64 * 1024 * 1024
 _SMALL_BYTES = 8 * 1024 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class RestoreReport:
-    """The ledger that was made; ``verified`` is None where that was not asked for."""
-
-    chain_id: bytes
-    height: int
-    block_id: bytes
-    state_root: bytes
-    transactions: int
-    has_node_key: bool
-    verified: VerifyReport | None
 
 
 @contextmanager

@@ -7,17 +7,16 @@ log that it is restored beside.
 
 import shutil
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from itertools import groupby, islice
 from pathlib import Path
-from typing import Self
 
 from fastledger.chain.executor import CHECKPOINT_KEY, Position
-from fastledger.chain.keeping.pace import Pace
 from fastledger.chain.replay import checkpoint_position
 from fastledger.chain.store import NOWHERE, BlockEntry
 from fastledger.crypto.merkle import HistoryTree
 from fastledger.errors import CorruptionError, FastLedgerError, FormatVersionError, NotFoundError
+from fastledger.model.reports import SnapshotReport
+from fastledger.pace import Pace
 from fastledger.state.entities import RECORDS, VERSIONS, version_key
 from fastledger.storage import keys
 from fastledger.storage.checkpoint import CheckpointBatch
@@ -47,30 +46,17 @@ _ENTRY_BYTES = keys.SEQ_BYTES + len(BlockEntry(NOWHERE, bytes(32), 0, 0, 0).pack
 # Taking one.
 
 
-@dataclass(frozen=True, slots=True)
-class SnapshotReport:
-    """What a snapshot is of and how large it is; ``root`` commits to all of it."""
-
-    chain_id: bytes
-    height: int
-    block_id: bytes
-    state_root: bytes
-    root: bytes
-    chunks: int
-    entries: int
-
-    @classmethod
-    def of(cls, manifest: Manifest) -> Self:
-        """The summary of a manifest."""
-        return cls(
-            manifest.chain_id,
-            manifest.height,
-            manifest.block_id,
-            manifest.state_root,
-            manifest.root,
-            len(manifest.chunks),
-            manifest.entries,
-        )
+def snapshot_report(manifest: Manifest) -> SnapshotReport:
+    """The summary of a manifest, without its list of chunks."""
+    return SnapshotReport(
+        manifest.chain_id,
+        manifest.height,
+        manifest.block_id,
+        manifest.state_root,
+        manifest.root,
+        len(manifest.chunks),
+        manifest.entries,
+    )
 
 
 def index_entries(view: IndexView) -> Iterator[SnapshotEntry]:

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 
 from fastledger.chain.admission import admit_block
 from fastledger.chain.executor import Executor
-from fastledger.chain.keeping.pace import Pace
 from fastledger.chain.keeping.snapshots import load_snapshot, starting_snapshot
 from fastledger.chain.replay import damaged_block, replay_log
 from fastledger.chain.store import NOWHERE, BlockEntry, ChainStore
@@ -28,6 +27,8 @@ from fastledger.errors import (
 from fastledger.model.block import Block, result_entries
 from fastledger.model.genesis import Genesis
 from fastledger.model.receipt import check_seal
+from fastledger.model.reports import VerifyReport
+from fastledger.pace import Pace
 from fastledger.state.entities import RECORDS, VERSIONS, Record, version_key
 from fastledger.storage import keys
 from fastledger.storage.blobs.store import BlobStore
@@ -36,33 +37,6 @@ from fastledger.storage.index import WALK_KEYS, Index, IndexView, compare_views,
 from fastledger.storage.log import LogPin, SegmentLog
 
 PROBLEMS_MAX = 100
-
-
-@dataclass
-class VerifyReport:
-    """What a verification looked at, and everything that it found wrong.
-
-    ``height`` is how far it reached; ``first_height`` is more than 0 on a pruned ledger, where the blocks before the
-    snapshot's are checked for all but the state that they led to.
-    """
-
-    height: int = -1
-    first_height: int = 0
-    blocks: int = 0
-    transactions: int = 0
-    log_bytes: int = 0
-    blobs: int = 0
-    problems: list[str] = field(default_factory=list)
-
-    @property
-    def ok(self) -> bool:
-        """Whether nothing is wrong."""
-        return not self.problems
-
-    def note(self, problem: str) -> None:
-        """Keeps a problem, up to a bound."""
-        if len(self.problems) < PROBLEMS_MAX:
-            self.problems.append(problem)
 
 
 @dataclass

@@ -264,7 +264,7 @@ def _compare(watcher: Watcher, look: Any, submitters: list[Submitter], settled: 
 
 
 def _entries(member: Member) -> Iterator[Any]:
-    from fastledger.chain.query import Query
+    from fastledger.model.query import Query
 
     client, cursor = member.connect(), None
     while True:

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from fastledger.chain.keeping.pace import Progress
-from fastledger.chain.keeping.verify import VerifyReport
 from fastledger.chain.ledger import Ledger
 from fastledger.client.api import LedgerApi
 from fastledger.client.wallet import Wallet
 from fastledger.errors import LedgerError, UnreachableError
+from fastledger.model.reports import VerifyReport
+from fastledger.pace import Progress
 
 if TYPE_CHECKING:
     from fastledger.client.sync import Client

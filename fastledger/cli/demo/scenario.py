@@ -6,8 +6,6 @@ from typing import Any
 
 import msgspec
 
-from fastledger.chain.metrics import StageTimes
-from fastledger.chain.query import Entry
 from fastledger.cli.demo.homes import Home
 from fastledger.cli.output import Output, ProgressBar
 from fastledger.client.ingest import Custodian, Ingest, IngestReport, Kept
@@ -18,8 +16,10 @@ from fastledger.gateway.fhir import describe, validate
 from fastledger.gateway.sources import Progress, SourceBundle, read_bundles
 from fastledger.model.bodies import ConsentGrant, Purpose, RecordPut, Role
 from fastledger.model.genesis import Genesis
+from fastledger.model.query import Entry
 from fastledger.model.receipt import verify_statement
 from fastledger.model.transaction import Transaction
+from fastledger.stage_times import StageTimes
 from fastledger.workload import generate
 
 HOSPITALS = ("A", "B")

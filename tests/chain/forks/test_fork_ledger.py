@@ -26,7 +26,6 @@ from fastledger import (
 from fastledger.chain.forks.chain import ForkChain
 from fastledger.chain.forks.events import BlockConnected, BlocksFinal
 from fastledger.chain.forks.mining import mine_block
-from fastledger.chain.outcome import Outcome
 from fastledger.errors import (
     Code,
     InputError,
@@ -37,6 +36,7 @@ from fastledger.errors import (
 )
 from fastledger.model.block import Block
 from fastledger.model.genesis import WorkParameters
+from fastledger.model.outcome import Outcome
 from fastledger.model.receipt import verify_statement
 
 DEPTH = 3

@@ -12,13 +12,13 @@ from test_backup import Load
 from world import World, make_world
 
 from fastledger import Ledger, restore_snapshot
-from fastledger.chain.keeping.pace import Pace
 from fastledger.errors import (
     InputError,
     LedgerClosedError,
     NotFoundError,
     OperationCancelledError,
 )
+from fastledger.pace import Pace
 
 Filled = tuple[World, list[Feed], History]
 
@@ -42,8 +42,8 @@ def test_a_rate_is_kept_and_does_not_pile_up(monkeypatch: pytest.MonkeyPatch) ->
         nonlocal now
         now += seconds
 
-    monkeypatch.setattr("fastledger.chain.keeping.pace.time.monotonic", lambda: now)
-    monkeypatch.setattr("fastledger.chain.keeping.pace.time.sleep", sleep)
+    monkeypatch.setattr("fastledger.pace.time.monotonic", lambda: now)
+    monkeypatch.setattr("fastledger.pace.time.sleep", sleep)
     pace = Pace(rate_bytes_per_second=1_000)
     for _ in range(20):
         pace.spend(500)

@@ -12,9 +12,10 @@ from world import START_MS, Clock
 
 from fastledger import Ledger, LedgerOptions, SigningKey
 from fastledger.chain.forks.mining import mine_block
-from fastledger.chain.keeping.repair import DAMAGED_NAME, DONE_NAME, WORK_NAME, RepairReport, repair_log
+from fastledger.chain.keeping.repair import DAMAGED_NAME, DONE_NAME, WORK_NAME, repair_log
 from fastledger.errors import CorruptionError, UnreachableError
 from fastledger.model.block import Block, SealedHeader
+from fastledger.model.reports import RepairReport
 from fastledger.storage.frames import FRAME_HEADER_BYTES, Frame
 from fastledger.storage.salvage import Salvage
 

@@ -1,0 +1,100 @@
+"""What is asked of a chain's transactions, and what is found: pure values, the same in a ledger and over the wire."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, TypeAlias
+
+from fastledger.errors import Code, InputError
+from fastledger.limits import QUERY_PAGE_DEFAULT
+from fastledger.model.ids import ID_BYTES
+from fastledger.model.transaction import Transaction
+
+Topic: TypeAlias = Literal["blocks", "transactions", "alerts"]
+"""What can be followed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Query:
+    """All conditions must hold. Ids are 16 bytes; heights and block times bound a range, both ends included.
+
+    ``signer`` and ``subject`` are identity ids: who signed, and whom it concerns. ``code`` finds refusals.
+    ``alerts`` finds what someone should look at: refusals and revoked identities. ``cursor`` is the ``next_cursor``
+    of the page before.
+    """
+
+    kind: str | None = None
+    signer: bytes | None = None
+    subject: bytes | None = None
+    record: bytes | None = None
+    folder: bytes | None = None
+    consent: bytes | None = None
+    token: bytes | None = None
+    code: Code | None = None
+    alerts: bool = False
+    from_height: int | None = None
+    to_height: int | None = None
+    from_time_ms: int | None = None
+    to_time_ms: int | None = None
+    newest_first: bool = False
+    cursor: int | None = None
+    limit: int = QUERY_PAGE_DEFAULT
+
+    def check(self) -> None:
+        """Raises ``InputError`` with ``BAD_QUERY`` where an id is not of 16 bytes, or the code is none there is."""
+        for name in ("signer", "subject", "record", "folder", "consent", "token"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, bytes) or len(value) != ID_BYTES):
+                raise InputError(f"{name} is not an id of {ID_BYTES} bytes", code=Code.BAD_QUERY)
+        if self.code is not None and self.code not in set(Code):
+            raise InputError("no such result code", code=Code.BAD_QUERY)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One transaction in the chain, as a query finds it."""
+
+    seq: int
+    height: int
+    index: int
+    time_ms: int
+    code: Code
+    encoded: bytes
+
+    @cached_property
+    def transaction(self) -> Transaction:
+        """The decoded transaction."""
+        return Transaction.decode(self.encoded)
+
+    @property
+    def txid(self) -> bytes:
+        """Its 32-byte id."""
+        return self.transaction.txid
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some of the answers; ``next_cursor`` is None on the last page.
+
+    ``end_seq`` is the number of the transaction that will be the next of the chain: a cursor behind all of it.
+    """
+
+    entries: list[Entry]
+    next_cursor: int | None
+    end_seq: int
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(self.entries)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+
+def cut_entries(entries: Sequence[Entry], bytes_max: int) -> tuple[Sequence[Entry], Entry | None]:
+    """At least one and at most so many bytes of transactions, and the first that is left out."""
+    room = bytes_max
+    for place, entry in enumerate(entries):
+        room -= len(entry.encoded)
+        if room < 0 and place:
+            return entries[:place], entry
+    return entries, None
