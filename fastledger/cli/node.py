@@ -70,7 +70,7 @@ def init_node(
     password_file: Path | None,
 ) -> None:
     """Make a ledger, its wallets, an operator's token and a configuration in DIRECTORY."""
-    from fastledger.node.config.settings import render_config
+    from fastledger.node.config.text import render_config
 
     if (folder / "node.toml").exists():
         raise InputError("the directory holds a node's configuration already")
@@ -191,7 +191,7 @@ def start(output: Output, config_path: Path) -> None:
     """Serve until SIGTERM; SIGHUP reloads certificates and opens the log again."""
     import importlib
 
-    from fastledger.node.config.settings import load_config
+    from fastledger.node.config.text import load_config
 
     loaded = load_config(config_path)
     if loaded.tuning.native:
@@ -211,7 +211,7 @@ def repair(output: Output, config_path: Path) -> None:
     from fastledger.chain.keeping.repair import repair_log
     from fastledger.chain.ledger import Ledger
     from fastledger.cli.genesis import load_genesis
-    from fastledger.node.config.settings import load_config
+    from fastledger.node.config.text import load_config
     from fastledger.node.federation.source import PeerSource
 
     loaded = load_config(config_path)
@@ -241,7 +241,7 @@ def fetch_snapshot(output: Output, config_path: Path) -> None:
     from fastledger.cli.genesis import load_genesis
     from fastledger.crypto.node_key import load_node_key
     from fastledger.daemon.process import read_password_file
-    from fastledger.node.config.settings import load_config
+    from fastledger.node.config.text import load_config
     from fastledger.node.federation.snapshots import fetch_snapshot as fetch_attested
 
     loaded = load_config(config_path)
@@ -274,7 +274,7 @@ def fetch_snapshot(output: Output, config_path: Path) -> None:
 def stop(output: Output, config_path: Path, timeout: int) -> None:
     """Stop the node: it answers what was submitted, writes a checkpoint and ends."""
     from fastledger.daemon.pidfile import running_pid
-    from fastledger.node.config.settings import load_config
+    from fastledger.node.config.text import load_config
 
     directory = Path(load_config(config_path).ledger.path)
     pid = running_pid(directory)
@@ -298,7 +298,7 @@ def stop(output: Output, config_path: Path, timeout: int) -> None:
 def status(output: Output, config_path: Path, certificate: str, key: str, token_file: Path | None) -> None:
     """Ask the node whether it is ready, and its ledger's figures; exit 1 where it is not ready."""
     from fastledger.daemon.pidfile import running
-    from fastledger.node.config.settings import load_config
+    from fastledger.node.config.text import load_config
     from fastledger.node.tls import client_context
 
     loaded = load_config(config_path)
@@ -400,7 +400,7 @@ def config() -> None:
 @command_options
 def check(output: Output, file: Path) -> None:
     """Check FILE with the environment over it, and the certificates that it names."""
-    from fastledger.node.config.settings import load_config
+    from fastledger.node.config.text import load_config
     from fastledger.node.tls import ServerTls
 
     loaded = load_config(file)

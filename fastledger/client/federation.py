@@ -2,12 +2,9 @@
 
 from abc import abstractmethod
 from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from fastledger.client.reading import INFO_BYTES_MAX, NodeReader
-
-if TYPE_CHECKING:
-    from fastledger.client.aio import AsyncClient
 
 T = TypeVar("T")
 
@@ -51,7 +48,7 @@ def _present(params: dict[str, Any]) -> dict[str, Any]:
 class SyncFederationCalls:
     """The same for a client that blocks."""
 
-    _client: "AsyncClient"
+    _client: FederationCalls
 
     @abstractmethod
     def _run(self, work: Coroutine[Any, Any, T]) -> T:

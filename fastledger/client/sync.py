@@ -139,6 +139,8 @@ def _new_loop() -> asyncio.AbstractEventLoop:
 class Client(SyncFederationCalls):
     """A node over the network, as a :class:`LedgerApi`; make one with :meth:`connect`. Safe from many threads."""
 
+    _client: AsyncClient
+
     def __init__(self, loop: _LoopThread, client: AsyncClient) -> None:
         """Use :meth:`connect`."""
         self._loop = loop

@@ -12,7 +12,7 @@ from fastledger._native import work as native_work
 from fastledger.bench import report, tuning
 from fastledger.bench.measure import Contestant, Row, clock_ghz, compete
 from fastledger.cli.main import main
-from fastledger.node.config.settings import load_config
+from fastledger.node.config.text import load_config
 
 
 def test_quick_bench_prints_saves_and_advises(tmp_path: Path) -> None:

@@ -17,10 +17,8 @@ from fastledger.node.config.settings import (
     RpcConfig,
     TlsConfig,
     is_loopback,
-    load_config,
-    render_config,
 )
-from fastledger.node.config.text import parse_config, settings, settings_table
+from fastledger.node.config.text import load_config, parse_config, render_config, settings, settings_table
 
 ROOT = Path(__file__).resolve().parents[2]
 LEAST = '[ledger]\npath = "x"\n'

@@ -22,7 +22,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from fastledger import Ledger
 from fastledger.daemon.pidfile import process_start, remove_pid, running, running_pid, write_pid
 from fastledger.errors import CertificateError, Code
-from fastledger.node.config.settings import load_config
+from fastledger.node.config.text import load_config
 from fastledger.node.federation.metrics import FederationMetrics
 from fastledger.node.metrics import NodeMetrics, metrics_table
 from fastledger.stage_times import STAGE_BUCKETS_S, StageTimes

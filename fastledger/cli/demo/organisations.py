@@ -243,8 +243,8 @@ class NetWorld:
             LogConfig,
             NodeConfig,
             RpcConfig,
-            render_config,
         )
+        from fastledger.node.config.text import render_config
 
         place = self.folder / "authority"
         peers = [

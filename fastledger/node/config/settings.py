@@ -5,14 +5,10 @@ The text beside a setting is the only one there is: the template that ``fastledg
 """
 
 import ipaddress
-import os
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct, field
 
-from fastledger.errors import ConfigError
 from fastledger.limits import (
     BATCH_BYTES_MAX,
     BATCH_TRANSACTIONS_MAX,
@@ -33,7 +29,6 @@ PATH = {"path": True}
 _KIB, _MIB, _GIB = 1 << 10, 1 << 20, 1 << 30
 _SECOND, _HOUR, _DAY = 1_000, 3_600_000, 86_400_000
 
-CONFIG_BYTES_MAX = 1 << 20
 # A client has exactly one of these.
 CREDENTIALS = ("certificate_sha256", "certificate_name", "token_sha256")
 
@@ -422,28 +417,3 @@ def setting(config: Struct, name: str) -> int:
     if not isinstance(value, int):
         raise TypeError(f"{name} is not an integer")
     return value
-
-
-def load_config(path: str | Path, environ: Mapping[str, str] = os.environ) -> NodeConfig:
-    """Reads and checks the file, with ``FASTLEDGER_NODE__SECTION__SETTING`` from the environment over it.
-
-    Paths come out absolute. Raises ``ConfigError`` with every problem and its line (SPEC-NODE-101..105).
-    """
-    from fastledger.node.config.text import parse_config
-
-    path = Path(path)
-    try:
-        with path.open("rb") as file:
-            data = file.read(CONFIG_BYTES_MAX + 1)
-    except OSError as error:
-        raise ConfigError([f"{path.name}: {error.strerror}"]) from None
-    if len(data) > CONFIG_BYTES_MAX:
-        raise ConfigError([f"{path.name}: is longer than {CONFIG_BYTES_MAX} bytes"])
-    return parse_config(data, label=path.name, base=path.absolute().parent, environ=environ)
-
-
-def render_config(config: NodeConfig) -> str:
-    """A commented TOML file of every setting; reading it gives ``config`` again (SPEC-NODE-106)."""
-    from fastledger.node.config.text import render
-
-    return render(config)

@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import os
 import re
 import textwrap
 import tomllib
@@ -17,6 +18,7 @@ from fastledger.errors import ConfigError
 from fastledger.node.config.lines import locate_keys
 from fastledger.node.config.settings import NodeConfig, relation_problems
 
+CONFIG_BYTES_MAX = 1 << 20
 ENVIRONMENT_PREFIX = "FASTLEDGER_NODE__"
 Key = tuple[str | int, ...]
 
@@ -195,6 +197,22 @@ def _did_you_mean(name: str, known: Mapping[str, Any]) -> str:
     return f"; did you mean {close[0]}?" if close else ""
 
 
+def load_config(path: str | Path, environ: Mapping[str, str] = os.environ) -> NodeConfig:
+    """Reads and checks the file, with ``FASTLEDGER_NODE__SECTION__SETTING`` from the environment over it.
+
+    Paths come out absolute. Raises ``ConfigError`` with every problem and its line (SPEC-NODE-101..105).
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            data = file.read(CONFIG_BYTES_MAX + 1)
+    except OSError as error:
+        raise ConfigError([f"{path.name}: {error.strerror}"]) from None
+    if len(data) > CONFIG_BYTES_MAX:
+        raise ConfigError([f"{path.name}: is longer than {CONFIG_BYTES_MAX} bytes"])
+    return parse_config(data, label=path.name, base=path.absolute().parent, environ=environ)
+
+
 def parse_config(data: bytes, *, label: str, base: Path, environ: Mapping[str, str]) -> NodeConfig:
     """The configuration in a file's bytes; ``label`` names it in problems, ``base`` is where its paths start."""
     try:
@@ -267,8 +285,8 @@ _HEAD = """\
 """
 
 
-def render(config: NodeConfig) -> str:
-    """The commented file of ``config``."""
+def render_config(config: NodeConfig) -> str:
+    """A commented TOML file of every setting; reading it gives ``config`` again (SPEC-NODE-106)."""
     lines = [_HEAD]
     _render_table(config, "", lines)
     return "\n".join(lines).rstrip("\n") + "\n"

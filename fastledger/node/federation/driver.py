@@ -17,7 +17,6 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
@@ -38,6 +37,7 @@ from fastledger.chain.forks.templates import Template
 from fastledger.clock import system_clock_ms
 from fastledger.errors import CertificateError, Code, FastLedgerError, InputError, LedgerBusyError
 from fastledger.node.config.federation import FederationConfig
+from fastledger.node.federation.figures import Figures
 from fastledger.node.federation.metrics import FederationMetrics
 from fastledger.node.federation.miner import Miner
 from fastledger.node.federation.state import PeerState
@@ -57,7 +57,6 @@ from fastledger.peers.settings import (
     PeerInfo,
     PeerSettings,
     Send,
-    SyncStatus,
 )
 from fastledger.peers.wire import MESSAGES
 
@@ -81,26 +80,6 @@ DRAIN_S = 0.005
 # Mining stands still during a sync only while blocks come: headers alone must not stop it.
 PROGRESS_S = 10.0
 RENEW_MS_MIN, RENEW_MS_MAX = 100, 2_000
-
-
-@dataclass(frozen=True, slots=True)
-class Figures:
-    """Where chain and network stood a moment ago; read by RPC and metrics without asking the chain's thread."""
-
-    tip_height: int = 0
-    tip_id: bytes = bytes(32)
-    tip_time_ms: int = 0
-    final_height: int = 0
-    work: int = 0
-    mempool: int = 0
-    sync: SyncStatus = field(default_factory=lambda: SyncStatus(0, 0, 0, 0, False, 0, 0))
-    peers: Sequence[PeerInfo] = ()
-    bans: Sequence[Ban] = ()
-
-    @property
-    def lag(self) -> int:
-        """Blocks whose headers are proven and that this node has not executed."""
-        return max(0, self.sync.header_height - self.tip_height)
 
 
 class Federation:

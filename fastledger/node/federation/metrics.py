@@ -4,12 +4,10 @@ Kinds of messages and reasons of refusals are closed sets; organisations are no 
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-if TYPE_CHECKING:
-    from fastledger.node.federation.driver import Figures
+from fastledger.node.federation.figures import Figures
 
 DEPTH_BUCKETS = (1, 2, 3, 5, 10, 20, 50, 100)
 
@@ -58,7 +56,7 @@ class FederationMetrics:
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"fastledger_federation_{name}", text, labels, registry=self._registry)
 
-    def set_figures(self, figures: "Figures", hash_rate: float, mined: int) -> None:
+    def set_figures(self, figures: Figures, hash_rate: float, mined: int) -> None:
         """Where chain and network stand, at a scrape."""
         ready = [peer for peer in figures.peers if peer.ready]
         inbound = sum(peer.inbound for peer in ready)
