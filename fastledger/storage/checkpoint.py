@@ -26,7 +26,10 @@ PIECE_PUTS = 1_024
 
 @dataclass(slots=True)
 class CheckpointBatch:
-    """What one checkpoint changes. Order does not matter; later entries of ``blocks`` win."""
+    """The changes that one checkpoint makes.
+
+    Order does not matter, but of two ``blocks`` of one height the later wins.
+    """
 
     state: Mapping[bytes, bytes | None] = field(default_factory=dict)  # None deletes
     txids: Mapping[bytes, int] | Sequence[tuple[bytes, int]] = ()  # txid (32 bytes), seq
@@ -36,7 +39,10 @@ class CheckpointBatch:
 
 
 class Checkpoint:
-    """A batch that was found to be in bounds (else InputError, ValueError), ready to be put."""
+    """A checked batch, sorted and ready to be put.
+
+    The constructor raises InputError or ValueError where a key, a number or a term of the batch is out of bounds.
+    """
 
     def __init__(self, batch: CheckpointBatch) -> None:
         txids = batch.txids if isinstance(batch.txids, Mapping) else dict(batch.txids)
@@ -56,12 +62,16 @@ class Checkpoint:
         self._runs = PostingRuns(list(batch.postings))
 
     def __len__(self) -> int:
-        """At most so many puts and deletions are left."""
+        """Returns an upper bound of the puts and deletions that are left to do."""
         tables = (self.state[0], self.txids[0], self.blocks[0], self._seqs[0], self.meta)
         return sum(map(len, tables)) + len(self._runs)
 
     def pieces(self, puts_max: int = PIECE_PUTS) -> Iterator[Piece]:
-        """What to put, once, each piece before the next is asked for; all but ``meta``, which comes last."""
+        """Yields the puts of everything but ``meta``, in pieces of at most ``puts_max``.
+
+        :meth:`put_meta` comes after them. Each piece must be put before the next is asked for, and the pieces can be
+        had only once.
+        """
         tables: tuple[tuple[Items[Any], _Put], ...] = (
             (self.state, _put_state),
             (self.txids, _put_txids),
@@ -75,7 +85,7 @@ class Checkpoint:
             yield partial(self._put_runs, puts_max)
 
     def put_meta(self, txn: Transaction, databases: Mapping[str, int]) -> None:
-        """The piece that makes it the index's checkpoint."""
+        """Puts ``meta``, the last piece: it names the height at which the index now stands."""
         txn.put_many(databases["meta"], list(self.meta), list(self.meta.values()))
 
     def _put_runs(self, runs_max: int, txn: Transaction, databases: Mapping[str, int]) -> int:
@@ -83,7 +93,7 @@ class Checkpoint:
 
 
 def parts_of(items: Items[ValueT], size_max: int) -> Iterator[Items[ValueT]]:
-    """The same, cut into parts of at most so many."""
+    """Yields the items in their order, in parts of at most ``size_max``."""
     names, values = items
     for start in range(0, len(names), size_max):
         end = start + size_max

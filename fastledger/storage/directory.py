@@ -85,7 +85,10 @@ class LedgerDirectory:
 
     @classmethod
     def open(cls, root: Path, files: OsFiles | None = None) -> Self:
-        """Takes the lock. LedgerLockedError names the pid that has it; NotFoundError: no ledger there."""
+        """Takes the lock of the ledger at ``root`` and gives its paths.
+
+        LedgerLockedError names the pid that holds the lock; NotFoundError says that ``root`` holds no ledger.
+        """
         if not (root / GENESIS_NAME).is_file():
             raise NotFoundError(f"{root} holds no ledger")
         return cls._locked(root, files or OsFiles())
@@ -102,7 +105,7 @@ class LedgerDirectory:
         return cls(root, fd, identity, files)
 
     def read_genesis(self) -> bytes:
-        """The bytes that :meth:`create` was given."""
+        """Returns the bytes of ``genesis.cbor``, as :meth:`create` was given them."""
         if self._lock_fd is None:
             raise LedgerClosedError(f"{self.root} is closed")
         return self.genesis_path.read_bytes()
@@ -113,7 +116,10 @@ class LedgerDirectory:
 
     @contextlib.contextmanager
     def workspace(self) -> Iterator[Path]:
-        """A new empty directory in ``tmp/`` for the length of the block, on the same file system as the rest."""
+        """Makes an empty directory in ``tmp/``, yields its path, and deletes the directory at the end of the block.
+
+        It lies on the file system of the ledger, so that a file made in it can be renamed into place.
+        """
         self._files.make_dir(self.tmp_path)
         path = Path(tempfile.mkdtemp(dir=self.tmp_path))
         try:
@@ -122,7 +128,7 @@ class LedgerDirectory:
             shutil.rmtree(path, ignore_errors=True)
 
     def close(self) -> None:
-        """Drops the lock. LOCK stays: to unlink it would let two openers lock two files."""
+        """Drops the lock. The file LOCK stays: unlinking it would let two openers lock two different files."""
         if self._lock_fd is None:
             return
         with _held_lock:

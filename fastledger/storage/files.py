@@ -40,7 +40,7 @@ class OpenFile(NamedTuple):
 
 
 def storage_error(error: OSError, action: str, path: Path) -> LedgerError:
-    """The typed error for a failed system call on ``path``."""
+    """Returns the typed error for a failed system call on ``path``; ``action`` is the verb that its message uses."""
     reason = errno.errorcode.get(error.errno or 0, "error")
     if error.errno in _FULL:
         return StorageFullError(f"no space to {action} {path} ({reason})")
@@ -48,7 +48,10 @@ def storage_error(error: OSError, action: str, path: Path) -> LedgerError:
 
 
 class OsFiles:
-    """The real operating system. The ``raw_`` methods are the seam: a simulator overrides those."""
+    """The system calls of the real operating system.
+
+    A simulator overrides the ``raw_`` methods to make calls fail.
+    """
 
     # The seam.
 
@@ -80,14 +83,14 @@ class OsFiles:
     # What the storage layer calls.
 
     def create(self, path: Path) -> OpenFile:
-        """A new empty file, readable by its owner alone."""
+        """Creates an empty file that only its owner may read and write; it must not exist."""
         try:
             return OpenFile(self.raw_create(path), path)
         except OSError as error:
             raise storage_error(error, "create", path) from error
 
     def open(self, path: Path, *, writable: bool = False) -> OpenFile:
-        """An existing file; ``FileNotFoundError`` is left to the caller, for whom it may be ordinary."""
+        """Opens an existing file. ``FileNotFoundError`` is left to the caller, for whom it may be ordinary."""
         return OpenFile(os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC), path)
 
     def close(self, file: OpenFile) -> None:
@@ -97,7 +100,10 @@ class OsFiles:
         return os.fstat(file.fd).st_size
 
     def write(self, file: OpenFile, buffers: Sequence[Buffer], offset: int) -> int:
-        """Writes all buffers at ``offset``, in one system call unless that is cut short; bytes written."""
+        """Writes all buffers one after another at ``offset`` and returns how many bytes that was.
+
+        It takes one system call unless the kernel cuts that short.
+        """
         total = sum(map(len, buffers))
         if len(buffers) > BUFFERS_PER_WRITE_MAX:
             buffers = [b"".join(buffers)]
@@ -122,7 +128,7 @@ class OsFiles:
             length -= count
 
     def read(self, file: OpenFile, length: int, offset: int) -> bytes:
-        """Up to ``length`` bytes; fewer only at the end of the file."""
+        """Returns ``length`` bytes from ``offset``, or fewer where the file ends before."""
         try:
             data = os.pread(file.fd, length, offset)
             while len(data) < length:
@@ -135,7 +141,7 @@ class OsFiles:
         return data
 
     def fdatasync(self, file: OpenFile) -> None:
-        """The file's bytes are on the device on return. LedgerHaltedError otherwise; never tried again."""
+        """Puts the file's bytes on the device. LedgerHaltedError where that fails; it is never tried again."""
         try:
             self.raw_fdatasync(file)
         except OSError as error:
@@ -143,7 +149,7 @@ class OsFiles:
             raise LedgerHaltedError(f"sync of {file.path} failed ({reason}); reopen the ledger") from error
 
     def fsync_dir(self, path: Path) -> None:
-        """The directory's entries are on the device on return."""
+        """Puts the directory's entries on the device. LedgerHaltedError where that fails."""
         try:
             self.raw_fsync_dir(path)
         except OSError as error:
@@ -175,11 +181,14 @@ class OsFiles:
             raise storage_error(error, "create directory", path) from error
 
     def names(self, path: Path) -> list[str]:
-        """The names in a directory, in any order; none where there is no directory."""
+        """Returns the names in a directory, in no order; an empty list where there is no directory."""
         return [entry.name for entry in path.iterdir()] if path.is_dir() else []
 
     def punch_hole(self, file: OpenFile, offset: int, length: int) -> bool:
-        """Gives the whole pages of a zeroed range back; False where the file system cannot."""
+        """Gives the whole pages of a zeroed range back to the file system.
+
+        Returns False where it cannot take them.
+        """
         if _fallocate is None:
             return False
         return _fallocate(file.fd, _FALLOC_PUNCH_HOLE | _FALLOC_KEEP_SIZE, offset, length) == 0
@@ -188,7 +197,10 @@ class OsFiles:
         return os.urandom(count)
 
     def create_whole(self, path: Path, size: int, header: bytes) -> None:
-        """A file of ``size`` bytes that begins with ``header`` and is there wholly or not at all, durably."""
+        """Creates a file of ``size`` bytes that begins with ``header``, durable on return.
+
+        After a crash the file is there with all its bytes, or not at all.
+        """
 
         def fill(file: OpenFile) -> None:
             if size:
@@ -198,7 +210,10 @@ class OsFiles:
         self._create_whole(path, fill)
 
     def create_streamed(self, path: Path, pieces: Iterable[Buffer]) -> None:
-        """A file of these bytes, written as they are made; there wholly or not at all, durably."""
+        """Creates a file of the ``pieces`` one after another, each written before the next is made.
+
+        Durable on return. After a crash the file is there with all its bytes, or not at all.
+        """
 
         def fill(file: OpenFile) -> None:
             end = 0
@@ -223,14 +238,14 @@ class OsFiles:
         self.fsync_dir(path.parent)
 
     def _discard(self, path: Path) -> None:
-        """Best effort on the way out of an error, which is the one worth reporting."""
+        """Unlinks a file on the way out of an error. A failure of this is not reported: the first error is."""
         try:
             self.unlink(path)
         except LedgerError:
             return
 
     def first_nonzero(self, file: OpenFile, start: int, end: int) -> int | None:
-        """Offset of the first byte in [start, end) that is not zero."""
+        """Returns the offset of the first byte in [start, end) that is not zero, or None."""
         while start < end:
             chunk = self.read(file, min(READ_CHUNK_BYTES, end - start), start)
             if not chunk:
@@ -241,7 +256,7 @@ class OsFiles:
         return None
 
     def end_of_data(self, file: OpenFile, start: int, end: int) -> int:
-        """Offset behind the last byte in [start, end) that is not zero; ``start`` if all are."""
+        """Returns the offset behind the last byte in [start, end) that is not zero; ``start`` if all are zero."""
         found = start
         while start < end:
             chunk = self.read(file, min(READ_CHUNK_BYTES, end - start), start)
@@ -268,7 +283,7 @@ _fallocate = _load_fallocate()
 
 
 class FileCache:
-    """Open descriptors of numbered files; bounded, and none is closed while somebody reads through it."""
+    """Keeps descriptors of numbered files open, at most so many; none is closed while somebody reads through it."""
 
     def __init__(
         self, files: OsFiles, path_of: Callable[[int], Path], *, open_max: int = OPEN_FILES_MAX
@@ -284,7 +299,10 @@ class FileCache:
 
     @contextmanager
     def lease(self, number: int, *, writable: bool = False) -> Iterator[OpenFile]:
-        """The file, kept open for the length of the block. ``FileNotFoundError`` if it does not exist."""
+        """Yields the file ``number``, open for the length of the block.
+
+        ``FileNotFoundError`` if it does not exist.
+        """
         file, key = self._take(number, writable)
         try:
             yield file
@@ -316,7 +334,7 @@ class FileCache:
                 self._files.close(self._open.pop(key))
 
     def forget(self, number: int) -> None:
-        """Closes what is open of a file about to be unlinked, at once or when its last reader has left it."""
+        """Closes the descriptors of a file that is about to be unlinked, each when its last reader has left it."""
         with self._lock:
             for key in {number * 2, number * 2 + 1} & self._open.keys():
                 if key in self._leases:
@@ -325,7 +343,7 @@ class FileCache:
                     self._files.close(self._open.pop(key))
 
     def close(self) -> None:
-        """Closes every file, one that is being read when its last reader has left it."""
+        """Closes every file; one that is being read is closed when its last reader has left it."""
         self._closed = True
         for number in {key // 2 for key in list(self._open)}:
             self.forget(number)

@@ -47,21 +47,24 @@ FRAME_HEADER_BYTES = _FRAME.size
 
 
 class Place(NamedTuple):
-    """A position in the log: everything before ``offset`` of ``segment``. Compares like the log."""
+    """A position in the log: it stands for everything before byte ``offset`` of ``segment``.
+
+    Places sort in log order.
+    """
 
     segment: int
     offset: int
 
 
 class FrameRef(NamedTuple):
-    """Where a frame lies: segment number, byte offset of its header, payload length in bytes."""
+    """The place of a frame in the log: segment number, byte offset of its header, payload length in bytes."""
 
     segment: int
     offset: int
     length: int
 
     def pack(self) -> bytes:
-        """12 bytes, big-endian, ordered like the log itself."""
+        """Returns 12 bytes, three big-endian uint32, whose byte order is the order of the log."""
         return _REF.pack(*self)
 
     @classmethod
@@ -70,12 +73,12 @@ class FrameRef(NamedTuple):
 
     @property
     def end(self) -> Place:
-        """Where the next frame of the segment begins."""
+        """The place behind the frame and its padding, where the next frame of the segment begins."""
         return Place(self.segment, self.offset + frame_bytes(self.length))
 
 
 class SegmentHeader(NamedTuple):
-    """What a segment file says of itself; ``checksum`` begins the chain of its frames."""
+    """A decoded segment header (SPEC-LOG-2). The segment's first frame links to its ``checksum``."""
 
     segment: int
     segment_bytes: int
@@ -87,12 +90,12 @@ class SegmentHeader(NamedTuple):
 
     @property
     def seed(self) -> int:
-        """Seeds the checksum of every frame in this segment."""
+        """The value that seeds the CRC-32 of every frame in this segment."""
         return crc32(self.chain_id + self.salt + _CHECKSUM.pack(self.segment))
 
 
 class Frame(NamedTuple):
-    """A frame's decoded header."""
+    """A decoded frame header (SPEC-LOG-3) and the place that it was found at."""
 
     ref: FrameRef
     kind: int
@@ -105,19 +108,19 @@ class Frame(NamedTuple):
 
 
 def padding_of(length: int) -> int:
-    """Zero bytes after a payload of this length."""
+    """Returns how many zero bytes follow a payload of ``length`` bytes."""
     return -length % ALIGNMENT
 
 
 def frame_bytes(length: int) -> int:
-    """Bytes on disk of a frame whose payload has ``length`` bytes."""
+    """Returns the bytes on disk of a frame whose payload has ``length`` bytes, header and padding included."""
     return FRAME_HEADER_BYTES + length + padding_of(length)
 
 
 def encode_segment_header(
     segment: int, segment_bytes: int, chain_id: bytes, salt: bytes, first_height: int, previous: int
 ) -> bytes:
-    """The 56 bytes at the head of a segment."""
+    """Returns the 56 bytes at the head of a segment (SPEC-LOG-2)."""
     body = _SEGMENT.pack(
         SEGMENT_MAGIC,
         LOG_FORMAT_VERSION,
@@ -134,7 +137,10 @@ def encode_segment_header(
 
 
 def decode_segment_header(data: bytes, path: str) -> SegmentHeader:
-    """CorruptionError if the bytes are damaged, FormatVersionError if they are of another version."""
+    """Returns the segment header in the first 56 bytes of ``data``; ``path`` is for the errors.
+
+    CorruptionError if the bytes are damaged, FormatVersionError if they are of another version.
+    """
     if len(data) < SEGMENT_HEADER_BYTES:
         raise CorruptionError("segment header is cut short", path=path, offset=0)
     magic, version, zero, segment, size, chain_id, salt, first_height, previous, checksum = _SEGMENT.unpack(
@@ -157,7 +163,7 @@ def encode_frame_header(
     durable: Place,
     previous: int,
 ) -> tuple[bytes, int]:
-    """The 72 bytes, and the checksum that the next frame links to."""
+    """Returns the 72 bytes of a frame's header (SPEC-LOG-3), and the checksum that the next frame links to."""
     body = _FRAME.pack(
         FRAME_MAGIC,
         LOG_FORMAT_VERSION,
@@ -177,7 +183,10 @@ def encode_frame_header(
 
 
 def decode_frame_header(data: bytes, header: SegmentHeader, offset: int) -> Frame | None:
-    """The frame whose header stands in ``data``; None if that is not a whole frame of this place."""
+    """Returns the frame whose header is the first 72 bytes of ``data``, read at ``offset`` of a segment.
+
+    None if they are not a whole header that was written for this place.
+    """
     if len(data) < FRAME_HEADER_BYTES or data[:4] != FRAME_MAGIC:
         return None
     (
@@ -206,7 +215,7 @@ def decode_frame_header(data: bytes, header: SegmentHeader, offset: int) -> Fram
 
 
 def checksum_of(parts: list[Buffer]) -> int:
-    """CRC-32 over the concatenation; zlib drops the GIL for large parts."""
+    """Returns the CRC-32 of the concatenated parts; zlib drops the GIL for large ones."""
     checksum = 0
     for part in parts:
         checksum = crc32(part, checksum)
@@ -214,12 +223,12 @@ def checksum_of(parts: list[Buffer]) -> int:
 
 
 def read_frame_header(files: OsFiles, file: OpenFile, header: SegmentHeader, offset: int) -> Frame | None:
-    """The frame at ``offset``, or None if none that is whole begins there."""
+    """Reads the frame header at ``offset`` of a segment's file; None if no whole one begins there."""
     return decode_frame_header(files.read(file, FRAME_HEADER_BYTES, offset), header, offset)
 
 
 def read_payload(files: OsFiles, file: OpenFile, frame: Frame) -> bytes:
-    """The payload of a decoded frame; CorruptionError names the frame if it or its padding is damaged."""
+    """Returns the payload of a decoded frame; CorruptionError names the frame if it or its padding is damaged."""
     length = frame.ref.length
     start = frame.ref.offset + FRAME_HEADER_BYTES
     data = files.read(file, length + padding_of(length), start)
@@ -236,7 +245,7 @@ def read_payload(files: OsFiles, file: OpenFile, frame: Frame) -> bytes:
 
 
 def find_frames(files: OsFiles, file: OpenFile, header: SegmentHeader, start: int) -> list[Frame]:
-    """Every whole frame header at or behind ``start``: what still stands behind damage."""
+    """Returns every whole frame header of a segment at or behind ``start``, whatever damage lies before it."""
     data = files.read(file, max(0, header.segment_bytes - start), start)
     found = []
     at = data.find(FRAME_MAGIC)

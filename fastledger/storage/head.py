@@ -27,7 +27,7 @@ _CHECKSUM = struct.Struct(">I")
 
 
 class LogPosition(NamedTuple):
-    """The last frame, its height and its block id; of an empty log ``EMPTY``."""
+    """A frame of the log with its height and its block id (32 bytes); ``EMPTY`` where the log has no frame."""
 
     ref: FrameRef | None
     height: int
@@ -38,7 +38,7 @@ EMPTY = LogPosition(None, NO_HEIGHT, bytes(BLOCK_ID_BYTES))
 
 
 class HeadState(NamedTuple):
-    """One slot: a position that was durable, and the checksum of its frame."""
+    """The contents of one slot of HEAD: a position that was durable, and the checksum of its frame's header."""
 
     sequence: int
     position: LogPosition
@@ -77,7 +77,7 @@ def _decode(data: bytes, chain_id: bytes, path: Path, offset: int) -> HeadState:
 
 
 class HeadFile:
-    """The open HEAD of one log; written by one thread at a time."""
+    """The open HEAD file of one log. One thread at a time may write it."""
 
     def __init__(self, path: Path, chain_id: bytes, files: OsFiles, *, readonly: bool) -> None:
         self.path = path
@@ -90,12 +90,12 @@ class HeadFile:
 
     @staticmethod
     def create(path: Path, chain_id: bytes, files: OsFiles) -> None:
-        """Both slots say: the log is empty."""
+        """Creates a HEAD file, durably, both of whose slots say that the log is empty."""
         slots = b"".join(_encode(HeadState(n, EMPTY, 0), chain_id) for n in range(SLOTS))
         files.create_whole(path, 0, slots)
 
     def _load(self) -> HeadState | None:
-        """The newer whole slot; None if neither is whole. ``damage`` says what is wrong."""
+        """Returns the newer of the whole slots, or None if neither is whole; fills ``damage``."""
         states = []
         self.damage = []
         for slot in range(SLOTS):
@@ -112,27 +112,30 @@ class HeadFile:
         return max(states, key=lambda state: state.sequence, default=None)
 
     def check(self) -> list[CorruptionError]:
-        """What is wrong with the file as it is now on disk."""
+        """Reads the file again and returns the damage found in it, an error for each bad slot."""
         self._load()
         return self.damage
 
     def write(self, position: LogPosition, frame_checksum: int) -> None:
-        """Remembers a position that is already durable."""
+        """Writes a position that is already durable in the log into the older slot. HEAD is not synced."""
         self._sequence += 1
         state = HeadState(self._sequence, position, frame_checksum)
         self._files.write(self._file, [_encode(state, self._chain_id)], self._sequence % SLOTS * SLOT_BYTES)
         self.state = state
 
     def encoded(self, position: LogPosition, frame_checksum: int) -> bytes:
-        """A whole HEAD file, both slots, that says ``position``."""
+        """Returns the bytes of a HEAD file both of whose slots say ``position``."""
         return b"".join(_encode(HeadState(n, position, frame_checksum), self._chain_id) for n in range(SLOTS))
 
     def sync(self) -> None:
-        """Makes the file durable: before what an older HEAD may point to goes away."""
+        """Makes HEAD durable.
+
+        Pruning calls this first, so that HEAD never points into a segment that was unlinked.
+        """
         self._files.fdatasync(self._file)
 
     def restore(self, position: LogPosition, frame_checksum: int) -> None:
-        """Brings the file up to what recovery found and makes damaged slots whole; else writes nothing."""
+        """Writes the position that recovery found: once for each damaged slot, else only where HEAD says another."""
         for _ in self.damage[:SLOTS] or range(self.state is None or self.state.position != position):
             self.write(position, frame_checksum)
 

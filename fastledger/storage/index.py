@@ -31,7 +31,7 @@ WALK_KEYS = 1_024
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A key on which two indexes disagree; None: not there."""
+    """A key on which two indexes disagree; a value is None where that index does not have the key."""
 
     database: str
     key: bytes
@@ -44,7 +44,7 @@ class IndexOutdatedError(FormatVersionError):
 
 
 class IndexView:
-    """The index as one transaction left it; used by one thread at a time."""
+    """The index as one committed transaction left it; used by one thread at a time."""
 
     def __init__(self, transaction: Transaction, databases: Mapping[str, int]) -> None:
         self._transaction = transaction
@@ -56,12 +56,18 @@ class IndexView:
         return self._transaction.get(self._databases["meta"], name)
 
     def get_state(self, key: bytes) -> bytes | None:
-        """The value; CorruptionError where it does not match its checksum (SPEC-IDX-6)."""
+        """Returns the value of a state key, or None.
+
+        CorruptionError where it does not match its checksum (SPEC-IDX-6).
+        """
         data = self._transaction.get(self._state, key)
         return None if data is None else keys.open_value(key, data)
 
     def get_states(self, wanted: Iterable[bytes]) -> dict[bytes, bytes | None]:
-        """The values of many keys at once; None for those that are not there."""
+        """Returns the values of many state keys at once; None for a key that is not there.
+
+        Errors as :meth:`get_state`.
+        """
         keys_wanted = list(wanted)
         found = self._transaction.get_many(self._state, keys_wanted)
         return {
@@ -77,7 +83,7 @@ class IndexView:
         return self._transaction.get(self._txids, txid) is not None
 
     def seqs_of_txids(self, txids: Iterable[bytes]) -> dict[bytes, int]:
-        """Of those that are there."""
+        """Returns txid -> seq for those of the given transaction ids (32 bytes each) that the index has."""
         wanted = list(txids)
         found = self._transaction.get_many(self._txids, wanted)
         return {
@@ -89,7 +95,7 @@ class IndexView:
         return None if data is None else data[keys.SEQ_BYTES :]
 
     def block_of_seq(self, seq: int) -> tuple[int, int, bytes] | None:
-        """(height, first seq, entry) of the last block whose first seq is <= ``seq``."""
+        """Returns (height, first seq, entry) of the last block whose first seq is <= ``seq``, or None."""
         last = keys.encode_seq(seq) + b"\xff" * keys.HEIGHT_BYTES
         with self._transaction.cursor(self._databases["seqs"]) as cursor:
             for key, _ in cursor.scan_back(last):
@@ -98,7 +104,7 @@ class IndexView:
         return None
 
     def last_block(self) -> tuple[int, int, bytes] | None:
-        """(height, first seq, entry) of the highest block."""
+        """Returns (height, first seq, entry) of the highest block, or None if there is no block."""
         with self._transaction.cursor(self._databases["blocks"]) as cursor:
             item = cursor.move(CURSOR_LAST)
         if item is None:
@@ -112,7 +118,10 @@ class IndexView:
         start_seq: int | None = None,
         reverse: bool = False,
     ) -> Iterator[int]:
-        """Sequence numbers from ``start_seq`` on, ascending (descending: ``reverse``), read as they are asked for."""
+        """Yields the seqs under ``term`` (17 bytes) from ``start_seq`` on, ascending or (``reverse``) descending.
+
+        They are read from disk as they are asked for.
+        """
         if start_seq is None:
             start_seq = keys.SEQ_MAX if reverse else 0
         start = term + keys.encode_seq(start_seq)
@@ -129,7 +138,7 @@ class IndexView:
                 yield from (seq for seq in run if seq >= start_seq)
 
     def iter_state(self, prefix: bytes = b"", *, start: bytes | None = None) -> Iterator[tuple[bytes, bytes]]:
-        """(key, value) of the keys with ``prefix``, ascending, from ``start`` on."""
+        """Yields (key, value) of the state keys that begin with ``prefix``, ascending, from the key ``start`` on."""
         with self._transaction.cursor(self._state) as cursor:
             for key, value in cursor.scan(prefix if start is None else max(prefix, start)):
                 if not key.startswith(prefix):
@@ -137,7 +146,7 @@ class IndexView:
                 yield key, keys.open_value(key, value)
 
     def iter_all(self, database: str) -> Generator[tuple[bytes, bytes], None, None]:
-        """Every (key, value) of one of ``DATABASES``, ascending."""
+        """Yields every (key, value) of one of ``DATABASES``, ascending; of ``postings`` one key for each posting."""
         with self._transaction.cursor(self._databases[database]) as cursor:
             if database != "postings":
                 yield from cursor.scan(_EMPTY)
@@ -148,12 +157,12 @@ class IndexView:
                 yield from ((prefix + keys.encode_seq(seq), _EMPTY) for seq in keys.run_seqs(key, value))
 
     def iter_raw(self, database: str) -> Generator[tuple[bytes, bytes], None, None]:
-        """Every (key, value) of one of ``DATABASES`` as it is stored, ascending."""
+        """Yields every (key, value) of one of ``DATABASES`` as it is stored, ascending."""
         with self._transaction.cursor(self._databases[database]) as cursor:
             yield from cursor.scan(_EMPTY)
 
     def unreachable(self, database: str, limit: int) -> list[tuple[str, bytes]]:
-        """See :meth:`Index.unreachable`."""
+        """Returns up to ``limit`` (database, key) of ``database`` that a walk meets and a search does not find."""
         number = self._databases[database]
         found: list[tuple[str, bytes]] = []
         with self._transaction.cursor(number) as cursor:
@@ -168,10 +177,13 @@ class IndexView:
 
 
 class Reader(IndexView):
-    """A long-lived view of one thread. Pages that it can see are not reused: renew it at each checkpoint."""
+    """A view that one thread keeps.
+
+    LMDB does not reuse pages that it can see, so it is renewed at each checkpoint.
+    """
 
     def renew(self) -> None:
-        """Moves to the newest checkpoint; iterators from before are void."""
+        """Moves the view to the newest commit; iterators that were begun before it are void."""
         self._transaction.renew()
 
     def close(self) -> None:
@@ -229,11 +241,12 @@ class Index:
         shutil.rmtree(path, ignore_errors=True)
 
     def write_checkpoint(self, batch: CheckpointBatch) -> None:
-        """After a crash, and the opening that follows, there is either this checkpoint or the one before it.
+        """Writes one checkpoint.
 
-        A large one is written in several transactions, behind a redo file (SPEC-IDX-7). StorageFullError if the
-        disk or the map is full (it grows at the next opening): what was begun is completed by the next call or the
-        next opening, and until then nobody may rely on the index alone.
+        After a crash and the opening that follows, the index is at this or at the one before. A large one is written
+        in several transactions, behind a redo file (SPEC-IDX-7). StorageFullError if the disk or the map is full
+        (the map grows at the next opening). The next call or the next opening then completes what was begun, and
+        until then nobody may rely on the index alone.
         """
         checkpoint = Checkpoint(batch)
         with self._checkpointing:
@@ -256,7 +269,7 @@ class Index:
             checkpoint.put_meta(txn, databases)
 
     def _write_pieces(self, checkpoint: Checkpoint) -> None:
-        """One bounded transaction after another; the redo file goes when the last one cannot be lost."""
+        """Writes one bounded transaction after another; removes the redo file once the last of them is durable."""
         databases = self._environment.databases
         with self._environment.write() as txn:
             txn.put_many(databases["meta"], [keys.META_FORMAT], [keys.FORMAT_UNDER_WAY])
@@ -276,7 +289,7 @@ class Index:
         self._unfinished, self._pending = False, None
 
     def _complete(self) -> None:
-        """Writes the checkpoint in the redo file again, of which any part may have been written."""
+        """Writes the checkpoint in the redo file again. Any part of it may have been written before."""
         if self._redo.exists():
             self._write_pieces(Checkpoint(self._redo.read()))
         else:  # it was written, and the file's removal failed halfway
@@ -284,7 +297,7 @@ class Index:
             self._unfinished, self._pending = False, None
 
     def _settle(self, chain_id: bytes) -> None:
-        """Checks whose index this is, and leaves it at one whole checkpoint."""
+        """Checks that the index is this chain's and of this format, and leaves it at one whole checkpoint."""
         environment, meta = self._environment, self._environment.databases["meta"]
         with environment.read() as txn:
             version, chain = txn.get(meta, keys.META_FORMAT), txn.get(meta, keys.META_CHAIN)
@@ -306,7 +319,7 @@ class Index:
             raise LedgerHaltedError(f"{environment.path} holds half a checkpoint: open it for writing first")
 
     def _recover(self, *, under_way: bool) -> None:
-        """Completes the checkpoint in the redo file, if there is one and room for it."""
+        """Completes the checkpoint in the redo file, if there is such a file and room to complete it."""
         if self._redo.exists():
             try:
                 batch = self._redo.read()
@@ -326,34 +339,35 @@ class Index:
 
     @property
     def pending(self) -> CheckpointBatch | None:
-        """A checkpoint that opening found half written and no room to complete; the next write does that first.
+        """The checkpoint that opening found half written and had no room to complete, or None.
 
-        Until then no view may be read without it.
+        The next :meth:`write_checkpoint` completes it first. Until then whoever reads a view must put it on top.
         """
         return self._pending
 
     def get_meta(self, name: bytes) -> bytes | None:
-        """What the last checkpoint, pending or not, left under ``name``."""
+        """Returns the value that the last checkpoint, pending or not, put under ``name``, or None."""
         if self._pending is not None and name in self._pending.meta:
             return self._pending.meta[name]
         with self.snapshot() as view:
             return view.get_meta(name)
 
     def put_raw(self, database: str, names: list[bytes], values: list[bytes]) -> None:
-        """Puts entries of one of ``DATABASES`` as they are stored: for who builds a whole index from a copy."""
+        """Puts entries into one of ``DATABASES`` as they are stored; used to build a whole index from a copy."""
         with self._environment.write() as txn:
             txn.put_many(self._environment.databases[database], names, values)
 
     def sync(self) -> None:
-        """No power cut takes the last checkpoint back after this."""
+        """Makes the last checkpoint durable, so that no power cut takes it back."""
         self._environment.sync()
 
     @contextmanager
     def snapshot(self, *, whole: bool = False) -> Iterator[IndexView]:
-        """One unchanging view for the length of the block; keep it short, it pins old pages.
+        """Yields one view that does not change for the length of the block. Keep it short: it pins old pages.
 
-        Of a checkpoint that is being written it may show a part, which is no harm to who looks at the same blocks
-        elsewhere first. ``whole``: waits for its end instead. LedgerHaltedError where it has failed.
+        While a checkpoint is being written the view may show a part of it. That does no harm to a caller that looks
+        at the same blocks elsewhere first. With ``whole`` the call waits for the checkpoint's end instead, and
+        raises LedgerHaltedError where the checkpoint has failed.
         """
         with ExitStack() as stack:
             with self._checkpointing if whole else nullcontext():
@@ -363,23 +377,26 @@ class Index:
             yield IndexView(transaction, self._environment.databases)
 
     def reader(self) -> Reader:
-        """A view that its owner renews and closes."""
+        """Returns a view that the caller renews and closes."""
         return Reader(self._environment.begin_read(), self._environment.databases)
 
     def compare(
         self, other: "Index", *, limit: int = 20, databases: Sequence[str] = DATABASES[1:]
     ) -> list[Difference]:
-        """The first differences, in key order; ``meta`` is compared only if asked for."""
+        """Returns the first ``limit`` differences to another index, in key order.
+
+        ``meta`` is compared only if asked for.
+        """
         with self.snapshot(whole=True) as ours, other.snapshot(whole=True) as theirs:
             return compare_views(ours, theirs, limit=limit, databases=databases)
 
     def unreachable(self, *, limit: int = 20) -> list[tuple[str, bytes]]:
-        """See :func:`unreachable_entries`."""
+        """Returns up to ``limit`` (database, key) that :func:`unreachable_entries` finds."""
         with self.snapshot(whole=True) as view:
             return unreachable_entries(view, limit=limit)
 
     def stats(self) -> dict[str, int]:
-        """Entries of each database."""
+        """Returns how many entries each database has."""
         with self.snapshot() as view:
             return {name: view.count(name) for name in DATABASES}
 
@@ -396,10 +413,10 @@ def compare_views(
     meaning: Meaning = lambda _database, _key, value: value,
     step: Callable[[], None] = lambda: None,
 ) -> list[Difference]:
-    """The first differences of two views, in key order.
+    """Returns the first ``limit`` differences of two views, in key order.
 
-    Values are compared as ``meaning`` (database, key, value) gives them; ``step`` is called every WALK_KEYS entries
-    and may raise, to end the walk.
+    Values are compared in the form that ``meaning`` (database, key, value) gives them. ``step`` is called every
+    WALK_KEYS entries and may raise to end the walk.
     """
     found: list[Difference] = []
     for database in databases:
@@ -419,7 +436,7 @@ def _paced(items: Iterator[tuple[bytes, bytes]], step: Callable[[], None]) -> It
 
 
 def unreachable_entries(view: IndexView, *, limit: int = 20) -> list[tuple[str, bytes]]:
-    """(database, key) of entries that a walk meets and a search does not find.
+    """Returns up to ``limit`` (database, key) of entries that a walk meets and a search does not find.
 
     Damage to LMDB's inner pages has this effect, and no comparison in key order shows it.
     """
@@ -430,7 +447,7 @@ def unreachable_entries(view: IndexView, *, limit: int = 20) -> list[tuple[str, 
 
 
 def _runs(items: Iterator[tuple[bytes, bytes]], term: bytes) -> Iterator[list[int]]:
-    """The runs of one term, to where another begins."""
+    """Yields the runs of one term from ``items`` and ends where another term begins."""
     for key, value in items:
         if not key.startswith(term):
             return
@@ -438,7 +455,10 @@ def _runs(items: Iterator[tuple[bytes, bytes]], term: bytes) -> Iterator[list[in
 
 
 def _map_bytes(path: Path, map_bytes: int) -> int:
-    """Address space, not disk; twice what is used, so that an index that filled its map opens with room."""
+    """Returns the bytes of the memory map to open with, which are address space and take no disk.
+
+    That is at least twice the file, so that an index that filled its map opens with room.
+    """
     data = path / "data.mdb"
     return max(map_bytes, 2 * data.stat().st_size) if data.exists() else map_bytes
 

@@ -40,14 +40,14 @@ _CHAIN_ID_BYTES = 8
 
 
 class JournalRef(NamedTuple):
-    """Where a frame lies: byte offset of its head, payload length in bytes."""
+    """The place of a frame in the journal: byte offset of its head, payload length in bytes."""
 
     offset: int
     length: int
 
     @property
     def end(self) -> int:
-        """Where the next frame begins."""
+        """The offset at which the next frame begins."""
         return self.offset + _FRAME.size + self.length
 
 
@@ -55,7 +55,7 @@ class ForkJournal:
     """An open journal, used by one thread. A failed write or sync halts it, as it halts the ledger."""
 
     def __init__(self, path: Path, chain_id: bytes, files: OsFiles) -> None:
-        """Use :meth:`open`."""
+        """Prepares a journal without opening its file; callers use :meth:`open`."""
         self._path = path
         self._files = files
         self._header = _encode_header(chain_id)
@@ -67,10 +67,10 @@ class ForkJournal:
 
     @classmethod
     def open(cls, root: Path, chain_id: bytes, files: OsFiles | None = None) -> Self:
-        """The journal ``root/forks/journal``, made where there is none.
+        """Opens the journal ``root/forks/journal`` and makes it where there is none; ``chain_id`` is 8 bytes.
 
-        A torn tail is cut and a damaged file begun anew. FormatVersionError for another version, InputError for
-        another chain's.
+        A torn tail is cut off and a damaged file begun anew. FormatVersionError for another version, InputError for
+        a journal of another chain.
         """
         if len(chain_id) != _CHAIN_ID_BYTES:
             raise InputError(f"chain id has {len(chain_id)} bytes")
@@ -95,10 +95,10 @@ class ForkJournal:
         self._end = JOURNAL_HEADER_BYTES
 
     def _recover(self) -> None:
-        """Finds what is whole and writes it again: anything behind it is cut off with that.
+        """Finds the whole frames and writes them to a new file, which drops whatever lies behind them.
 
-        Written again also where nothing is wrong: after a failed sync the kernel may hold pages that it counts as
-        clean and that never reached the device, and what was told of would rest on them.
+        That is done even where nothing is wrong. After a failed sync the kernel may hold pages that it counts as
+        clean and that never reached the device; what others were told would rest on them.
         """
         header = self._files.read(self._open_file, JOURNAL_HEADER_BYTES, 0)
         if not _is_header(header, self._header):
@@ -118,7 +118,7 @@ class ForkJournal:
 
     @property
     def byte_count(self) -> int:
-        """The length of the file."""
+        """The length of the journal's file in bytes."""
         return self._end
 
     @property
@@ -127,7 +127,7 @@ class ForkJournal:
         return self._dirty
 
     def load(self) -> Iterator[tuple[JournalRef, bytes]]:
-        """(place, payload) of every whole frame in the order of appending; ends at the first that is not whole."""
+        """Yields (place, payload) of every frame in the order of appending; ends at the first that is not whole."""
         offset = JOURNAL_HEADER_BYTES
         while (frame := self._frame_at(offset)) is not None:
             yield frame
@@ -149,14 +149,17 @@ class ForkJournal:
         return crc32(payload, crc32(offset.to_bytes(8, "big"), self._seed))
 
     def read(self, ref: JournalRef) -> bytes:
-        """The payload at ``ref``. CorruptionError where it is not what was written."""
+        """Returns the payload of the frame at ``ref``. CorruptionError where its bytes are not what was written."""
         frame = self._frame_at(ref.offset)
         if frame is None or frame[0] != ref:
             raise CorruptionError("a journalled block is damaged", path=str(self._path), offset=ref.offset)
         return frame[1]
 
     def append(self, payload: bytes) -> JournalRef:
-        """Writes one frame, durable with the next :meth:`sync`. StorageFullError or LedgerHaltedError halts it."""
+        """Writes one frame and returns its place; the next :meth:`sync` makes it durable.
+
+        StorageFullError or LedgerHaltedError where the write fails, which halts the journal.
+        """
         if not 0 < len(payload) <= LOG_FRAME_BYTES_MAX:
             raise InputError(f"a frame of {len(payload)} bytes")
         self._check_writable()
@@ -172,7 +175,7 @@ class ForkJournal:
         return ref
 
     def sync(self) -> None:
-        """Everything appended is durable on return. LedgerHaltedError where the device refuses, once and for all."""
+        """Makes everything appended durable. LedgerHaltedError where the device refuses, which halts the journal."""
         self._check_writable()
         if not self._dirty:
             return
@@ -184,10 +187,10 @@ class ForkJournal:
         self._dirty = False
 
     def rewrite(self, kept: Sequence[JournalRef]) -> list[JournalRef]:
-        """Replaces the file by one that holds ``kept`` alone, in this order; returns their new places.
+        """Replaces the file by one that holds the frames ``kept`` alone, in this order; returns their new places.
 
-        Durable on return, and whole: after a crash there is the old file or the new one. One that cannot be written
-        for want of space leaves the old one in use.
+        The new file is durable on return; after a crash there is the old one or the new one. StorageFullError where
+        the new one finds no space; the old one then stays in use.
         """
         self._check_writable()
         temporary = self._path.with_name(self._path.name + ".tmp")
@@ -231,7 +234,7 @@ class ForkJournal:
             raise LedgerHaltedError("an earlier write to the fork journal failed; reopen the ledger")
 
     def close(self) -> None:
-        """Closes the file; syncs nothing. May be called twice."""
+        """Closes the file without a sync. May be called twice."""
         if self._file is not None:
             self._files.close(self._file)
             self._file = None

@@ -54,12 +54,12 @@ class TermLog(NamedTuple):
 
 
 def seal_value(key: bytes, value: bytes) -> bytes:
-    """A state value as it is stored: behind the CRC-32 of key and value."""
+    """Returns a state value as it is stored: the CRC-32 of key and value (4 bytes), then the value (SPEC-IDX-6)."""
     return crc32(value, crc32(key)).to_bytes(CHECKSUM_BYTES, "big") + value
 
 
 def open_value(key: bytes, data: bytes) -> bytes:
-    """The inverse of :func:`seal_value`. CorruptionError where the bytes are not what it made."""
+    """Returns the value in ``data``, which :func:`seal_value` made for ``key``. CorruptionError where it did not."""
     value = data[CHECKSUM_BYTES:]
     if crc32(value, crc32(key)) != int.from_bytes(data[:CHECKSUM_BYTES], "big"):
         raise CorruptionError(f"the state under {key.hex()} is damaged: reindex", path="index")
@@ -67,32 +67,32 @@ def open_value(key: bytes, data: bytes) -> bytes:
 
 
 def encode_seq(seq: int) -> bytes:
-    """6 bytes. InputError outside 0..2^48-1."""
+    """Returns ``seq`` as 6 bytes, big-endian. InputError outside 0..2^48-1."""
     if not 0 <= seq <= SEQ_MAX:
         raise InputError(f"sequence number {seq} is out of range")
     return seq.to_bytes(SEQ_BYTES, "big")
 
 
 def decode_seq(data: bytes) -> int:
-    """The number in the first 6 bytes."""
+    """Returns the seq in the first 6 bytes of ``data``."""
     return int.from_bytes(data[:SEQ_BYTES], "big")
 
 
 def encode_height(height: int) -> bytes:
-    """8 bytes."""
+    """Returns ``height`` as 8 bytes, big-endian. InputError outside 0..2^63-1."""
     if not 0 <= height < 1 << 63:
         raise InputError(f"height {height} is out of range")
     return _HEIGHT.pack(height)
 
 
 def decode_height(data: bytes) -> int:
-    """The number in the first 8 bytes."""
+    """Returns the height in ``data``, which has 8 bytes."""
     value: int = _HEIGHT.unpack(data)[0]
     return value
 
 
 def run_seqs(key: bytes, value: bytes) -> list[int]:
-    """The seqs of a run. CorruptionError where the value is not one."""
+    """Returns the seqs of one run of postings. CorruptionError where ``value`` is not a whole number of offsets."""
     if len(value) % _RUN_ITEM.size:
         raise CorruptionError(f"a run of postings has {len(value)} bytes: reindex", path="index")
     first = int.from_bytes(key[-SEQ_BYTES:], "big")
@@ -100,10 +100,13 @@ def run_seqs(key: bytes, value: bytes) -> list[int]:
 
 
 def seq_key(first_seq: int, height: int) -> bytes:
-    """14 bytes; blocks without transactions share their first seq with the next block and sort before it."""
+    """Returns the 14 bytes of a key of ``seqs``.
+
+    A block without transactions has the first seq of the block after it, and sorts before that block.
+    """
     return encode_seq(first_seq) + encode_height(height)
 
 
 def split_seq_key(key: bytes) -> tuple[int, int]:
-    """(first seq, height)."""
+    """Returns (first seq, height) of a key that :func:`seq_key` made."""
     return decode_seq(key), decode_height(key[SEQ_BYTES:])

@@ -75,13 +75,13 @@ _pointer, _uint, _size = ctypes.c_void_p, ctypes.c_uint, ctypes.c_size_t
 
 
 class _Value(ctypes.Structure):
-    """MDB_val on the way in; keeps the bytes object alive."""
+    """LMDB's ``MDB_val`` for an argument; keeps the bytes object alive."""
 
     _fields_ = (("size", _size), ("data", ctypes.c_char_p))
 
 
 class _Result(ctypes.Structure):
-    """MDB_val on the way out."""
+    """LMDB's ``MDB_val`` for a result: an address in the map and a length."""
 
     _fields_ = (("size", _size), ("data", _pointer))
 
@@ -168,7 +168,7 @@ class _Api:
         self.cursor_get = self._held("cursor_get", _pointer, _pointer, _pointer, _uint)
 
     def error(self, code: int, path: Path) -> LedgerError:
-        """The typed error for one of LMDB's or the system's codes."""
+        """Returns the typed error for a code of LMDB's or the system's."""
         reason = (cast(bytes | None, self.strerror(code)) or b"").decode("ascii", "replace")
         message = f"{reason} ({code})"
         if code in _FULL or (code == errno.EIO and _is_full(path)):
@@ -185,7 +185,7 @@ class _Api:
 
 
 def _reserve(path: Path, size: int) -> None:
-    """Gives LMDB's lock file its blocks. StorageFullError where there are none.
+    """Gives LMDB's lock file its disk blocks. StorageFullError where the disk has none.
 
     LMDB makes the file sparse and writes to it through a memory map: on a full disk the first reader to use a new
     page of it would end the process.
@@ -200,7 +200,7 @@ def _reserve(path: Path, size: int) -> None:
 
 
 def _is_full(path: Path) -> bool:
-    """Whether there is no room for one more page, by disk, quota or limit.
+    """Whether the file cannot grow by one more page, be it for the disk, a quota or a limit.
 
     LMDB reports a write that was cut short, as the last one on a filling disk is, as an I/O error.
     """
@@ -216,7 +216,7 @@ def _is_full(path: Path) -> bool:
 
 
 def _mapping_of(path: Path) -> tuple[int, int]:
-    """The addresses between which this process has mapped a file from its beginning on; (0, 0) if that is not known."""
+    """Returns the addresses between which this process has mapped a file from offset 0; (0, 0) if not known."""
     inode = path.stat().st_ino
     try:
         lines = Path("/proc/self/maps").read_bytes().splitlines()
@@ -243,7 +243,7 @@ def _api() -> _Api:
 
 
 class Transaction:
-    """One transaction. A read transaction may move between threads but is used by one at a time."""
+    """One LMDB transaction. A read transaction may move between threads but is used by one at a time."""
 
     def __init__(self, environment: "Environment", handle: int) -> None:
         self._environment = environment
@@ -265,7 +265,7 @@ class Transaction:
             raise self._api.error(code, self._environment.path)
 
     def get(self, database: int, key: bytes) -> bytes | None:
-        """A copy of the value; None if there is no such key."""
+        """Returns a copy of the value; None if there is no such key."""
         if not key:
             return None
         self._key.size, self._key.data = len(key), key
@@ -276,9 +276,10 @@ class Transaction:
         return self.copy(self._value)
 
     def copy(self, found: _Result) -> bytes:
-        """The bytes that LMDB points at. CorruptionError where their length, as a flipped bit may, leads off the file.
+        """Returns the bytes that LMDB points at. CorruptionError where they would end beyond the file.
 
-        It reads lengths from the page unchecked, and behind the end of the file the process would die.
+        LMDB takes lengths from the page unchecked. A flipped bit in one may lead beyond the end of the file, where a
+        read would end the process.
         """
         environment = self._environment
         if found.data + found.size > environment.file_end and not environment.holds(found.data, found.size):
@@ -291,7 +292,7 @@ class Transaction:
         return int(stat.entries)
 
     def get_many(self, database: int, keys: list[bytes]) -> list[bytes | None]:
-        """Copies of the values in order; None for a key that is not there. The GIL is released once."""
+        """Returns copies of the values, in order; None for a key that is not there. The GIL is released once."""
         self._environment.find_end()
         found = get_many(
             self._api.address["get"], self.handle, database, keys, *self._environment.mapped, _CORRUPTED
@@ -301,7 +302,10 @@ class Transaction:
         return found
 
     def put_many(self, database: int, keys: list[bytes], values: list[bytes]) -> int:
-        """Puts pairs, in any order; about how many leaves that wrote to. The GIL is released once."""
+        """Puts pairs, given in any order; returns about how many leaf pages that wrote to.
+
+        The GIL is released once.
+        """
         api = self._api.address
         with self.cursor(database) as cursor:
             code, pages = put_many(api["cursor_put"], api["cursor_get"], cursor.address, keys, values)
@@ -309,7 +313,7 @@ class Transaction:
         return pages
 
     def put_runs(self, database: int, runs: PostingRuns, runs_max: int) -> int:
-        """Puts up to so many runs of postings (``keys.py``); otherwise like :meth:`put_many`."""
+        """Puts up to ``runs_max`` runs of postings (``keys.py``); else as :meth:`put_many`."""
         api = self._api.address
         with self.cursor(database) as cursor:
             code, pages = runs.put(api["cursor_put"], api["cursor_get"], cursor.address, runs_max)
@@ -317,7 +321,7 @@ class Transaction:
         return pages
 
     def delete_many(self, database: int, keys: list[bytes]) -> int:
-        """Deletes the keys that are there; how many leaves that wrote to at most."""
+        """Deletes the keys that are there; returns how many leaf pages that wrote to at most."""
         for key in keys:
             self._key.size, self._key.data = len(key), key
             code = self._api.delete(self.handle, database, self._key_at, None)
@@ -351,7 +355,7 @@ class Transaction:
 
 
 class Cursor:
-    """A position in one database."""
+    """A cursor over one database; it is closed before its transaction ends."""
 
     def __init__(self, transaction: Transaction, api: _Api, database: int) -> None:
         self._transaction = transaction
@@ -372,7 +376,7 @@ class Cursor:
         return self._handle
 
     def move(self, operation: int, key: bytes = b"") -> tuple[bytes, bytes] | None:
-        """(key, value) at the new position; None if there is none."""
+        """Moves by one of the ``CURSOR_`` operations; returns (key, value) there, None if there is none."""
         self._key.size, self._key.data = len(key), key
         code = self._api.cursor_get(self.address, self._key_at, self._value_at, operation)
         if code == _NOTFOUND:
@@ -382,14 +386,14 @@ class Cursor:
         return copy(self._key_out), copy(self._value)
 
     def scan(self, start: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """Ascending from the first key >= ``start``."""
+        """Yields (key, value), ascending, from the first key >= ``start``."""
         item = self.move(CURSOR_SET_RANGE, start) if start else self.move(CURSOR_FIRST)
         while item is not None:
             yield item
             item = self.move(CURSOR_NEXT)
 
     def scan_back(self, start: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """Descending from the last key <= ``start``."""
+        """Yields (key, value), descending, from the last key <= ``start``."""
         item = self.move(CURSOR_SET_RANGE, start)
         if item is None:
             item = self.move(CURSOR_LAST)
@@ -406,7 +410,7 @@ class Cursor:
 
 
 class Environment:
-    """One LMDB environment: one writing thread, many readers. One per path and process."""
+    """One open LMDB environment: one writing thread, many readers. A process may open a path once at a time."""
 
     def __init__(
         self, path: Path, databases: Sequence[str], *, map_bytes: int, readers_max: int, readonly: bool
@@ -465,14 +469,17 @@ class Environment:
                 txn.commit()  # only a commit keeps the handles
 
     def _find_map(self) -> None:
-        """LMDB does not tell where it has mapped the file; where the system does not either, nothing is checked."""
+        """Finds the addresses of the memory map, which LMDB does not tell.
+
+        Where the system does not, nothing is checked.
+        """
         self._map_start, self._map_end = _mapping_of(self.path / _DATA_NAME)
         self.find_end()
 
     def _make_whole(self) -> None:
-        """A data file that was cut short gets zeros for what is missing, which LMDB takes for damage.
+        """Lengthens a data file that was cut short with zeros, which LMDB takes for damage.
 
-        It reads through a memory map, where beyond the end of the file the process would die.
+        LMDB reads through a memory map, and a read beyond the end of the file would end the process.
         """
         info, stat = _Info(), _Stat()
         self._check(self.api.env_info(self._handle, ctypes.addressof(info)))
@@ -483,16 +490,16 @@ class Environment:
 
     @property
     def mapped(self) -> tuple[int, int]:
-        """Where the map begins, and the file in it ends, as addresses; see :meth:`find_end`."""
+        """The address at which the map begins, and the one at which the file in it ended when last asked."""
         return self._map_start, self.file_end
 
     def find_end(self) -> None:
-        """The file may have grown."""
+        """Updates the address at which the file ends in the map: the file may have grown."""
         if self._map_start:
             self.file_end = self._map_start + (self.path / _DATA_NAME).stat().st_size
 
     def holds(self, address: int, size: int) -> bool:
-        """Whether all of it can be read: it lies within the file, or not in the map at all, as a written page does."""
+        """Whether bytes at an address can be read: in the file, or outside the map as a page being written is."""
         self.find_end()
         inside = self._map_start <= address < self._map_end
         return not inside or address + size <= self.file_end
@@ -505,14 +512,14 @@ class Environment:
         return Transaction(self, cast(int, handle.value))
 
     def begin_read(self) -> Transaction:
-        """A read transaction that its owner ends with ``abort()``, in the thread that closes or before."""
+        """Begins a read transaction that the caller ends, with ``abort()``, before another thread may close."""
         transaction = self._begin(_TXN_RDONLY, self.api.read_begin)
         self._readers.add(transaction)
         return transaction
 
     @contextmanager
     def read(self) -> Iterator[Transaction]:
-        """A read transaction for the length of the block, which :meth:`close` waits for."""
+        """Yields a read transaction for the length of the block, which :meth:`close` waits for."""
         with self._inside_changed:
             if self._closing:
                 raise LedgerClosedError(f"{self.path} is closed")
@@ -530,7 +537,7 @@ class Environment:
 
     @contextmanager
     def write(self) -> Iterator[Transaction]:
-        """Commits at the end of the block, or takes everything back if it raises."""
+        """Yields a write transaction, committed at the end of the block; takes everything back if that raises."""
         # Two threads of one process must not meet at LMDB's own mutex: it knows nothing of the GIL.
         with self._write_lock:
             transaction = self._begin(0, self.api.write_begin)
@@ -545,15 +552,16 @@ class Environment:
         self._readers.discard(transaction)
 
     def sync(self) -> None:
-        """Makes the last commit's meta page durable too."""
+        """Makes the meta page of the last commit durable, which a commit alone leaves to the kernel."""
         if self._handle is None:
             raise LedgerClosedError(f"{self.path} is closed")
         self._check(self.api.env_sync(self._handle, 1))
 
     def close(self) -> None:
-        """Waits for those who read, and ends what :meth:`begin_read` gave: its owners get LedgerClosedError.
+        """Waits for those inside :meth:`read`, ends what :meth:`begin_read` gave, and closes.
 
-        A value that LMDB has found lies in the memory map: to unmap it under a reader would end the process.
+        The owners of the latter get LedgerClosedError. A value that LMDB has found lies in the memory map: unmapping
+        it under a reader would end the process.
         """
         with self._inside_changed:
             self._closing = True

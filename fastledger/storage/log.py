@@ -50,7 +50,7 @@ _OVERHEAD_BYTES = SEGMENT_HEADER_BYTES + frame_bytes(1) + _SEAL_BYTES
 
 
 class LogPin(NamedTuple):
-    """The durable log at one moment: nothing before ``end`` will ever change."""
+    """The durable log at one moment: no byte before ``end`` will ever change."""
 
     last: LogPosition
     end: Place
@@ -69,7 +69,10 @@ class _Tip(NamedTuple):
 
 
 class SegmentLog:
-    """An open log. A failed write or sync halts it: it appends no more, what it holds stays readable."""
+    """An open log.
+
+    A failed write or sync halts it: nothing more can be appended, and what it holds stays readable.
+    """
 
     def __init__(
         self,
@@ -104,10 +107,10 @@ class SegmentLog:
         segment_bytes: int = LOG_SEGMENT_BYTES,
         first_height: int = 0,
     ) -> Self:
-        """A new empty log ``root/log`` with ``root/HEAD``, durable on return.
+        """Makes an empty log ``root/log`` with ``root/HEAD``, durable on return.
 
-        ``chain_id`` is 8 bytes; ``first_height`` is that of the frame to come. InputError if a log is there already;
-        one without a single frame is replaced.
+        ``chain_id`` is 8 bytes; ``first_height`` is the height of the first frame to come. A log without a single
+        frame is replaced; InputError if there is one with frames.
         """
         files = files or OsFiles()
         _check_sizes(chain_id, segment_bytes)
@@ -132,11 +135,11 @@ class SegmentLog:
         readonly: bool = False,
         segment_bytes: int = LOG_SEGMENT_BYTES,
     ) -> Self:
-        """Finds the end of the log and cuts a torn tail back; what was durable is never cut: CorruptionError.
+        """Opens a log: finds its end and cuts a torn tail back (SPEC-LOG-8 to SPEC-LOG-10).
 
-        Scans from HEAD; if HEAD is damaged, from ``scan_from`` (the checkpoint's frame) or else from
-        the oldest segment. ``readonly`` changes nothing on disk and needs no space.
-        ``segment_bytes`` is for new segments.
+        What was durable is never cut: CorruptionError where it is damaged. The scan begins at HEAD; if HEAD is
+        damaged, at ``scan_from`` (the checkpoint's frame) or else at the oldest segment. ``readonly`` changes
+        nothing on disk and needs no space. ``segment_bytes`` is the size of segments to come.
         """
         files = files or OsFiles()
         _check_sizes(chain_id, segment_bytes)
@@ -155,12 +158,12 @@ class SegmentLog:
 
     @property
     def end(self) -> LogPosition:
-        """The last appended frame, durable or not."""
+        """The position of the last appended frame, durable or not."""
         return self._tip.last
 
     @property
     def durable(self) -> LogPosition:
-        """The last frame that is known to be durable."""
+        """The position of the last frame that is known to be durable."""
         return self._durable.last
 
     @property
@@ -170,11 +173,11 @@ class SegmentLog:
 
     @property
     def first_segment(self) -> int:
-        """The oldest segment that is kept."""
+        """The number of the oldest segment that is kept."""
         return self._segments.first
 
     def pin(self) -> LogPin:
-        """What is durable now, for who copies or verifies it while appending goes on."""
+        """Returns what is durable now, for a caller that copies or verifies it while appending goes on."""
         self._check_open()
         durable = self._durable
         numbers = (number for number in self._segments.numbers() if number <= durable.end.segment)
@@ -182,11 +185,11 @@ class SegmentLog:
         return LogPin(durable.last, durable.end, tuple(numbers), head)
 
     def path_of(self, segment: int) -> Path:
-        """The file of a segment."""
+        """Returns the path of a segment's file."""
         return self._segments.path_of(segment)
 
     def segment_bytes_of(self, segment: int) -> int:
-        """The length of a segment's file."""
+        """Returns the length of a segment's file in bytes."""
         return self._segments.header(segment).segment_bytes
 
     @property
@@ -196,10 +199,11 @@ class SegmentLog:
     def append(
         self, height: int, payload: Buffer | Sequence[Buffer], block_id: bytes = EMPTY.block_id
     ) -> FrameRef:
-        """Writes one frame, not yet durable; the buffers are gathered by the kernel, not copied here.
+        """Writes one frame, not yet durable, and returns its place.
 
-        ``height`` is the last one + 1 (any in an empty log), ``block_id`` 32 opaque bytes.
-        StorageFullError or LedgerHaltedError halts the log; the frame is then not in it.
+        The kernel gathers the buffers, nothing is copied here. ``height`` is the last one + 1 (any in an empty log),
+        ``block_id`` 32 opaque bytes. InputError for another height or a frame that is too long. StorageFullError or
+        LedgerHaltedError halts the log; the frame is then not in it.
         """
         parts = _parts(payload)
         length = sum(map(len, parts))
@@ -256,16 +260,16 @@ class SegmentLog:
         return ref
 
     def _undo(self) -> None:
-        """Zeroes what a failed append left behind the end; if that fails too, opening does it."""
+        """Zeroes the bytes that a failed append left behind the end; if that fails too, the next opening does it."""
         segment, offset = self._tip.end
         with suppress(LedgerError), self._segments.lease(segment, writable=True) as file:
             files, end = self._segments.files, self._segments.header(segment).segment_bytes
             files.write_zeros(file, offset, files.end_of_data(file, offset, end) - offset)
 
     def sync(self) -> LogPosition:
-        """Everything appended before the call entered is durable on return; returns that position.
+        """Makes durable everything appended before the call was entered, and returns the last durable position.
 
-        LedgerHaltedError if the device refuses; it is not tried again.
+        LedgerHaltedError if the device refuses; the sync is not tried again.
         """
         self._check_writable()
         with self._lock:
@@ -290,9 +294,10 @@ class SegmentLog:
         return durable.last
 
     def read(self, ref: FrameRef) -> bytes:
-        """The payload, checksums verified. CorruptionError names the segment file and the frame's offset.
+        """Returns the payload of the frame at ``ref``, its checksums verified.
 
-        NotFoundError with PRUNED where its segment was pruned, meanwhile or before.
+        CorruptionError names the segment file and the frame's offset. NotFoundError with PRUNED where the segment
+        was pruned, before the call or during it.
         """
         self._check_open()
         place = Place(ref.segment, ref.offset)
@@ -307,9 +312,9 @@ class SegmentLog:
             raise
 
     def read_start(self, ref: FrameRef, length: int) -> bytes:
-        """At most ``length`` first bytes of a payload, whose checksum is not looked at: the caller has its own.
+        """Returns the first ``length`` bytes of a payload at most, unchecked: the caller has a check of its own.
 
-        CorruptionError or NotFoundError as :meth:`read` where no such frame begins there.
+        CorruptionError or NotFoundError as :meth:`read` where no such frame begins at ``ref``.
         """
         self._check_open()
         place = Place(ref.segment, ref.offset)
@@ -324,7 +329,7 @@ class SegmentLog:
             raise
 
     def frames(self, start: FrameRef | int | None = None) -> Iterator[tuple[FrameRef, int, bytes]]:
-        """(ref, height, payload) in order: from a frame, from a height, or from the oldest segment.
+        """Yields (ref, height, payload) in order: from a frame, from a height, or from the oldest segment.
 
         Ends where the log ended when the iteration began. CorruptionError at the first damaged frame.
         """
@@ -335,7 +340,7 @@ class SegmentLog:
                 yield frame.ref, frame.height, self._segments.payload(frame)
 
     def positions(self) -> Iterator[LogPosition]:
-        """Where every frame lies, its height and block id, in order; payloads are not read."""
+        """Yields the place, height and block id of every frame, in order; payloads are not read."""
         self._check_open()
         for frame in self._headers_from(None, self._tip.end):
             yield LogPosition(frame.ref, frame.height, frame.block_id)
@@ -348,9 +353,10 @@ class SegmentLog:
         return self._segments.walk(Place(first, SEGMENT_HEADER_BYTES), header.checksum, end)
 
     def verify(self, progress: Progress | None = None) -> list[CorruptionError]:
-        """Every byte of every segment and of HEAD, padding and preallocated space too; empty if all is well.
+        """Reads every byte of every segment and of HEAD, padding and preallocated space too.
 
-        ``progress`` gets (bytes done, bytes in all). Appends wait while the last segment is read.
+        Returns the errors found. ``progress`` gets (bytes done, bytes in all). Appends wait while the last segment
+        is read.
         """
         self._check_open()
         check = LogCheck(self._segments, progress)
@@ -360,17 +366,20 @@ class SegmentLog:
             return [*check.errors, *self._head.check()]
 
     def verify_sealed(self, pin: LogPin, progress: Progress | None = None) -> list[CorruptionError]:
-        """Every byte of the segments before the pin's last one, which never change; appends do not wait."""
+        """Reads every byte of the segments before the pin's last one, which never change; returns the errors found.
+
+        Appends do not wait.
+        """
         self._check_open()
         check = LogCheck(self._segments, progress)
         check.closed_segments(pin.end.segment)
         return check.errors
 
     def prune(self, before: FrameRef) -> int:
-        """Unlinks the whole segments that end before ``before``, oldest first; returns the bytes given back.
+        """Unlinks the whole segments that end before ``before``, oldest first; returns how many bytes that freed.
 
-        The segment of the last durable frame stays, and HEAD is synced first: whatever a crash leaves, what HEAD
-        says is there or is known to be pruned.
+        The segment of the last durable frame stays, and HEAD is synced first. So after a crash the frame that HEAD
+        names is there, or is known to be pruned.
         """
         self._check_writable()
         newest = self._durable.last.ref
@@ -390,7 +399,7 @@ class SegmentLog:
         return freed
 
     def close(self) -> None:
-        """Closes the files. Syncs nothing: what was not synced was not promised."""
+        """Closes the files without a sync: what was not synced was not promised."""
         if self._closed:
             return
         self._closed = True

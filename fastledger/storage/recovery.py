@@ -1,4 +1,4 @@
-"""What opening a log does: find its end, and tell a torn tail from lost data (SPEC-LOG-8 to SPEC-LOG-10)."""
+"""Recovery of a log: finds its end and tells a torn tail from lost data (SPEC-LOG-8 to SPEC-LOG-10)."""
 
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ from fastledger.storage.segments import SegmentFiles
 
 @dataclass(slots=True)
 class Recovered:
-    """Where the log ends, and how much of it was known to be durable before this opening."""
+    """The end of the log as recovery found it, and how much of it was known to be durable before this opening."""
 
     last: LogPosition
     last_checksum: int
@@ -31,7 +31,11 @@ class Recovered:
 
 
 def recover(segments: SegmentFiles, head: HeadState | None, scan_from: FrameRef | None) -> Recovered:
-    """Reads the log from the last durable frame that is known. Changes nothing on disk."""
+    """Reads the log from the last frame that is known to be durable, and returns its end. Changes nothing on disk.
+
+    ``head`` is None where HEAD is damaged; the scan then begins at ``scan_from``, or at the oldest segment.
+    CorruptionError where a frame that was durable is damaged or missing (SPEC-LOG-10).
+    """
     state = _starting_point(segments, head, scan_from)
     last_segment = segments.numbers()[-1]
     while True:
@@ -66,7 +70,7 @@ def _starting_point(segments: SegmentFiles, head: HeadState | None, scan_from: F
 
 
 def _from_frame(segments: SegmentFiles, ref: FrameRef, checksum: int | None) -> Recovered:
-    """Starts behind a frame that is known to have been durable, and must therefore be whole."""
+    """Returns the state behind a frame that is known to have been durable, and must therefore be whole."""
     place = Place(ref.segment, ref.offset)
     frame = segments.frame_at(place, None)
     if frame is None or frame.ref != ref or checksum not in (None, frame.checksum) or frame.kind == KIND_SEAL:
@@ -88,7 +92,10 @@ def _whole_frame(segments: SegmentFiles, state: Recovered) -> Frame | None:
 
 
 def _torn_end(segments: SegmentFiles, state: Recovered) -> int:
-    """End of what an interrupted, never acknowledged write left; CorruptionError if it had been durable."""
+    """Returns the end of what an interrupted, never acknowledged write left.
+
+    CorruptionError if it had been durable.
+    """
     header = segments.header(state.end.segment)
     with segments.lease(state.end.segment) as file:
         torn_end = segments.files.end_of_data(file, state.end.offset, header.segment_bytes)
@@ -101,10 +108,10 @@ def _torn_end(segments: SegmentFiles, state: Recovered) -> int:
 
 
 def repair(segments: SegmentFiles, state: Recovered) -> None:
-    """Makes what ``recover`` found durable: the torn tail zero, the frames behind ``known`` written again.
+    """Makes what ``recover`` found durable: zeroes the torn tail and writes the frames behind ``known`` again.
 
-    Written again, because after a failed sync the kernel may hold pages that it counts as clean and that
-    never reached the device: a sync alone would then promise what is not so.
+    A sync alone would not do. After a failed sync the kernel may hold pages that it counts as clean and that never
+    reached the device.
     """
     segment, offset = state.end
     start = state.known.offset if state.known.segment == segment else SEGMENT_HEADER_BYTES

@@ -45,22 +45,25 @@ class RedoFile:
         self._files = files
 
     def write(self, checkpoint: Checkpoint) -> None:
-        """There wholly or not at all, durably; made as it is written, so that it takes no memory of its size."""
+        """Writes the file durably; after a crash it is there with all its bytes, or not at all.
+
+        The bytes are made as they are written, so that this takes no memory of the file's size.
+        """
         self._files.create_streamed(self._path, self._encode(checkpoint))
 
     def exists(self) -> bool:
-        """Whether there is one."""
+        """Whether there is a redo file, and so a checkpoint to complete."""
         return self._path.exists()
 
     def remove(self) -> None:
-        """Gone durably on return, with what an interrupted :meth:`write` left; harmless where there is none."""
+        """Unlinks the file, and what an interrupted :meth:`write` left, durably; harmless where there is none."""
         self._files.unlink(self._path.with_name(REDO_NAME + TEMPORARY))
         self._files.unlink(self._path)
         # One that came back would undo the checkpoints after it.
         self._files.fsync_dir(self._path.parent)
 
     def read(self) -> CheckpointBatch:
-        """The batch. CorruptionError where any byte is not what was written."""
+        """Returns the checkpoint's batch. CorruptionError where any byte is not what was written."""
         file = self._files.open(self._path)
         try:
             return self._decode(file)
@@ -100,7 +103,7 @@ class RedoFile:
         return CheckpointBatch(state, txids, blocks, logs, meta)
 
     def _frames(self, file: OpenFile) -> Iterator[tuple[int, bytes]]:
-        """Kind and payload of each frame before the last, of a file that is whole up to there."""
+        """Yields kind and payload of each frame before the last, each after its checksum was found to match."""
         size, at = self._files.size(file), len(self._header)
         header = self._files.read(file, at, 0)
         if header[:8] == REDO_MAGIC and header[8:10] != self._header[8:10]:
@@ -130,7 +133,7 @@ class RedoFile:
 
 
 def _payloads(checkpoint: Checkpoint) -> Iterator[tuple[int, bytes]]:
-    """Kind and payload of every frame."""
+    """Yields kind and payload of every frame of a checkpoint's file, in file order."""
     for names, values in parts_of(checkpoint.state, _ITEMS_PER_FRAME):
         yield _STATE, pack_items(names, values)
     for names, seqs in parts_of(checkpoint.txids, _ITEMS_PER_FRAME):
@@ -151,7 +154,7 @@ def _swapped(counts: "array[int]") -> "array[int]":
 
 
 def _items(payload: bytes) -> Iterator[tuple[bytes, bytes | None]]:
-    """What ``pack_items`` packed; its checksum matched."""
+    """Yields the (key, value) that ``pack_items`` packed, None for a deletion; the checksum has matched before."""
     at = 0
     while at < len(payload):
         key_length, value_length = _ITEM.unpack_from(payload, at)

@@ -1,4 +1,4 @@
-"""What can still be read of a damaged log, frame by frame (SPEC-LOG-13)."""
+"""Salvage: reads what can still be read of a damaged log, frame by frame (SPEC-LOG-13)."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,16 +19,19 @@ from fastledger.storage.segments import SegmentFiles
 
 
 class Salvage:
-    """The whole frames of the log under ``path``, whatever lies between them; changes nothing."""
+    """Reads the whole frames of the log under ``path``, whatever lies between them; changes nothing on disk."""
 
     def __init__(self, path: Path, chain_id: bytes, files: OsFiles | None = None) -> None:
-        """``path`` is the log's directory. Segments that are missing, or whose headers are damaged, hold nothing."""
+        """Takes the log's directory.
+
+        A segment that is missing, or whose header is damaged, counts as holding nothing.
+        """
         self._files = files or OsFiles()
         self._segments = SegmentFiles(path, chain_id, self._files)
         self.damaged_places = 0
 
     def frames(self) -> Iterator[Frame]:
-        """Every data frame whose header and payload are whole, in file order."""
+        """Yields every data frame whose header and payload are whole, in file order; counts ``damaged_places``."""
         for path in sorted(self._segments.path.glob("*.seg")):
             if not path.stem.isdigit():
                 continue
@@ -68,10 +71,10 @@ class Salvage:
         return True
 
     def payload(self, frame: Frame) -> bytes:
-        """The bytes of a frame; CorruptionError where they are not what was written."""
+        """Returns the payload of a frame; CorruptionError where its bytes are not what was written."""
         with self._segments.lease(frame.ref.segment) as file:
             return read_payload(self._files, file, frame)
 
     def close(self) -> None:
-        """Closes the files."""
+        """Closes the segment files."""
         self._segments.close()

@@ -27,7 +27,10 @@ SALT_BYTES = 8
 
 
 class SegmentFiles:
-    """Headers in memory (a few dozen bytes for every 64 MiB of log), descriptors in a bounded cache."""
+    """The segment files of one log.
+
+    Their headers are in memory (a few dozen bytes for every 64 MiB of log), their descriptors in a bounded cache.
+    """
 
     def __init__(self, path: Path, chain_id: bytes, files: OsFiles) -> None:
         self.path = path
@@ -54,7 +57,7 @@ class SegmentFiles:
         return self.files.names(self.path)
 
     def unused(self) -> bool:
-        """Whether nothing was ever appended here, by whatever chain: at most one segment, all zero but its header."""
+        """Whether no chain ever appended here: there is at most segment 0, and it is all zero behind its header."""
         paths = [self.path / name for name in self._names() if _NAME.fullmatch(name)]
         if paths not in ([], [self.path_of(0)]):
             return False
@@ -68,7 +71,10 @@ class SegmentFiles:
         return True
 
     def read_header(self, segment: int) -> SegmentHeader:
-        """The header as it is now on disk, checked against the file that it stands in."""
+        """Reads a segment's header from disk.
+
+        CorruptionError where it does not match its file's name, size or chain.
+        """
         name = str(self.path_of(segment))
         with self.lease(segment) as file:
             header = decode_segment_header(self.files.read(file, SEGMENT_HEADER_BYTES, 0), name)
@@ -84,7 +90,11 @@ class SegmentFiles:
         return header
 
     def create(self, segment: int, segment_bytes: int, first_height: int, previous: int) -> SegmentHeader:
-        """A new segment, durable with its directory entry on return, there wholly or not at all."""
+        """Creates a segment and returns its header; file and directory entry are durable on return.
+
+        After a crash the file is there with all its bytes, or not at all. ``previous`` is the checksum of the seal
+        of the segment before.
+        """
         name = self.path_of(segment)
         salt = self.files.random_bytes(SALT_BYTES)
         data = encode_segment_header(segment, segment_bytes, self._chain_id, salt, first_height, previous)
@@ -106,24 +116,24 @@ class SegmentFiles:
 
     @property
     def first(self) -> int:
-        """The oldest segment; more than 0 once the log is pruned."""
+        """The number of the oldest segment; more than 0 once the log is pruned."""
         return min(self._headers)
 
     @property
     def first_header(self) -> SegmentHeader:
-        """The oldest segment's header; one look, since pruning may go on meanwhile."""
+        """The oldest segment's header, found with one look at the headers: pruning may go on meanwhile."""
         headers = self._headers
         return headers[min(headers)]
 
     def segment_of_height(self, height: int) -> int:
-        """The segment that holds ``height`` if any does."""
+        """Returns the only segment that can hold ``height``."""
         numbers = self.numbers()
         at = bisect_right([self._headers[n].first_height for n in numbers], height)
         return numbers[max(0, at - 1)]
 
     @contextmanager
     def lease(self, segment: int, *, writable: bool = False) -> Iterator[OpenFile]:
-        """The segment's file, kept open for the length of the block."""
+        """Yields the segment's file, open for the length of the block. CorruptionError where it is missing."""
         try:
             lease = self._cache.lease(segment, writable=writable)
             with lease as file:
@@ -132,7 +142,11 @@ class SegmentFiles:
             raise CorruptionError("segment is missing", path=str(self.path_of(segment))) from error
 
     def frame_at(self, place: Place, previous: int | None) -> Frame | None:
-        """The frame that begins at ``place``; None unless it is whole and follows the frame ``previous``."""
+        """Returns the frame whose header is at ``place``.
+
+        None unless it is whole and links to the checksum ``previous``. With ``previous`` None the link is not
+        checked.
+        """
         header = self.header(place.segment)
         with self.lease(place.segment) as file:
             frame = read_frame_header(self.files, file, header, place.offset)
@@ -145,13 +159,16 @@ class SegmentFiles:
             return read_payload(self.files, file, frame)
 
     def payload_start(self, frame: Frame, length: int) -> bytes:
-        """The first bytes of a frame's payload, unchecked."""
+        """Returns the first ``length`` bytes of a frame's payload at most, unchecked."""
         start = frame.ref.offset + FRAME_HEADER_BYTES
         with self.lease(frame.ref.segment) as file:
             return self.files.read(file, min(length, frame.ref.length), start)
 
     def after_seal(self, seal: Frame) -> tuple[Place, int]:
-        """Where the segment behind a seal begins, and the checksum that its first frame links to."""
+        """Returns the place of the first frame behind a seal, and the checksum that this frame links to.
+
+        CorruptionError where the next segment is missing or does not link to the seal.
+        """
         segment = seal.ref.segment + 1
         header = self.header(segment)
         if header.previous != seal.checksum:
@@ -160,7 +177,10 @@ class SegmentFiles:
         return Place(segment, SEGMENT_HEADER_BYTES), header.checksum
 
     def walk(self, start: Place, previous: int | None, end: Place) -> Iterator[Frame]:
-        """The data frames in [start, end), where every frame must be whole: CorruptionError if one is not."""
+        """Yields the data frames in [start, end). Every frame there must be whole: CorruptionError if one is not.
+
+        The first frame must link to ``previous``, unless that is None.
+        """
         place = start
         while place < end:
             frame = self.frame_at(place, previous)
@@ -176,7 +196,7 @@ class SegmentFiles:
             place, previous = frame.ref.end, frame.checksum
 
     def remove(self, segment: int) -> None:
-        """Unlinks the oldest segment; its space comes back when the last reader has left it."""
+        """Unlinks the oldest segment; its space is free when the last reader has left it."""
         with self._lock:
             # Replaced, not changed: readers look at it without the lock.
             self._headers = {number: header for number, header in self._headers.items() if number != segment}

@@ -44,7 +44,7 @@ class SnapshotEntry(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """What a snapshot is of, and the digests (n × 32 bytes) of its chunks.
+    """Names the state that a snapshot is of, and the SHA-256 digests (n × 32 bytes) of its chunks.
 
     ``position`` is opaque here: all that executing the next block needs beside the entries.
     """
@@ -59,7 +59,10 @@ class Manifest:
 
     @property
     def root(self) -> bytes:
-        """The 32 bytes that commit to everything: RFC 9162 over the fields' digest and the chunks'."""
+        """The 32 bytes that commit to the whole snapshot (SPEC-SNAP-2).
+
+        They are the RFC 9162 root over the digest of the other fields and the digests of the chunks.
+        """
         fields = [SNAPSHOT_FORMAT_VERSION, *self._fields(), len(self.chunks)]
         leaves = [sha256(cbor2.dumps(fields, canonical=True)).digest(), *self.chunks]
         return merkle_root(leaves, RFC9162)
@@ -68,13 +71,17 @@ class Manifest:
         return [self.chain_id, self.height, self.block_id, self.state_root, self.position, self.entries]
 
     def encode(self) -> bytes:
-        """Deterministic CBOR ``[version, …fields, chunk digests, root]``."""
+        """Returns the manifest as deterministic CBOR: ``[version, …fields, chunk digests, root]``."""
         fields = [SNAPSHOT_FORMAT_VERSION, *self._fields(), b"".join(self.chunks), self.root]
         return cbor2.dumps(fields, canonical=True)
 
     @classmethod
     def decode(cls, data: bytes, path: str) -> "Manifest":
-        """CorruptionError naming ``path`` where a field has another shape or the root does not commit to them."""
+        """Returns the manifest in ``data``; ``path`` is for the errors.
+
+        CorruptionError where a field has another shape or the root does not commit to the fields; FormatVersionError
+        for another version.
+        """
         fields = _decode_array(data, path)
         if fields[0] != SNAPSHOT_FORMAT_VERSION:
             raise FormatVersionError(f"{path} has another snapshot format than {SNAPSHOT_FORMAT_VERSION}")
@@ -109,7 +116,7 @@ def _decode_array(data: bytes, path: str) -> list[Any]:
 def encode_chunks(
     entries: Iterable[SnapshotEntry], chunk_bytes: int = SNAPSHOT_CHUNK_BYTES
 ) -> Iterator[tuple[bytes, int]]:
-    """(chunk, entries in it), filled in order."""
+    """Yields (chunk, how many entries it has), filling each with entries in their order up to ``chunk_bytes``."""
     parts: list[bytes] = []
     size = count = 0
     pack = _HEAD.pack
@@ -126,7 +133,10 @@ def encode_chunks(
 
 
 def decode_chunk(chunk: bytes, name: str) -> Iterator[SnapshotEntry]:
-    """The entries of a chunk. CorruptionError names it, and the offset, where it is not made of whole ones."""
+    """Yields the entries of a chunk.
+
+    CorruptionError gives ``name`` and the offset at which no whole entry begins.
+    """
     offset, end = 0, len(chunk)
     while offset < end:
         start = offset + _HEAD.size
@@ -139,7 +149,7 @@ def decode_chunk(chunk: bytes, name: str) -> Iterator[SnapshotEntry]:
 
 
 def check_chunk(manifest: Manifest, number: int, chunk: bytes, name: str) -> None:
-    """CorruptionError naming the chunk unless it is number ``number`` of the manifest (SPEC-SNAP-3)."""
+    """Raises CorruptionError with ``name`` unless ``chunk`` is chunk ``number`` of the manifest (SPEC-SNAP-3)."""
     if not 0 <= number < len(manifest.chunks):
         raise InputError(f"the snapshot has {len(manifest.chunks)} chunks, no number {number}")
     if sha256(chunk).digest() != manifest.chunks[number]:
@@ -147,25 +157,25 @@ def check_chunk(manifest: Manifest, number: int, chunk: bytes, name: str) -> Non
 
 
 def chunk_name(number: int) -> str:
-    """The file of a chunk."""
+    """Returns the file name of chunk ``number``."""
     return f"{number:08d}.chunk"
 
 
 class SnapshotFiles:
-    """A snapshot in a directory; there is none before its manifest stands, which comes last (SPEC-SNAP-4)."""
+    """A snapshot in a directory. The manifest is written last: without it there is no snapshot (SPEC-SNAP-4)."""
 
     def __init__(self, path: Path, files: OsFiles | None = None) -> None:
         self.path = path
         self._files = files or OsFiles()
 
     def begin(self) -> None:
-        """Makes the directory, which must be new or empty: InputError."""
+        """Makes the directory. InputError where it holds something already."""
         self._files.make_dir(self.path)
         if any(self.path.iterdir()):
             raise InputError("the place for the snapshot is not empty")
 
     def write_chunk(self, number: int, chunk: bytes) -> bytes:
-        """Puts a chunk in its place, durable once the manifest is written; returns its digest."""
+        """Writes the file of a chunk, synced on return, and returns its SHA-256."""
         file = self._files.create(self.path / chunk_name(number))
         try:
             self._files.write(file, [chunk], 0)
@@ -175,12 +185,12 @@ class SnapshotFiles:
         return sha256(chunk).digest()
 
     def finish(self, manifest: Manifest) -> None:
-        """Writes the manifest: from here on the snapshot is there, durably."""
+        """Writes the manifest durably; from here on the snapshot exists."""
         self._files.create_whole(self.path / MANIFEST_NAME, 0, manifest.encode())
         self._files.fsync_dir(self.path.parent)
 
     def manifest(self) -> Manifest:
-        """NotFoundError where there is no snapshot, CorruptionError where its manifest is damaged."""
+        """Returns the manifest. NotFoundError where there is no snapshot, CorruptionError where it is damaged."""
         path = self.path / MANIFEST_NAME
         try:
             with path.open("rb") as file:
@@ -190,7 +200,7 @@ class SnapshotFiles:
         return Manifest.decode(data, str(path))
 
     def chunk(self, manifest: Manifest, number: int) -> bytes:
-        """A chunk, checked. CorruptionError names its file."""
+        """Returns chunk ``number``, checked against the manifest. CorruptionError names its file."""
         path = self.path / chunk_name(number)
         try:
             with path.open("rb") as file:

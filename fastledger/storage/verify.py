@@ -1,4 +1,4 @@
-"""Reads every byte of a log and names each that is not what was written (SPEC-LOG-11)."""
+"""Verification of a log: reads every byte and names each place that is not what was written (SPEC-LOG-11)."""
 
 from collections.abc import Callable
 
@@ -22,7 +22,7 @@ ERRORS_MAX = 1_000
 
 
 class LogCheck:
-    """One pass over a log; ``errors`` are in file order, at most about ERRORS_MAX."""
+    """One verification of a log. ``errors`` are in file order; it stops reading once there are ERRORS_MAX."""
 
     def __init__(self, segments: SegmentFiles, progress: Progress | None) -> None:
         self.errors: list[CorruptionError] = []
@@ -33,12 +33,12 @@ class LogCheck:
         self._previous_seal: int | None = None
 
     def closed_segments(self, before: int | None = None) -> None:
-        """All but the last one (those before segment ``before``), which never change."""
+        """Verifies the segments that never change: all before the last, or those before the segment ``before``."""
         while len(self._todo) > 1 and (before is None or self._todo[0] < before):
             self._segment(self._todo.pop(0), None)
 
     def last_segments(self, end: Place) -> None:
-        """The rest, up to ``end``; nobody may append meanwhile."""
+        """Verifies the segments that are left, up to ``end``; nobody may append meanwhile."""
         first = self._todo[0]
         self._todo = [number for number in self._segments.numbers() if number >= first]
         while self._todo:

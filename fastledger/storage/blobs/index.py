@@ -1,4 +1,4 @@
-"""Where each packed blob lies: an LMDB environment that the packs can rebuild, and the journal of erasures.
+"""The index of packed blobs, which the packs can rebuild, and the journal of erasures: one LMDB environment.
 
 ======== ========= =========================== ===========================================================
 database key       value                       holds
@@ -27,7 +27,7 @@ _FORMAT = BLOB_FORMAT_VERSION.to_bytes(2, "big")
 
 
 class Location(NamedTuple):
-    """A packed blob: pack number, offset of its header, its length in bytes."""
+    """The place of a packed blob: pack number, offset of its header, its length in bytes."""
 
     pack: int
     offset: int
@@ -35,7 +35,7 @@ class Location(NamedTuple):
 
 
 class BlobIndex:
-    """Digest -> location. Any thread reads; the store writes under its own lock."""
+    """Maps digests to locations. Any thread may read; the store writes under its own lock."""
 
     def __init__(self, path: Path, *, readonly: bool) -> None:
         self.path = path
@@ -79,12 +79,12 @@ class BlobIndex:
         return None if data is None else Location(*_LOCATION.unpack(data))
 
     def present(self, digests: Iterable[bytes]) -> set[bytes]:
-        """Those that are indexed, looked up in one snapshot."""
+        """Returns those of the digests that are indexed, all looked up in one snapshot."""
         with self._environment.read() as txn:
             return {digest for digest in digests if txn.get(self._blobs, digest) is not None}
 
     def position(self) -> tuple[int, int]:
-        """(pack, offset) up to which the packs are indexed."""
+        """Returns the (pack, offset) up to which the packs are indexed."""
         with self._environment.read() as txn:
             data = txn.get(self._meta, b"indexed")
         return (0, 0) if data is None else _POSITION.unpack(data)
@@ -97,7 +97,10 @@ class BlobIndex:
             txn.put_many(self._meta, [b"indexed"], [_POSITION.pack(*position)])
 
     def begin_erasure(self, digest: bytes, location: Location) -> None:
-        """The blob is no longer there for anyone, durably, and its erasure will be finished."""
+        """Moves a blob from ``blobs`` to ``erasing``, durably.
+
+        Nobody finds it any more, and its erasure will be finished.
+        """
         with self._environment.write() as txn:
             txn.delete_many(self._blobs, [digest])
             txn.put_many(self._erasing, [digest], [_LOCATION.pack(*location)])
@@ -108,12 +111,12 @@ class BlobIndex:
             txn.delete_many(self._erasing, [digest])
 
     def erasures(self) -> list[tuple[bytes, Location]]:
-        """Those that are under way; at most one unless something else wrote here."""
+        """Returns the erasures that are under way: at most one, since the store erases one blob at a time."""
         with self._environment.read() as txn, txn.cursor(self._erasing) as cursor:
             return [(digest, Location(*_LOCATION.unpack(data))) for digest, data in cursor.scan(b"")]
 
     def after(self, digest: bytes, count: int) -> list[tuple[bytes, Location]]:
-        """Up to ``count`` entries behind ``digest`` in digest order: a page of a walk over all of them."""
+        """Returns up to ``count`` entries behind ``digest`` in digest order: one page of a walk over all of them."""
         page: list[tuple[bytes, Location]] = []
         with self._environment.read() as txn, txn.cursor(self._blobs) as cursor:
             for key, data in cursor.scan(digest):

@@ -14,7 +14,10 @@ _NAME_BYTES = 16
 
 
 class LargeBlobs:
-    """``files/`` with its two anterooms. A name in ``files/`` is a whole, durable blob."""
+    """The directory ``files/`` and its anterooms ``tmp/`` and ``erasing/``.
+
+    A name in ``files/`` is a whole, durable blob.
+    """
 
     def __init__(self, path: Path, files: OsFiles) -> None:
         self._path = path / "files"
@@ -45,14 +48,14 @@ class LargeBlobs:
             raise NotFoundError(f"no blob {digest.hex()}") from error
 
     def paths(self) -> list[Path]:
-        """Every large blob's file, in digest order."""
+        """Returns the path of every large blob, in digest order."""
         return sorted(self._path.glob("??/*"))
 
     def writer(self) -> "LargeWriter":
         return LargeWriter(self, self._files, self._incoming / self._files.random_bytes(_NAME_BYTES).hex())
 
     def adopt(self, source: Path, digest: bytes) -> None:
-        """Moves a synced file into its place, durably."""
+        """Moves a synced file to the place of ``digest``, durably."""
         target = self.path_of(digest)
         if not target.parent.is_dir():
             self._files.make_dir(target.parent)
@@ -65,7 +68,7 @@ class LargeBlobs:
         self._files.unlink(source)
 
     def pages(self) -> Iterator[list[bytes]]:
-        """The digests, a directory of ``files/`` at a time."""
+        """Yields the digests of all large blobs, one list for each directory of ``files/``."""
         for folder in sorted(self._path.iterdir()):
             digests = []
             for path in folder.iterdir():
@@ -74,9 +77,10 @@ class LargeBlobs:
             yield digests
 
     def read(self, digest: bytes, chunk_bytes: int, *, offset: int = 0) -> Iterator[bytes]:
-        """The blob from ``offset`` in pieces; if that is 0, CorruptionError at the end if it does not match.
+        """Yields the blob from ``offset`` in pieces of ``chunk_bytes``.
 
-        NotFoundError once it is being erased.
+        From offset 0 the whole is hashed: CorruptionError at the end if it does not match ``digest``. NotFoundError
+        where there is no such blob, or once it is being erased.
         """
         path = self.path_of(digest)
         try:
@@ -103,7 +107,10 @@ class LargeBlobs:
             yield chunk
 
     def erase(self, digest: bytes) -> bool:
-        """Takes the name away durably, then overwrites and unlinks; False if there is no such blob."""
+        """Takes the name away durably, then overwrites and unlinks the file.
+
+        Returns False if there is no such blob.
+        """
         path = self.path_of(digest)
         if not path.exists():
             return False
@@ -125,7 +132,7 @@ class LargeBlobs:
         self._files.fsync_dir(path.parent)
 
     def verify(self, path: Path) -> list[CorruptionError]:
-        """Reads one file; an erasure meanwhile is no damage."""
+        """Reads one file and returns the damage found; a blob that is erased meanwhile is no damage."""
         try:
             digest = bytes.fromhex(path.parent.name + path.name)
             for _ in self.read(digest, READ_CHUNK_BYTES):
@@ -140,7 +147,7 @@ class LargeBlobs:
 
 
 def _is_at(file: OpenFile, path: Path) -> bool:
-    """Whether the open file still has its name."""
+    """Whether ``path`` still names the open file."""
     try:
         return os.path.samestat(os.fstat(file.fd), path.stat())
     except FileNotFoundError:
@@ -148,7 +155,7 @@ def _is_at(file: OpenFile, path: Path) -> bool:
 
 
 class LargeWriter:
-    """One incoming file; created with its first byte."""
+    """Writes one incoming file, which is created with its first byte."""
 
     def __init__(self, store: LargeBlobs, files: OsFiles, path: Path) -> None:
         self._store = store
@@ -178,7 +185,7 @@ class LargeWriter:
         return digest
 
     def discard(self) -> None:
-        """Closes the file and drops it if it is still on its way; harmless when called again."""
+        """Closes the file and unlinks it if it was not adopted; harmless when called again."""
         file, self._file = self._file, None
         if file is not None:
             self._files.close(file)

@@ -1,12 +1,12 @@
-"""Which stored blobs nobody owned when somebody last looked, and since when: a small journal beside the blobs.
+"""The journal of orphans: stored blobs that no record named when the keeper last looked, and since when.
 
 Header, 12 bytes, then entries of 44::
 
     0 magic 8 | 8 version 2 | 10 zero 2
     0 digest 32 | 32 since ms 8 | 40 checksum 4
 
-An entry with time 0 takes the one of its digest back. The journal is written whole after each look and appended to
-in between. Losing it costs time alone: everything in it counts as seen for the first time again.
+An entry with time 0 takes back the entry of its digest. The journal is written whole after each look and appended to
+in between. Losing it costs time alone: every blob in it then counts as seen for the first time again.
 """
 
 import struct
@@ -28,10 +28,10 @@ def _encode(digest: bytes, since_ms: int) -> bytes:
 
 
 class OrphanJournal:
-    """Digest -> the time (UTC ms) since when it has no owner. The caller serialises calls."""
+    """Maps the digest of a blob to the time (UTC ms) since which it has no owner. The caller serialises calls."""
 
     def __init__(self, path: Path, files: OsFiles | None = None) -> None:
-        """Reads what is there; a damaged entry ends the reading, another version is as good as nothing."""
+        """Reads the journal up to the first damaged entry; one of another version counts as empty."""
         self._path = path
         self._files = files or OsFiles()
         self._end = 0
@@ -52,7 +52,7 @@ class OrphanJournal:
             self._end += _ENTRY.size
 
     def remove(self, digests: Collection[bytes]) -> None:
-        """Takes those that are there off, durably."""
+        """Takes digests off the journal, durably; those that are not in it are passed over."""
         known = [digest for digest in digests if digest in self.since_ms]
         if not known:
             return
@@ -68,7 +68,7 @@ class OrphanJournal:
             del self.since_ms[digest]
 
     def replace(self, since_ms: Mapping[bytes, int]) -> None:
-        """Writes the journal anew; there wholly or not at all."""
+        """Writes the journal anew; after a crash there is the old one or the new one."""
         entries = b"".join(_encode(digest, since) for digest, since in since_ms.items())
         data = _HEADER.pack(ORPHANS_MAGIC, ORPHANS_FORMAT_VERSION) + entries
         self._files.create_whole(self._path, 0, data)

@@ -46,7 +46,7 @@ BLOB_HEADER_BYTES = _BLOB.size
 
 
 class PackBlob(NamedTuple):
-    """One blob's header: where it is and what it should hash to."""
+    """A decoded blob header: the place of a blob and the SHA-256 that it should have."""
 
     pack: int
     offset: int
@@ -65,12 +65,12 @@ class PackBlob(NamedTuple):
 
 
 def blob_bytes(length: int) -> int:
-    """Bytes in a pack of a blob of ``length`` bytes."""
+    """Returns the bytes that a blob of ``length`` bytes takes in a pack, header and padding included."""
     return BLOB_HEADER_BYTES + length + -length % ALIGNMENT
 
 
 def encode_blob_header(blob: PackBlob, seed: int) -> bytes:
-    """The header that stands before a packed blob."""
+    """Returns the 56 bytes that stand before a packed blob; ``seed`` is its pack's (:attr:`Pack.seed`)."""
     body = _BLOB.pack(
         BLOB_MAGIC, blob.length, blob.digest, blob.durable, 0, BLOB_FORMAT_VERSION, blob.kind, 0, 0
     )[:-4]
@@ -78,7 +78,7 @@ def encode_blob_header(blob: PackBlob, seed: int) -> bytes:
 
 
 class Pack(NamedTuple):
-    """A pack's header."""
+    """A decoded pack header: number, size of the file in bytes, salt (8 bytes)."""
 
     number: int
     size: int
@@ -93,7 +93,10 @@ class Pack(NamedTuple):
         return body + _U32.pack(crc32(body))
 
     def decode_blob(self, data: bytes, offset: int) -> PackBlob | None:
-        """The blob header in ``data``; None if that is not a whole header of this place."""
+        """Returns the blob header in ``data``, read at ``offset``.
+
+        None if that is not a whole header of this place.
+        """
         if len(data) < BLOB_HEADER_BYTES or data[:4] != BLOB_MAGIC:
             return None
         _, length, digest, durable, zero, version, kind, zero2, checksum = _BLOB.unpack(
@@ -108,7 +111,10 @@ class Pack(NamedTuple):
 
 
 def decode_pack(data: bytes, number: int, size: int, path: str) -> Pack:
-    """CorruptionError or FormatVersionError if the header is not that of pack ``number``."""
+    """Returns the pack header in ``data``; ``size`` is the length of the file, ``path`` is for the errors.
+
+    CorruptionError or FormatVersionError if it is not the header of pack ``number``.
+    """
     if len(data) < PACK_HEADER_BYTES:
         raise CorruptionError("pack header is cut short", path=path, offset=0)
     magic, version, zero, found, pack_bytes, salt, checksum = _PACK.unpack(data[:PACK_HEADER_BYTES])
@@ -124,7 +130,7 @@ def decode_pack(data: bytes, number: int, size: int, path: str) -> Pack:
 
 
 class PackFiles:
-    """The packs of one store, and where the last one ends. Writes happen under the store's lock."""
+    """The packs of one store, and the place where the last one ends. Writes happen under the store's lock."""
 
     def __init__(self, path: Path, files: OsFiles, pack_bytes: int) -> None:
         self.path = path
@@ -140,11 +146,11 @@ class PackFiles:
         return self.path / f"{number:08d}.pack"
 
     def numbers(self) -> list[int]:
-        """The packs on disk, ascending."""
+        """Returns the numbers of the packs on disk, ascending."""
         return sorted(int(m[1]) for m in (_NAME.fullmatch(p.name) for p in self.path.iterdir()) if m)
 
     def pack(self, number: int) -> Pack:
-        """A pack's header, read once. CorruptionError if it is damaged or missing."""
+        """Returns a pack's header, which is read once. CorruptionError if it is damaged or missing."""
         pack = self._packs.get(number)
         if pack is None:
             pack = self._packs[number] = self.read_header(number)
@@ -165,7 +171,7 @@ class PackFiles:
             raise CorruptionError("pack is missing", path=str(self.path_of(number))) from error
 
     def open_last(self, start: int, *, readonly: bool) -> list[PackBlob]:
-        """Finds the end of the last pack; returns the blobs behind ``start`` (0: all of them).
+        """Finds the end of the last pack; returns its blobs behind the offset ``start`` (0: all of them).
 
         What an interrupted put left behind the last whole blob is zeroed; nobody was told that it is there.
         """
@@ -183,7 +189,10 @@ class PackFiles:
         return found
 
     def _whole_blobs(self, pack: Pack, file: OpenFile, start: int) -> tuple[list[PackBlob], int]:
-        """The whole blobs from ``start``, and the end: before the first bad one that was not durable."""
+        """Returns the whole blobs from ``start``, and the end of the pack.
+
+        The end lies before the first bad blob that no later blob claims to have been durable.
+        """
         blobs = list(self.scan(pack, file, start))
         found: list[PackBlob] = []
         end = start
@@ -206,7 +215,7 @@ class PackFiles:
             self.files.write(file, [self.files.read(file, size, blob.offset)], blob.offset)
 
     def scan(self, pack: Pack, file: OpenFile, start: int) -> Iterator[PackBlob]:
-        """Whole blob headers from ``start`` on, stepping over damage; the blobs themselves are not read."""
+        """Yields the whole blob headers from ``start`` on and steps over damage. Blobs are not read."""
         offset = start
         while offset + BLOB_HEADER_BYTES <= pack.size:
             blob = pack.decode_blob(self.files.read(file, BLOB_HEADER_BYTES, offset), offset)
@@ -218,7 +227,7 @@ class PackFiles:
             offset = blob.end
 
     def _next_blob(self, pack: Pack, file: OpenFile, offset: int) -> PackBlob | None:
-        """The first whole header behind ``offset``. Usually there is none: the rest of the pack is zero."""
+        """Returns the first whole header behind ``offset``. Usually there is none: the rest of the pack is zero."""
         at = self.files.first_nonzero(file, offset, pack.size)
         if at is None:
             return None
@@ -233,13 +242,16 @@ class PackFiles:
         return None
 
     def scan_pack(self, number: int, start: int) -> list[PackBlob]:
-        """The blob headers from ``start`` (0: the first) of a pack that is no longer appended to."""
+        """Returns the blob headers from ``start`` (0: the first) of a pack that is no longer appended to."""
         pack = self.pack(number)
         with self._lease(number) as file:
             return list(self.scan(pack, file, max(start, PACK_HEADER_BYTES)))
 
     def append(self, digests: Sequence[bytes], blobs: Sequence[Buffer]) -> list[PackBlob]:
-        """Writes blobs behind the end, in a new pack when the last is full; durable after :meth:`sync`."""
+        """Writes blobs behind the end, in a new pack when the last is full, and returns their places.
+
+        They are durable after :meth:`sync`.
+        """
         placed: list[PackBlob] = []
         buffers: list[Buffer] = []
         start = self.end
@@ -273,20 +285,20 @@ class PackFiles:
         self.end = self._durable = PACK_HEADER_BYTES
 
     def sync(self) -> None:
-        """One sync makes everything appended durable."""
+        """Makes everything appended durable with one sync."""
         if self._durable < self.end:
             with self._lease(self._last, writable=True) as file:
                 self.files.fdatasync(file)
             self._durable = self.end
 
     def header(self, number: int, offset: int) -> PackBlob | None:
-        """The blob header at a place, as it is now on disk."""
+        """Reads the blob header at a place from disk; None if no whole one stands there."""
         pack = self.pack(number)
         with self._lease(number) as file:
             return pack.decode_blob(self.files.read(file, BLOB_HEADER_BYTES, offset), offset)
 
     def read(self, number: int, offset: int, length: int) -> bytes:
-        """The blob's bytes, unchecked."""
+        """Returns the ``length`` bytes of the blob whose header is at ``offset``, unchecked."""
         with self._lease(number) as file:
             return self.files.read(file, length, offset + BLOB_HEADER_BYTES)
 
@@ -310,7 +322,7 @@ class PackFiles:
         return max(self._last, 0), self._durable
 
     def verify(self, number: int) -> list[CorruptionError]:
-        """Every byte of one pack: headers, blobs, padding, erased ranges and the space behind them."""
+        """Reads every byte of one pack, erased ranges and the space at the end too; returns the damage found."""
         name = str(self.path_of(number))
         try:
             pack = self.read_header(number)

@@ -55,22 +55,22 @@ WALK_PAGE = 512
 
 
 def _nothing(_digests: Sequence[bytes]) -> tuple[()]:
-    """What is unwanted where nobody says so."""
+    """Answers for a caller that gave no ``unwanted``: no blob is unwanted."""
     return ()
 
 
 def _ignore(_digests: Sequence[bytes]) -> None:
-    """Who hears of an arrival where nobody asked to."""
+    """Stands in for the ``arriving`` of a caller that gave none: tells nobody."""
 
 
 def hash_each(blobs: Sequence[Buffer]) -> list[bytes]:
-    """SHA-256 of each."""
+    """Returns the SHA-256 of each blob, in order."""
     return [sha256(blob).digest() for blob in blobs]
 
 
 @dataclass(frozen=True, slots=True)
 class BlobStats:
-    """What a store holds; bytes as the files are long, erased ranges included."""
+    """Counts of a store's blobs and files. Bytes are the lengths of the files, erased ranges included."""
 
     packed: int
     packs: int
@@ -115,9 +115,11 @@ class BlobStore:
         pack_bytes: int = BLOB_PACK_BYTES,
         packed_bytes_max: int = BLOB_PACKED_BYTES_MAX,
     ) -> Self:
-        """Creates the store if there is none; finishes erasures and indexes what a crash left unindexed.
+        """Opens the store at ``path`` and makes it where there is none.
 
-        ``hash_many`` may be a native one. ``pack_bytes`` is for new packs.
+        Erasures that were under way are finished, and blobs that a crash left unindexed are indexed. ``hash_many``
+        may be a native function; ``pack_bytes`` is the size of packs to come. ``readonly``: NotFoundError where
+        there is no store.
         """
         files = files or OsFiles()
         if not 0 < packed_bytes_max <= pack_bytes - PACK_HEADER_BYTES - blob_bytes(0) - ALIGNMENT:
@@ -166,12 +168,12 @@ class BlobStore:
     def put_many(
         self, blobs: Sequence[Buffer], *, unwanted: Unwanted = _nothing, arriving: Arriving = _ignore
     ) -> list[bytes]:
-        """The digests (32 bytes each), in the order given; all durable on return, the small ones by one sync.
+        """Stores blobs and returns their digests (32 bytes each), in the order given; all are durable on return.
 
-        Bytes that are stored already are not stored again, nor those that ``unwanted`` picks of the digests that
-        it is asked about: no erasure runs between its answer and the store's. ``arriving`` is told every digest,
-        of what is stored already too: no erasure runs between that and the look whether it is. InputError if one is
-        longer than BLOB_BYTES_MAX.
+        The small ones become so by one sync. Bytes that are stored already are not stored again, nor are those that
+        ``unwanted`` picks of the digests that it is asked about: no erasure runs between its answer and the store's.
+        ``arriving`` is told every digest, of blobs that are stored already too: no erasure runs between that and the
+        look whether the blob is there. InputError if a blob is longer than BLOB_BYTES_MAX.
         """
         blobs = [blob.cast("B") if isinstance(blob, memoryview) else blob for blob in blobs]
         for blob in blobs:
@@ -191,7 +193,7 @@ class BlobStore:
         return digests
 
     def _arrives(self, digest: bytes, arriving: Arriving) -> bool:
-        """Announces a large blob; whether it is stored already."""
+        """Announces a large blob; returns whether it is stored already."""
         with self._lock:
             arriving([digest])
             return self._large.has(digest)
@@ -204,7 +206,7 @@ class BlobStore:
         unwanted: Unwanted = _nothing,
         arriving: Arriving = _ignore,
     ) -> None:
-        """Takes over a synced file of the same file system, whose bytes the caller has found to hash to ``digest``.
+        """Takes over a synced file of the same file system, whose SHA-256 the caller has found to be ``digest``.
 
         A large one is moved, a small one copied into a pack. On return the blob is durable (or unwanted) and the
         file is gone; after a crash before that, adopting again is harmless. InputError as in :meth:`put_many`.
@@ -252,12 +254,18 @@ class BlobStore:
                     writer.commit()
 
     def open_writer(self) -> "BlobWriter":
-        """For a blob that comes in pieces; not there before ``commit()``."""
+        """Returns a writer for a blob that comes in pieces.
+
+        The blob is not there before the writer's ``commit()``.
+        """
         self._check_writable()
         return BlobWriter(self, self._large.writer(), self._packed_bytes_max)
 
     def get(self, digest: bytes) -> bytes:
-        """NotFoundError if it is not there (any more), CorruptionError if its bytes no longer match."""
+        """Returns a blob's bytes.
+
+        NotFoundError if it is not there (any more), CorruptionError if they no longer match.
+        """
         self._check_open()
         location = self._locate(digest)
         if location is None:
@@ -274,10 +282,11 @@ class BlobStore:
     def open_reader(
         self, digest: bytes, chunk_bytes: int = READ_CHUNK_BYTES, *, offset: int = 0
     ) -> Generator[bytes, None, None]:
-        """The blob from ``offset`` in pieces, then CorruptionError if they do not hash to ``digest``.
+        """Yields the blob from ``offset`` in pieces, then raises CorruptionError if they do not hash to ``digest``.
 
-        The pieces of a large one from the middle are not checked: whoever resumes has the beginning, and checks.
-        No piece is read from what is being overwritten: an erasure on the way raises NotFoundError.
+        The pieces of a large blob from an offset other than 0 are not checked: a caller that resumes has the
+        beginning and checks the whole. No piece is read from what is being overwritten: an erasure on the way raises
+        NotFoundError.
         """
         self._check_open()
         if self._locate(digest) is None:
@@ -292,13 +301,13 @@ class BlobStore:
         return self._locate(digest) is not None or self._large.has(digest)
 
     def missing(self, digests: Sequence[bytes]) -> list[bytes]:
-        """Those that are not there, in the order given."""
+        """Returns those of the digests whose blobs are not there, in the order given."""
         self._check_open()
         present = self._present(digests)
         return [digest for digest in digests if digest not in present and not self._large.has(digest)]
 
     def size(self, digest: bytes) -> int:
-        """Length in bytes. NotFoundError if it is not there."""
+        """Returns a blob's length in bytes. NotFoundError if it is not there."""
         self._check_open()
         location = self._locate(digest)
         return self._large.size(digest) if location is None else location.length
@@ -315,10 +324,10 @@ class BlobStore:
         return found | self._index.present(digest for digest in digests if digest not in found)
 
     def erase(self, digest: bytes, *, if_still: Callable[[], bool] = lambda: True) -> bool:
-        """Overwrites the blob; durable on return. False if it is not there: erasing twice is harmless.
+        """Overwrites the blob, durably; returns False if it is not there: erasing twice is harmless.
 
-        From the first step on nobody finds the blob; a crash at any step is finished by the next opening. Nothing
-        is erased where ``if_still`` says no: no put runs between its answer and the erasure.
+        From the first step on nobody finds the blob; a crash at any step is finished by the next opening. Nothing is
+        erased where ``if_still`` returns False: no put runs between its answer and the erasure.
         """
         with self._lock:
             self._check_writable()
@@ -339,7 +348,10 @@ class BlobStore:
             return True
 
     def walk(self) -> Iterator[list[bytes]]:
-        """The digest of every blob, in pages of at most WALK_PAGE; what comes or goes meanwhile may be missed."""
+        """Yields the digests of all blobs in pages; the walk may miss what comes or goes meanwhile.
+
+        A page of packed blobs has at most WALK_PAGE digests; one of large blobs has those of one directory.
+        """
         self._check_open()
         pending = list(self._pending)
         for at in range(0, len(pending), WALK_PAGE):
@@ -351,7 +363,7 @@ class BlobStore:
         yield from self._large.pages()
 
     def flush(self) -> None:
-        """Indexes the latest blobs. Nothing is lost without it; opening is faster with it."""
+        """Indexes the latest blobs. Nothing is lost without it; the next opening is faster with it."""
         with self._lock:
             self._check_writable()
             self._flush(self._packs.position)
@@ -362,29 +374,35 @@ class BlobStore:
 
     @property
     def erasures(self) -> int:
-        """How many erasures this store has begun: what was copied between two equal readings is whole."""
+        """How many erasures this store has begun. A copy made between two equal readings of it is whole."""
         return self._erasures
 
     @contextmanager
     def held(self) -> Iterator[tuple[int, int]]:
-        """Holds puts and erasures; gives (pack, offset) up to which the packs are durable."""
+        """Keeps puts and erasures waiting for the length of the block.
+
+        Yields the (pack, offset) up to which the packs are durable.
+        """
         self._check_open()
         with self._lock:
             yield self._packs.position
 
     def pack_files(self) -> list[tuple[int, Path]]:
-        """Number and file of every pack, ascending."""
+        """Returns number and path of every pack, ascending."""
         self._check_open()
         return [(number, self._packs.path_of(number)) for number in self._packs.numbers()]
 
     def large_files(self) -> list[tuple[bytes, Path]]:
-        """Digest and file of every blob that has a file of its own."""
+        """Returns digest and path of every blob that has a file of its own."""
         self._check_open()
         paths = self._large.paths()
         return [(bytes.fromhex(path.parent.name + path.name), path) for path in paths]
 
     def packed_digests(self, packs: Collection[int]) -> Iterator[bytes]:
-        """The blobs that lie in some of the packs, by pages of the index; those just put may be missed."""
+        """Yields the digests of the blobs in the given packs.
+
+        Those put last may be missed, as they are not indexed yet.
+        """
         page = self._index.after(b"", PENDING_BLOBS_MAX)
         while page:
             yield from (digest for digest, location in page if location.pack in packs)
@@ -393,10 +411,10 @@ class BlobStore:
     def verify(
         self, progress: Progress | None = None, step: Callable[[int], None] = lambda _byte_count: None
     ) -> list[CorruptionError]:
-        """Every byte of every pack and file, and every entry of the index; at most ERRORS_MAX entries.
+        """Reads every byte of every pack and file, and every entry of the index; returns at most ERRORS_MAX errors.
 
-        ``progress`` gets (files done, files in all), ``step`` the bytes of each before it is read. Puts wait only
-        while a pack that seems damaged is read again: it may just have been written to.
+        ``progress`` gets (files done, files in all), ``step`` the bytes of each before it is read. A pack that seems
+        damaged may just have been written to, so it is read again, and puts wait for that.
         """
         self._check_open()
         packs, files = self._packs.numbers(), self._large.paths()
@@ -449,7 +467,7 @@ class BlobStore:
         return errors
 
     def stats(self) -> BlobStats:
-        """Counts by looking at every directory: for an operator, not for a hot path."""
+        """Counts by looking at every directory: meant for an operator, not for a hot path."""
         self._check_open()
         packs = self._packs.numbers()
         files = [path.stat().st_size for path in self._large.paths()]
@@ -496,7 +514,7 @@ class BlobWriter:
         self._closed = False
 
     def write(self, chunk: Buffer) -> None:
-        """InputError once the blob is longer than BLOB_BYTES_MAX."""
+        """Takes the next bytes of the blob. InputError once it is longer than BLOB_BYTES_MAX."""
         if self._closed:
             raise LedgerClosedError("the blob writer is closed")
         if self._small is not None:
@@ -508,7 +526,7 @@ class BlobWriter:
         self._large.write(chunk)
 
     def commit(self) -> bytes:
-        """The digest; the blob is durable on return."""
+        """Stores the blob, durable on return, and returns its digest."""
         if self._closed:
             raise LedgerClosedError("the blob writer is closed")
         self._closed = True

@@ -63,10 +63,10 @@ _NAME = re.compile(r"([0-9a-f]{32})\.(upload|part|upload\.tmp)")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UploadLimits:
-    """Bounds of a directory of uploads. Bytes are counted as announced, from the beginning to the end of an upload.
+    """The bounds of a directory of uploads; an upload counts as the bytes that it announced, from its beginning on.
 
-    ``upload_bytes_max`` bounds one, ``pending_bytes_max`` all together; an owner has at most ``owner_uploads_max``.
-    One that got no byte for ``lifetime_ms`` is dropped.
+    ``upload_bytes_max`` bounds one upload, ``pending_bytes_max`` all together; an owner has at most
+    ``owner_uploads_max``. An upload that got no byte for ``lifetime_ms`` is dropped.
     """
 
     uploads_max: int = 1_024
@@ -77,7 +77,7 @@ class UploadLimits:
 
 
 class UploadState(NamedTuple):
-    """How far an upload is. ``offset`` is where its next byte belongs; ``finished``: the blob is stored."""
+    """The progress of an upload: its next byte belongs at ``offset``; with ``finished`` the blob is stored."""
 
     id: str
     size: int
@@ -89,7 +89,10 @@ class UploadState(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class _Upload:
-    """One upload in memory; ``hasher`` has taken ``offset`` bytes, or is lost."""
+    """An upload in memory.
+
+    ``hasher`` has taken the first ``offset`` bytes; it is None after a restart and at the end.
+    """
 
     id: str
     size: int
@@ -106,7 +109,7 @@ class _Upload:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def encode(self) -> bytes:
-        """The upload file, its mark at the beginning."""
+        """Returns the bytes of the upload file, both of whose marks say offset 0."""
         fields = (
             UPLOAD_MAGIC,
             UPLOAD_FORMAT_VERSION,
@@ -125,7 +128,7 @@ def _encode_mark(offset: int, time_ms: int) -> bytes:
 
 
 def _decode(data: bytes, name: str) -> _Upload | None:
-    """The upload of a file; None if it is damaged or of another version, which costs sending it again."""
+    """Returns the upload in a file's bytes; None if it is damaged or of another version, and is to be sent again."""
     if len(data) != _HEAD.size + 2 * _MARK.size:
         return None
     magic, version, raw_id, size, created_ms, digest, owner, checksum = _HEAD.unpack(data[:_MARK_AT])
@@ -145,7 +148,11 @@ def _decode(data: bytes, name: str) -> _Upload | None:
 
 
 class Uploads:
-    """An open directory of uploads. Any thread; calls for one upload take turns."""
+    """An open directory of uploads. Any thread may call; calls for one upload take turns.
+
+    Every call that names an upload raises NotFoundError with UNKNOWN_UPLOAD for one that does not exist, has expired
+    or belongs to another owner.
+    """
 
     def __init__(
         self,
@@ -156,7 +163,7 @@ class Uploads:
         clock_ms: Callable[[], int],
         files: OsFiles,
     ) -> None:
-        """Use :meth:`open`."""
+        """Prepares the object without reading the directory; callers use :meth:`open`."""
         self._path = path
         self._adopt = adopt
         self._check_store = check_room
@@ -178,11 +185,12 @@ class Uploads:
         check_room: CheckRoom = lambda _count, _bytes: None,
         files: OsFiles | None = None,
     ) -> Self:
-        """Takes up what an earlier process left, and drops what cannot be taken up.
+        """Resumes the uploads that an earlier process left, and drops those that cannot be resumed.
 
         ``adopt`` is given the path of a whole, synced file and its SHA-256: it stores the bytes durably and takes
-        the file away. It may be called again for the same ones. ``check_room`` raises where the store has no room for
-        so many files of so many bytes in all. ``path`` must be on the file system of the store.
+        the file away. It may be called again with the same arguments. ``check_room`` is given a number of files and
+        their bytes in all, and raises where the store has no room for them. ``path`` must be on the file system of
+        the store.
         """
         files = files or OsFiles()
         uploads = cls(path, adopt, check_room, limits or UploadLimits(), clock_ms, files)
@@ -221,10 +229,10 @@ class Uploads:
     # What callers use.
 
     def begin(self, size: int, digest: bytes, owner: bytes = bytes(OWNER_BYTES)) -> UploadState:
-        """A new upload of ``size`` bytes that hash to ``digest``; it is there after a crash.
+        """Begins an upload of ``size`` bytes whose SHA-256 is ``digest``; a crash after the return does not lose it.
 
-        ``owner`` (32 bytes) is who alone may go on with it. InputError for sizes out of range, ``LedgerBusyError``
-        where there are too many uploads or bytes announced.
+        Only ``owner`` (32 bytes) may go on with it. InputError for sizes out of range, ``LedgerBusyError`` where
+        there are too many uploads or too many bytes announced.
         """
         if len(digest) != DIGEST_BYTES or len(owner) != OWNER_BYTES or size < 1:
             raise InputError(f"an upload of {size} bytes with a digest of {len(digest)}")
@@ -268,13 +276,14 @@ class Uploads:
             self._forget(other)
 
     def state(self, upload_id: str, owner: bytes = bytes(OWNER_BYTES)) -> UploadState:
-        """How far it is. NotFoundError with UNKNOWN_UPLOAD, as everywhere below, for any but its owner."""
+        """Returns the progress of an upload."""
         return self._state_of(self._find(upload_id, owner))
 
     def append(self, upload_id: str, offset: int, chunk: Buffer, owner: bytes = bytes(OWNER_BYTES)) -> int:
-        """Writes the next bytes; returns the offset behind them.
+        """Writes the next bytes of an upload and returns the offset behind them.
 
-        ``UploadConflict`` where ``offset`` is not the present one, InputError with OVERSIZED beyond the end.
+        ``UploadConflict`` where ``offset`` is not the present one, InputError with OVERSIZED beyond the announced
+        end.
         """
         with self._turn(upload_id, owner) as upload:
             if upload.finished or offset != upload.offset:
@@ -294,7 +303,7 @@ class Uploads:
             return upload.offset
 
     def sync(self, upload_id: str, owner: bytes = bytes(OWNER_BYTES)) -> UploadState:
-        """What was appended so far survives a power cut."""
+        """Makes the bytes that an upload has so far survive a power cut, and returns its progress."""
         with self._turn(upload_id, owner) as upload:
             if not upload.finished and upload.marked < upload.offset:
                 with self._part(upload) as file:
@@ -304,8 +313,8 @@ class Uploads:
     def finish(self, upload_id: str, owner: bytes = bytes(OWNER_BYTES)) -> UploadState:
         """Verifies the whole and gives it to the store; the blob is durable on return. May be called again.
 
-        ``UploadConflict`` while bytes are missing. ``EnvelopeError`` where the bytes do not hash to the digest
-        announced: the upload is gone then.
+        ``UploadConflict`` while bytes are missing. ``EnvelopeError`` where the bytes do not have the announced
+        digest: the upload is then dropped.
         """
         with self._turn(upload_id, owner) as upload:
             if not upload.finished:
@@ -333,24 +342,24 @@ class Uploads:
         return hasher.digest()
 
     def abandon(self, upload_id: str, owner: bytes = bytes(OWNER_BYTES)) -> None:
-        """Forgets an upload and its bytes; what is stored already stays stored."""
+        """Drops an upload and its bytes; a blob that it has stored stays stored."""
         with self._turn(upload_id, owner) as upload:
             self._drop(upload)
 
     def expire(self) -> int:
-        """Forgets those whose time is over; how many."""
+        """Drops the uploads whose time is over, and returns how many those were."""
         with self._lock:
             self._check_open()
             return self._expire()
 
     @property
     def upload_bytes_max(self) -> int:
-        """The longest upload taken."""
+        """The longest upload that is accepted, in bytes."""
         return min(self._limits.upload_bytes_max, BLOB_BYTES_MAX)
 
     @property
     def pending(self) -> tuple[int, int]:
-        """Unfinished uploads, and the bytes that they announced."""
+        """How many uploads are unfinished, and how many bytes they announced together."""
         sizes = [upload.size for upload in list(self._uploads.values()) if not upload.finished]
         return len(sizes), sum(sizes)
 
@@ -402,7 +411,10 @@ class Uploads:
             self._files.close(file)
 
     def _mark(self, upload: _Upload, part: OpenFile) -> None:
-        """Syncs the part, then says so. The mark needs no sync: an older one only costs sending again."""
+        """Syncs the part, then writes a mark that says so.
+
+        The mark needs no sync: an older one costs sending again.
+        """
         try:
             self._files.fdatasync(part)
         except LedgerError:
@@ -428,7 +440,7 @@ class Uploads:
         return sum(self._forget(upload) for upload in expired)
 
     def _forget(self, upload: _Upload) -> bool:
-        """Drops an upload in which nobody is at work; the next look finds the others."""
+        """Drops an upload that no call is working on; the next expiry finds the others."""
         if not upload.lock.acquire(blocking=False):
             return False
         try:
