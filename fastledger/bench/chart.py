@@ -1,4 +1,4 @@
-"""The figures as a picture, SVG or PNG by the file's name. Needs matplotlib, which the package does not."""
+"""The chart of a report, as SVG or PNG by the file's name. Needs matplotlib, which the package itself does not."""
 
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ from fastledger.errors import InputError
 
 
 def draw(report: dict[str, Any], path: Path) -> None:
-    """Bars of how many times as fast as the first contestant of its task each one is, on a logarithmic axis.
+    """Draws a bar for each contestant, on a logarithmic axis: how many times as fast as the first of its task it is.
 
     Raises:
         InputError: matplotlib is not installed, or cannot write such files.

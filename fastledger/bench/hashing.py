@@ -19,23 +19,23 @@ PYMERKLE_LEAVES_MAX = 2**12  # pymerkle takes some 30 us a leaf
 
 
 def force(name: str | None) -> None:
-    """Makes both modules use a variant, or (None) the best."""
+    """Makes both native modules use the variant ``name``; None stands for the best one."""
     native_hashing.force_backend(name)
     native_work.force_backend(name)
 
 
 def variants(run: Callable[[], bytes], items: int) -> list[Contestant]:
-    """One contestant for each variant that is usable here, fastest first."""
+    """Returns one contestant for each variant that is usable here, fastest first."""
     return [Contestant(name, run, items, partial(force, name)) for name in native_hashing.backends()]
 
 
 def all_threads(run: Callable[[], bytes], items: int) -> Contestant:
-    """The best variant with a thread for each CPU."""
+    """Returns a contestant that uses the best variant, with a thread for each CPU."""
     return Contestant("best, all CPUs", run, items, partial(force, None))
 
 
 def hashlib_root(leaves: bytes) -> bytes:
-    """RFC 9162 root of a power of two of 32-byte entries."""
+    """Computes by hashlib the RFC 9162 root of n x 32 bytes of entries, n a power of two."""
     level = [sha256(b"\x00" + leaves[i : i + 32]).digest() for i in range(0, len(leaves), 32)]
     while len(level) > 1:
         level = [sha256(b"\x01" + level[i] + level[i + 1]).digest() for i in range(0, len(level), 2)]
@@ -43,7 +43,7 @@ def hashlib_root(leaves: bytes) -> bytes:
 
 
 def hashlib_bitcoin_root(txids: bytes) -> bytes:
-    """Bitcoin's root of a power of two of transaction ids."""
+    """Computes by hashlib Bitcoin's root of n x 32 bytes of transaction ids, n a power of two."""
     level = [txids[i : i + 32] for i in range(0, len(txids), 32)]
     while len(level) > 1:
         level = [sha256(sha256(level[i] + level[i + 1]).digest()).digest() for i in range(0, len(level), 2)]
@@ -51,7 +51,7 @@ def hashlib_bitcoin_root(txids: bytes) -> bytes:
 
 
 def hashlib_search(header80: bytes, target: int, start: int, count: int) -> int | None:
-    """The search in Python; copying a midstate would cost more than it saves."""
+    """Searches nonces by hashlib as `search_nonce` does; copying a midstate would cost more than it saves."""
     prefix = header80[:76]
     for nonce in range(start, start + count):
         first = sha256(prefix + nonce.to_bytes(4, "little")).digest()
@@ -61,7 +61,7 @@ def hashlib_search(header80: bytes, target: int, start: int, count: int) -> int 
 
 
 def pymerkle_root(leaves: bytes) -> bytes:
-    """The RFC 9162 root by pymerkle, whose tree has the same shape and prefixes."""
+    """Computes the RFC 9162 root by pymerkle, whose tree has the same shape and prefixes."""
     from pymerkle import InmemoryTree
 
     tree = InmemoryTree(algorithm="sha256")
@@ -71,7 +71,7 @@ def pymerkle_root(leaves: bytes) -> bytes:
 
 
 def messages_rows(count: int, rounds: int) -> list[Row]:
-    """``sha256_many`` over messages of 300 bytes; the peer hashes a list of ready ``bytes``."""
+    """Measures ``sha256_many`` over messages of 300 bytes; the peer hashes a list of ready ``bytes``."""
     buffer = Random(SEED + count).randbytes(MESSAGE_BYTES * count)
     messages = [buffer[i : i + MESSAGE_BYTES] for i in range(0, len(buffer), MESSAGE_BYTES)]
     offsets = array("Q", range(0, len(buffer) + 1, MESSAGE_BYTES))
@@ -83,7 +83,7 @@ def messages_rows(count: int, rounds: int) -> list[Row]:
 
 
 def mixed_rows(count: int, rounds: int) -> list[Row]:
-    """The same over 20 to 2,000 bytes, mixed: no lane may wait for the longest."""
+    """Measures ``sha256_many`` over messages of 20 to 2,000 bytes, mixed: no lane may wait for the longest."""
     random = Random(SEED)
     messages = [random.randbytes(random.randrange(20, 2_000)) for _ in range(count)]
     offsets = array("Q", [0])
@@ -99,7 +99,7 @@ def mixed_rows(count: int, rounds: int) -> list[Row]:
 
 
 def root_rows(leaf_count: int, rounds: int) -> list[Row]:
-    """RFC 9162 root over one buffer of 32-byte entries."""
+    """Measures the RFC 9162 root over one buffer of 32-byte entries."""
     leaves = Random(SEED).randbytes(32 * leaf_count)
     contestants = [
         Contestant("hashlib loop", lambda: hashlib_root(leaves), leaf_count),
@@ -112,7 +112,7 @@ def root_rows(leaf_count: int, rounds: int) -> list[Row]:
 
 
 def bitcoin_root_rows(leaf_count: int, rounds: int) -> list[Row]:
-    """Bitcoin's root over one buffer of transaction ids."""
+    """Measures Bitcoin's root over one buffer of transaction ids."""
     txids = Random(SEED + 1).randbytes(32 * leaf_count)
     contestants = [
         Contestant("hashlib loop", lambda: hashlib_bitcoin_root(txids), leaf_count),
@@ -123,7 +123,7 @@ def bitcoin_root_rows(leaf_count: int, rounds: int) -> list[Row]:
 
 
 def proofs_rows(leaf_count: int, rounds: int) -> list[Row]:
-    """All inclusion proofs of a tree, beside asking the same tree for one after the other."""
+    """Measures all inclusion proofs of a tree in one pass, beside asking the same tree for one after the other."""
     tree = MerkleTree(Random(SEED).randbytes(32 * leaf_count))
     contestants = [
         Contestant(
@@ -137,7 +137,7 @@ def proofs_rows(leaf_count: int, rounds: int) -> list[Row]:
 
 
 def headers_rows(count: int, rounds: int) -> list[Row]:
-    """SHA256d of block headers."""
+    """Measures the SHA256d of block headers of 80 bytes."""
     headers = Random(SEED).randbytes(80 * count)
     items = [headers[i : i + 80] for i in range(0, len(headers), 80)]
     peer = Contestant(
@@ -152,7 +152,7 @@ def _encoded(nonce: int | None) -> bytes:
 
 
 def work_rows(nonce_count: int, rounds: int) -> list[Row]:
-    """A search that goes through all its nonces; hashlib goes through the last 64th of them."""
+    """Measures a search that goes through all its nonces; hashlib goes through the last 64th of them."""
     header = Random(SEED).randbytes(80)
     target = 2**256 // 2**63  # met by one header in 2^63, and not by this one
     peer_count = max(1, nonce_count // 64)
@@ -171,7 +171,7 @@ def work_rows(nonce_count: int, rounds: int) -> list[Row]:
 
 
 def rows(quick: bool) -> list[Row]:
-    """All of the above, large, or small enough for a test."""
+    """Runs every benchmark of this module, with large inputs, or (``quick``) with inputs small enough for a test."""
     rounds = 1 if quick else 5
     try:
         found = []

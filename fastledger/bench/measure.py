@@ -26,7 +26,7 @@ _CYCLES_EACH = 3
 
 
 class Spread(TypedDict):
-    """Over the rounds of one measurement."""
+    """The least, median and greatest value over the rounds of one measurement."""
 
     min: float
     median: float
@@ -34,8 +34,11 @@ class Spread(TypedDict):
 
 
 class Row(TypedDict):
-    """One contestant at one task. ``ratio`` is how many times as fast as the first contestant it is, the median
-    over the rounds; ``checked`` begins the SHA-256 of the result, on which all contestants agreed."""
+    """One contestant at one task.
+
+    ``ratio`` is how many times as fast as the first contestant it is, the median over the rounds. ``checked`` begins
+    the SHA-256 of the result, on which all contestants agreed.
+    """
 
     task: str
     contestant: str
@@ -50,7 +53,8 @@ class Row(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class Contestant:
-    """Who runs a task: ``prepare`` before its turn, unmeasured, and then ``run``, over ``items`` items.
+    """An implementation that runs a task: ``prepare`` before its turn, unmeasured, then ``run`` over ``items``
+    items.
 
     A slow peer may do fewer items than the others, and where its result then differs it is not ``compared``.
     """
@@ -63,12 +67,15 @@ class Contestant:
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Least, median and most."""
+    """Returns the least, median and greatest of the values."""
     return {"min": min(values), "median": median(values), "max": max(values)}
 
 
 def clock_ghz() -> float:
-    """The clock rate of this moment, best of three short probes, since an interrupt only makes it look slower."""
+    """Measures the clock rate of this moment in GHz.
+
+    It is the best of three short probes, since an interrupt only makes the clock look slower.
+    """
     best = 0.0
     for _ in range(3):
         start = perf_counter_ns()
@@ -79,7 +86,7 @@ def clock_ghz() -> float:
 
 @dataclass(slots=True)
 class _Turns:
-    """What one contestant did so far."""
+    """The turns that one contestant has taken so far, in nanoseconds and cycles an item."""
 
     contestant: Contestant
     repeats: int = 1
@@ -87,7 +94,7 @@ class _Turns:
     cycles: list[float] = field(default_factory=list)
 
     def take(self) -> tuple[bytes, float]:
-        """One turn: its result, and the nanoseconds of one run."""
+        """Takes one turn; returns its result, and the nanoseconds of one run."""
         self.contestant.prepare()
         ghz = clock_ghz()
         start = perf_counter_ns()
@@ -99,7 +106,7 @@ class _Turns:
         return result, spent
 
     def warm_up(self) -> bytes:
-        """A turn that does not count, but says how many runs fill one."""
+        """Takes a turn that does not count, and sets from its length how many runs fill a turn."""
         result, spent = self.take()
         self.repeats = max(1, min(_REPEATS_MAX, int(_TURN_NS_MIN / spent)))
         self.ns.clear()
@@ -108,7 +115,7 @@ class _Turns:
 
 
 def compete(task: str, unit: str, contestants: Sequence[Contestant], rounds: int) -> list[Row]:
-    """Runs all contestants in every round, in turn, and compares what they computed; a row each.
+    """Runs all contestants in every round, in turn, compares what they computed, and returns a row for each.
 
     Raises:
         RuntimeError: two results differ.
@@ -142,7 +149,7 @@ def compete(task: str, unit: str, contestants: Sequence[Contestant], rounds: int
 
 
 def cpu_name() -> str:
-    """The model that the kernel names."""
+    """Returns the name of the CPU's model as Linux tells it, or the machine's type."""
     try:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:

@@ -1,4 +1,4 @@
-"""One run of all benchmarks as one document, and the document as lines for people."""
+"""The report: one run of all benchmarks as one document, and the document as lines for people."""
 
 import platform
 import time
@@ -25,7 +25,7 @@ PUBLISHED: tuple[dict[str, str], ...] = (
 
 
 def cancel_latency_ms(repeats: int) -> Spread:
-    """From `NonceSearch.cancel` to the end of `run`, in milliseconds, for a search on all CPUs."""
+    """Measures the time from `NonceSearch.cancel` to the end of `run`, in milliseconds, for a search on all CPUs."""
     header = SEED.to_bytes(80, "little")
     taken = []
     for _ in range(repeats):
@@ -42,7 +42,7 @@ def cancel_latency_ms(repeats: int) -> Spread:
 
 
 def run(quick: bool = False) -> dict[str, Any]:
-    """Measures everything; ``quick`` only proves that the benchmarks work.
+    """Measures everything and returns the document; ``quick`` only proves that the benchmarks work.
 
     Raises:
         RuntimeError: a variant and a peer computed different results.
@@ -73,7 +73,7 @@ def _row_line(row: Row) -> str:
 
 
 def lines(report: dict[str, Any]) -> Iterator[str]:
-    """The report for people, tuning advice last."""
+    """Yields the report as lines for people, tuning advice last."""
     sha256 = report["backend"]
     yield f"fastledger {report['version']}, Python {report['python']}, {report['cpu']}"
     yield (

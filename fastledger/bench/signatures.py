@@ -1,4 +1,4 @@
-"""What every transaction passes, signatures and scan: batches of several sizes beside libsecp256k1 and cbor2."""
+"""Benchmarks of what every transaction passes: signatures beside libsecp256k1, and the scan beside cbor2."""
 
 import os
 from array import array
@@ -17,13 +17,13 @@ BODY_BYTES = 240
 
 
 def cpu_count() -> int:
-    """CPUs that this process may run on."""
+    """Returns how many CPUs this process may run on."""
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
 
 
 def _batch(count: int) -> tuple[list[bytes], list[bytes], list[bytes]]:
-    """Digests, compact signatures and compressed keys of n signatures by `SIGNERS` keys."""
+    """Returns digests, compact signatures and compressed keys of ``count`` signatures by `SIGNERS` keys."""
     random = Random(SEED)
     signers = [SigningKey.from_bytes(random.randrange(1, ORDER).to_bytes(32, "big")) for _ in range(SIGNERS)]
     digests = [random.randbytes(32) for _ in range(count)]
@@ -33,7 +33,10 @@ def _batch(count: int) -> tuple[list[bytes], list[bytes], list[bytes]]:
 
 
 def verify_rows(count: int, rounds: int) -> list[Row]:
-    """``verify_batch`` beside coincurve in a loop, whose keys are parsed and whose signatures are DER already."""
+    """Measures ``verify_batch`` beside a loop over coincurve.
+
+    The loop's keys are parsed and its signatures DER already.
+    """
     digests, signatures, keys = _batch(count)
     parsed = {key: PublicKey(key) for key in set(keys)}
     calls = [
@@ -54,7 +57,7 @@ def verify_rows(count: int, rounds: int) -> list[Row]:
 
 
 def _transactions(count: int) -> tuple[list[bytes], "array[int]"]:
-    """Transactions in form, whose signatures are noise, and their offsets in one buffer."""
+    """Returns transactions that have the right form and noise for signatures, and their offsets in one buffer."""
     random = Random(SEED)
     parts, offsets = [], array("Q", [0])
     for nonce in range(count):
@@ -67,7 +70,7 @@ def _transactions(count: int) -> tuple[list[bytes], "array[int]"]:
 
 
 def _signatures_by_cbor2(parts: list[bytes]) -> bytes:
-    """The nearest that a general decoder does: outline and payload, without ids or rules of encoding."""
+    """Decodes outline and payload, the nearest that a general decoder does: no ids, no rules of encoding."""
     signatures = []
     for part in parts:
         _, _, payload, signature = cbor2.loads(part).value
@@ -77,7 +80,7 @@ def _signatures_by_cbor2(parts: list[bytes]) -> bytes:
 
 
 def scan_rows(count: int, rounds: int) -> list[Row]:
-    """``scan_many``: outline, strict encoding, shape and transaction id of each."""
+    """Measures ``scan_many``: outline, strict encoding, shape and id of each transaction."""
     parts, offsets = _transactions(count)
     buffer = b"".join(parts)
     contestants = [
@@ -89,7 +92,7 @@ def scan_rows(count: int, rounds: int) -> list[Row]:
 
 
 def rows(quick: bool) -> list[Row]:
-    """Both, at several batch sizes."""
+    """Runs both benchmarks at several batch sizes; ``quick`` takes small ones."""
     rounds = 1 if quick else 5
     found = []
     for count in (1, 32) if quick else (1, 16, 64, 256, 1_024, 4_096):

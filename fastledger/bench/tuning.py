@@ -1,4 +1,4 @@
-"""From figures to advice: how many threads, how large batches, how much memory for key tables."""
+"""Advice from measured figures: how many threads, how large batches, how much memory for key tables."""
 
 import os
 from collections.abc import Iterable
@@ -16,7 +16,7 @@ TABLE_MEMORY_PART = 64  # at most this part of the machine's memory
 
 
 class Advice(TypedDict):
-    """What `advise` found, under the names of a node's configuration."""
+    """The advice of `advise`, under the names of a node's configuration."""
 
     verify_threads: int
     batch_transactions: int
@@ -29,7 +29,7 @@ def _verify_rows(rows: Iterable[Row], ending: str) -> list[Row]:
 
 
 def last_level_cache_bytes() -> int:
-    """Size of the largest cache of CPU 0 as Linux tells it; 0 where it does not."""
+    """Returns the size of the largest cache of CPU 0 as Linux tells it; 0 where it does not."""
     sizes = [0]
     for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
         text = path.read_text().strip()
@@ -40,7 +40,7 @@ def last_level_cache_bytes() -> int:
 
 
 def memory_bytes() -> int:
-    """The machine's memory; 0 where the system does not tell."""
+    """Returns the size of the machine's memory in bytes; 0 where the system does not tell."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, OSError, ValueError):
@@ -48,12 +48,12 @@ def memory_bytes() -> int:
 
 
 def advise(rows: list[Row]) -> Advice:
-    """Advice from the rows of one run.
+    """Derives advice from the rows of one run.
 
-    It goes by the least times, which other work on the machine disturbs least. Threads pay where the largest
-    batch is clearly faster on all CPUs; the batch is the smallest that costs hardly more an item than the best.
-    Tables of known keys help while they stay in the last-level cache. The rate is what verification and scan
-    allow: rules, index and disk come on top.
+    It goes by the least times, which other work on the machine disturbs least. Threads pay where the largest batch
+    is clearly faster on all CPUs; the batch is the smallest that costs hardly more an item than the best. Tables of
+    known keys help while they stay in the last-level cache. The rate is what verification and scan allow: rules,
+    index and disk come on top.
     """
     one, several = _verify_rows(rows, "1 thread"), _verify_rows(rows, "all CPUs")
     use_all = one[-1]["ns"]["min"] / several[-1]["ns"]["min"] >= THREADS_WORTH_MIN
@@ -73,7 +73,7 @@ def advise(rows: list[Row]) -> Advice:
 
 
 def toml(advice: Advice, cpu: str) -> str:
-    """The advice as tables to paste into a node's configuration."""
+    """Returns the advice as TOML tables to paste into a node's configuration."""
     rate = advice["transactions_per_second_max"]
     return "\n".join(
         (

@@ -36,7 +36,7 @@ class Tip(NamedTuple):
 
 
 class TransactionsPending(NamedTuple):
-    """There is something to order; ``now_ms`` is the node's clock reading."""
+    """Transactions wait to be ordered; ``now_ms`` is the node's clock reading."""
 
     tip: Tip
     now_ms: int
@@ -50,34 +50,34 @@ class BlockBuilt(NamedTuple):
 
 
 class WorkFound(NamedTuple):
-    """A nonce was found: this is the header with it."""
+    """A nonce was found; ``header`` has it in place."""
 
     header: Header
     body: HeaderBody
 
 
 class TipMoved(NamedTuple):
-    """The best chain ends in this block now."""
+    """The best chain ends in the block ``tip`` now."""
 
     tip: Tip
 
 
 class BuildBlock(NamedTuple):
-    """Execute pending transactions at this block time on top of the tip."""
+    """The chain is to execute pending transactions on top of the tip, in a block of this time and these bits."""
 
     time_ms: int
     bits: int
 
 
 class SearchWork(NamedTuple):
-    """Look for a nonce (and extra nonce) that brings the hash of the block at this height to ``target`` or below."""
+    """The miner is to look for a nonce (and extra nonce) that brings the block's hash to ``target`` or below."""
 
     height: int
     target: int
 
 
 class SealBlock(NamedTuple):
-    """Sign the block at this height with the node's key and append it to the chain."""
+    """The chain is to sign the block at this height with the node's key and append it."""
 
     height: int
 
@@ -93,12 +93,11 @@ Action: TypeAlias = BuildBlock | SearchWork | SealBlock | FinaliseBlock
 
 
 class Engine(Protocol):
-    """What the chain asks of a consensus engine.
+    """The interface of a consensus engine, as the chain uses it.
 
-    ``chains_seals``: whether a block refers to its parent's seal (SPEC-BLK-5). Where two seals of one block can be
-    about, nodes would part over which one the child refers to, and ``seal_ref`` is zero (SPEC-ENG-4).
-    ``empty_blocks``: whether blocks without transactions are made. ``finality_depth``: how many blocks above a block
-    make it final.
+    ``chains_seals``: whether a block refers to its parent's seal (SPEC-BLK-5). Where one block can have two seals,
+    nodes would part over which one the child refers to; ``seal_ref`` is then zero (SPEC-ENG-4). ``empty_blocks``:
+    whether blocks without transactions are made. ``finality_depth``: how many blocks above a block make it final.
     """
 
     name: str
@@ -107,24 +106,33 @@ class Engine(Protocol):
     finality_depth: int
 
     def handle(self, event: Event) -> Sequence[Action]:
-        """The engine's answer to what happened."""
+        """Takes an event and returns the actions that the chain is to carry out, in order."""
 
     def check(self, header: Header, body: HeaderBody, parent: Tip) -> None:
         """Raises ``InputError`` with ``BAD_BLOCK`` unless the block may follow ``parent`` by this engine's rules.
 
-        That ``header`` commits to ``body`` and that both follow ``parent`` by id and height is checked elsewhere.
+        The caller has checked that ``header`` commits to ``body`` and that both follow ``parent`` by id and height.
         """
 
     def work(self, header: Header) -> int:
-        """By how much the block raises the weight of its chain, at least 1; the heaviest chain is the best."""
+        """Returns by how much the block raises the weight of its chain, at least 1.
+
+        The heaviest chain is the best.
+        """
 
     def ready_ms(self, body: HeaderBody) -> int:
-        """The earliest clock reading at which the block may be taken; until then it waits and is not wrong."""
+        """Returns the earliest clock reading (UTC ms) at which the block may be taken.
+
+        A block that is early is not wrong: it waits until then.
+        """
 
     def tip(self, header: Header, body: HeaderBody, seal: bytes, parent: Tip | None) -> Tip:
-        """The block as what the next one builds on; ``parent`` is None for block 0."""
+        """Returns the block as the ``Tip`` that the next block builds on; ``parent`` is None for block 0."""
 
 
 def seal_ref(engine: Engine, parent: Tip) -> bytes:
-    """What a block on top of ``parent`` says of its parent's seal."""
+    """Returns the reference to its parent's seal (32 bytes) that a block on top of ``parent`` carries (SPEC-BLK-5).
+
+    It is zero under an engine that chains no seals.
+    """
     return hashlib.sha256(parent.seal).digest() if engine.chains_seals else ZERO32

@@ -1,4 +1,4 @@
-"""Which engine a chain runs: its genesis document says."""
+"""The choice of the engine, which a chain's genesis document names."""
 
 from fastledger.consensus.engine import Engine
 from fastledger.consensus.pow import PowEngine
@@ -7,5 +7,5 @@ from fastledger.model.genesis import Genesis
 
 
 def make_engine(genesis: Genesis) -> Engine:
-    """The engine that ``genesis`` names."""
+    """Returns a new engine of the kind that ``genesis`` names, with its parameters."""
     return PowEngine(genesis) if genesis.engine == "pow" else SoloEngine(genesis.proposers)

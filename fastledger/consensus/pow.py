@@ -1,8 +1,8 @@
 """Proof of work: members of the chain compete, the chain with most work wins (SPEC-ENG-3..7).
 
 The target follows the times between blocks, after every block (SPEC-WORK-8): a weighted exponential moving average
-in integers. What a block's interval may move it is bounded on both sides, and as times only ever rise, the intervals
-of a chain add up to the time that went by: whoever lies about one block's time takes from the next what he gave.
+in integers. How far one interval may move it is bounded on both sides. As times only ever rise, the intervals of a
+chain add up to the time that went by: whoever lies about the time of one block takes the difference from the next.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ from fastledger.model.genesis import Genesis, WorkParameters
 
 
 def next_target(target: int, interval_ms: int, parameters: WorkParameters) -> int:
-    """The target after a block of ``target`` that came ``interval_ms`` after its parent (SPEC-WORK-8).
+    """Returns the target after a block of ``target`` that came ``interval_ms`` after its parent (SPEC-WORK-8).
 
     The interval counts up to ten spacings: after an outage the target rises by an eighth or so a block, and the
     blocks that were missed are not owed.
@@ -39,7 +39,7 @@ def next_target(target: int, interval_ms: int, parameters: WorkParameters) -> in
 
 
 class PowEngine:
-    """The rules of a chain whose genesis document says ``pow``."""
+    """The engine of a chain whose genesis document says ``pow``."""
 
     name = "pow"
     chains_seals = False
@@ -54,7 +54,10 @@ class PowEngine:
         self._proposers = frozenset(genesis.proposers)
 
     def handle(self, event: Event) -> Sequence[Action]:
-        """Built blocks need work, worked blocks a seal; what lies ``finality_depth`` under the tip is final."""
+        """Answers an event: a built block needs work, a worked block a seal.
+
+        When the tip moves, the block ``finality_depth`` under it becomes final (SPEC-ENG-6).
+        """
         if isinstance(event, TransactionsPending):
             return (BuildBlock(max(event.now_ms, event.tip.time_ms + 1), self.next_bits(event.tip)),)
         if isinstance(event, BlockBuilt):
@@ -65,11 +68,15 @@ class PowEngine:
         return (FinaliseBlock(final_height),) if final_height >= 0 else ()
 
     def next_bits(self, parent: Tip) -> int:
-        """The bits of a block on top of ``parent``."""
+        """Returns the bits that a block on top of ``parent`` must have."""
         return target_to_bits(next_target(bits_to_target(parent.bits), parent.interval_ms, self.parameters))
 
     def check(self, header: Header, body: HeaderBody, parent: Tip) -> None:
-        """A member's block, later than its parent, with the work that is due (SPEC-ENG-3, SPEC-ENG-4)."""
+        """Raises ``InputError`` (``BAD_BLOCK``) unless the block may follow ``parent`` (SPEC-ENG-3, SPEC-ENG-4).
+
+        Its proposer must be a member, its time later than its parent's, its ``seal_ref`` zero, and its work that
+        which is due.
+        """
         height = body.height
         if body.proposer not in self._proposers:
             raise _bad_block(f"the proposer of height {height} is not of this chain")
@@ -87,15 +94,18 @@ class PowEngine:
             raise _bad_block(f"height {height} lacks the work that it claims")
 
     def work(self, header: Header) -> int:
-        """The hashes that the block is expected to have cost (SPEC-WORK-4)."""
+        """Returns the number of hashes that the block is expected to have cost (SPEC-WORK-4)."""
         return block_work(header.bits)
 
     def ready_ms(self, body: HeaderBody) -> int:
-        """As soon as the clock is not more than ``FUTURE_MS_MAX`` behind the block's time (SPEC-ENG-5)."""
+        """Returns the clock reading from which the block's time is at most ``FUTURE_MS_MAX`` ahead (SPEC-ENG-5)."""
         return body.time_ms - FUTURE_MS_MAX
 
     def tip(self, header: Header, body: HeaderBody, seal: bytes, parent: Tip | None) -> Tip:
-        """With the bits and the interval that the next target comes from; block 0 counts as on time."""
+        """Returns the tip with the bits and the interval that the next target depends on.
+
+        Block 0 counts as on time.
+        """
         interval_ms = self.parameters.spacing_ms if parent is None else body.time_ms - parent.time_ms
         return Tip(body.height, header.block_id, body.time_ms, seal, header.bits, interval_ms)
 

@@ -19,7 +19,7 @@ NO_WORK_BITS = 0
 
 
 class SoloEngine:
-    """Builds whenever something is pending; block time runs with the clock and never backwards."""
+    """The engine that builds whenever something is pending; block time runs with the clock and never backwards."""
 
     name = "solo"
     chains_seals = True
@@ -30,7 +30,7 @@ class SoloEngine:
         self._proposers = frozenset(proposers)
 
     def handle(self, event: Event) -> Sequence[Action]:
-        """Pending transactions are built into a block; a built block is sealed and final."""
+        """Answers an event: pending transactions are built into a block; a built block is sealed and final."""
         if isinstance(event, BlockBuilt):
             return (SealBlock(event.body.height), FinaliseBlock(event.body.height))
         if isinstance(event, TransactionsPending):
@@ -38,7 +38,11 @@ class SoloEngine:
         return ()
 
     def check(self, header: Header, body: HeaderBody, parent: Tip) -> None:
-        """A block of a proposer from the genesis document, later than its parent, without work."""
+        """Raises ``InputError`` (``BAD_BLOCK``) unless the block may follow ``parent`` (SPEC-ENG-2).
+
+        Its proposer must be named in the genesis document, its time later than its parent's, its bits and nonce
+        zero.
+        """
         if body.proposer not in self._proposers:
             raise InputError(
                 f"the proposer of height {body.height} is not of this chain", code=Code.BAD_BLOCK
@@ -49,13 +53,13 @@ class SoloEngine:
             raise InputError(f"height {body.height} claims work under the solo engine", code=Code.BAD_BLOCK)
 
     def work(self, header: Header) -> int:
-        """Every block weighs the same."""
+        """Returns 1: every block weighs as much as any other."""
         return 1
 
     def ready_ms(self, body: HeaderBody) -> int:
-        """At once: nobody else makes blocks."""
+        """Returns 0: a block may be taken at once, since nobody else makes blocks."""
         return 0
 
     def tip(self, header: Header, body: HeaderBody, seal: bytes, parent: Tip | None) -> Tip:
-        """Without bits and interval, of which nothing depends."""
+        """Returns the tip without bits and interval, on which nothing depends here."""
         return Tip(body.height, header.block_id, body.time_ms, seal)

@@ -17,7 +17,11 @@ from fastledger.model.block import Header, HeaderBody, SealedHeader
 
 
 class Status(IntEnum):
-    """What is known of a block: its header; a whole copy; that it executes; that it can never be right."""
+    """The knowledge about a block, which is one of four.
+
+    HEADER: its header alone is known. STORED: a whole copy is held. VALID: it was executed and is right. INVALID: it
+    can never be right.
+    """
 
     HEADER = 0
     STORED = 1
@@ -26,7 +30,7 @@ class Status(IntEnum):
 
 
 class Entry:
-    """One block of the tree. ``work`` is that of its whole chain; ``order`` counts the arrivals of headers."""
+    """One block of the tree. ``work`` is that of its chain up to it; ``order`` counts the arrivals of headers."""
 
     __slots__ = (
         "block_id",
@@ -64,7 +68,7 @@ class Entry:
 
     @property
     def sealed(self) -> SealedHeader:
-        """As it came."""
+        """The header, body, seal and transaction count that the tree was given."""
         return SealedHeader(self.header, self.body, self.seal, self.count)
 
     @property
@@ -81,9 +85,9 @@ _Item: TypeAlias = tuple[int, int, bytes]
 
 
 class BlockTree:
-    """Headers above ``root``. Not thread-safe: it belongs to the chain's thread.
+    """The headers above the last final block, ``root``. Not thread-safe: it belongs to the chain's thread.
 
-    What is best stands on heaps whose stale items are passed over when they come up, so that a look-up costs
+    The best entries stand on heaps whose stale items are passed over when they come up, so that a look-up costs
     O(log n) amortised, also after blocks turned out to be invalid.
     """
 
@@ -98,7 +102,7 @@ class BlockTree:
         work: int = 0,
         entries_max: int = TREE_ENTRIES_MAX,
     ) -> None:
-        """``root`` is the last final block and ``sealed`` its header; ``work`` is that of the chain up to it."""
+        """Takes the last final block, ``root``, its header, ``sealed``, and the work of the chain up to it."""
         if root.block_id != sealed.block_id:
             raise ValueError("root: another block's header")
         self._engine = engine
@@ -117,7 +121,7 @@ class BlockTree:
 
     @property
     def root(self) -> Entry:
-        """The last final block."""
+        """The entry of the last final block."""
         return self._root
 
     def __len__(self) -> int:
@@ -125,7 +129,7 @@ class BlockTree:
         return len(self._entries)
 
     def get(self, block_id: bytes) -> Entry | None:
-        """The entry of a block, None where the tree does not have it."""
+        """Returns the entry of a block (id of 32 bytes), None where the tree does not have it."""
         return self._entries.get(block_id)
 
     def _of(self, block_id: bytes) -> Entry:
@@ -137,7 +141,7 @@ class BlockTree:
     # Growing.
 
     def add(self, sealed: SealedHeader) -> Entry:
-        """The entry of this header, new or already there (SPEC-TREE-1); that its seal is good is the caller's to know.
+        """Returns the entry of this header, new or already there (SPEC-TREE-1). The caller has checked the seal.
 
         Raises ``InputError``: ``BAD_BLOCK`` where the engine's rules forbid it or its parent is invalid,
         ``UNKNOWN_PARENT``, ``BELOW_FINAL`` where it would fork off below the root, and ``TREE_FULL`` where no leaf
@@ -176,7 +180,7 @@ class BlockTree:
         return parent
 
     def _offer_leaf(self, entry: Entry) -> None:
-        """Makes an entry known as one that may be dropped, where it is a leaf without data."""
+        """Puts an entry among those that may be dropped, if it is a leaf without data."""
         if not entry.children and not entry.has_data and entry is not self._root:
             heappush(self._leaves, (entry.work, -entry.order, entry.block_id))
             self._compact(self._leaves, self._is_droppable)
@@ -186,7 +190,7 @@ class BlockTree:
         return entry is not None and entry.order == -item[1] and not entry.children and not entry.has_data
 
     def _make_room(self, parent: Entry, work: int) -> None:
-        """Drops the leaf of least work, never ``parent`` nor one with data, for a newcomer of more (SPEC-TREE-7)."""
+        """Drops the leaf of least work for a newcomer of more; never ``parent`` nor one with data (SPEC-TREE-7)."""
         spared: list[_Item] = []
         found: Entry | None = None
         while self._leaves and found is None and self._leaves[0][0] < work:
@@ -208,7 +212,7 @@ class BlockTree:
     # What became of blocks.
 
     def mark_stored(self, block_id: bytes) -> Entry:
-        """A whole and good copy of the block is held now."""
+        """Records that a whole and good copy of the block is held; NotFoundError where the tree does not have it."""
         entry = self._of(block_id)
         if entry.status == Status.HEADER:
             entry.status = Status.STORED
@@ -216,7 +220,7 @@ class BlockTree:
         return entry
 
     def _complete(self, first: Entry) -> None:
-        """Numbers every entry whose data is now there on the whole way from the root."""
+        """Numbers ``first`` and its descendants as far as the data of all blocks from the root to them is held."""
         if _parent_of(first).complete is None:
             return
         waiting = [first]
@@ -231,7 +235,7 @@ class BlockTree:
         self._compact(self._stored, self._is_stored)
 
     def mark_valid(self, block_id: bytes) -> Entry:
-        """The block, which is stored, was executed and is what its header says."""
+        """Records that the block, a copy of which is held, was executed and is what its header says."""
         entry = self._of(block_id)
         if not entry.has_data:
             raise RuntimeError(f"{entry!r} cannot have been executed")
@@ -239,7 +243,7 @@ class BlockTree:
         return entry
 
     def mark_invalid(self, block_id: bytes) -> list[Entry]:
-        """The block can never be right: it and its descendants are out; returns the newly marked, parents first."""
+        """Records that the block and its descendants can never be right; returns the newly marked, parents first."""
         first = self._of(block_id)
         if first is self._root:
             raise RuntimeError("a final block cannot become invalid")
@@ -257,7 +261,7 @@ class BlockTree:
         return marked
 
     def forget_data(self, block_id: bytes) -> Entry:
-        """The copy of the block was bad or is lost: it has to be fetched again."""
+        """Records that the copy of the block was bad or is lost, so that it has to be fetched again."""
         first = self._of(block_id)
         if first is self._root:
             raise RuntimeError("the root keeps its data")
@@ -277,13 +281,14 @@ class BlockTree:
     # What is best.
 
     def best_header(self) -> Entry:
-        """The entry of most work that is not invalid; of several the one that came first (SPEC-TREE-2)."""
+        """Returns the entry of most work that is not invalid; of several the one that came first (SPEC-TREE-2)."""
         return self._best(self._headers, self._is_candidate)
 
     def best_stored(self) -> Entry:
-        """The entry of most work whose data is there on the whole way from the root, and nothing of it invalid.
+        """Returns the entry of most work among those whose blocks from the root on are all held and none invalid.
 
-        Of several the one whose data was complete first, so that a node keeps to what it saw first (SPEC-TREE-3).
+        Of several it is the one whose data was complete first, so that a node keeps to what it saw first
+        (SPEC-TREE-3).
         """
         return self._best(self._stored, self._is_stored)
 
@@ -301,7 +306,7 @@ class BlockTree:
         return entry is not None and entry.complete == item[1]
 
     def _compact(self, heap: list[_Item], is_fresh: "Callable[[_Item], bool]") -> None:
-        """Keeps stale items from outnumbering the entries."""
+        """Drops stale items where they outnumber the entries."""
         if len(heap) > 2 * len(self._entries) + self._heap_slack:
             heap[:] = dict.fromkeys(filter(is_fresh, heap))
             heapify(heap)
@@ -309,7 +314,9 @@ class BlockTree:
     # Ways.
 
     def path(self, old: Entry, new: Entry) -> tuple[list[Entry], list[Entry]]:
-        """How to get from ``old`` to ``new``: what to drop, from the top, and what to connect, from the bottom."""
+        """Returns the entries to drop, highest first, and to connect, lowest first, on the way from ``old`` to
+        ``new``.
+        """
         drop: list[Entry] = []
         connect: list[Entry] = []
         while old is not new:
@@ -323,7 +330,11 @@ class BlockTree:
         return drop, connect
 
     def on_path(self, entry: Entry, height: int) -> Entry:
-        """The ancestor of ``entry`` (or itself) at a height from the root's to its own; O(1) below the best header."""
+        """Returns the ancestor of ``entry``, or the entry itself, at ``height``.
+
+        O(1) on the chain of the best header. Raises:     ValueError: the height is below the root's or above the
+        entry's.
+        """
         if not self._root.height <= height <= entry.height:
             raise ValueError(f"height: expected {self._root.height} to {entry.height}, got {height}")
         chain, base = self._best_chain(), self._root.height
@@ -335,7 +346,7 @@ class BlockTree:
         return entry
 
     def _best_chain(self) -> list[Entry]:
-        """The entries from the root to the best header, brought up to date from where it forked off."""
+        """Returns the entries from the root to the best header; renews the last answer from where that forks off."""
         entry, chain, base = self.best_header(), self._chain, self._root.height
         if chain[-1] is entry:
             return chain
@@ -349,7 +360,7 @@ class BlockTree:
         return chain
 
     def missing(self, limit: int) -> list[Entry]:
-        """At most ``limit`` entries without data on the way to the best header, lowest first (SPEC-TREE-5)."""
+        """Returns up to ``limit`` entries without data on the best header's chain, lowest first (SPEC-TREE-5)."""
         chain = self._best_chain()
         while self._chain_stored < len(chain) and chain[self._chain_stored].has_data:
             self._chain_stored += 1
@@ -364,7 +375,8 @@ class BlockTree:
     # Finality.
 
     def agreed(self, height_max: int) -> Entry:
-        """The highest block up to ``height_max`` that is on the way both to the best header and to what is held best.
+        """Returns the highest entry up to ``height_max`` on the chains of both the best header and the best stored
+        block.
 
         What lies above it may yet be left for a chain of more work whose blocks are still on their way here, so that
         nothing above it should become final, however deep it lies (SPEC-TREE-10).
@@ -378,7 +390,7 @@ class BlockTree:
     def finalise(self, entry: Entry) -> list[Entry]:
         """Makes ``entry`` the root; returns what was dropped because it does not descend from it, parents first.
 
-        The blocks between the old root and ``entry`` leave the tree too: they are final, not dead, and not returned.
+        The blocks between the old root and ``entry`` leave the tree too. They are final, not dead, and not returned.
         """
         if self._entries.get(entry.block_id) is not entry or entry.complete is None:
             raise RuntimeError(f"{entry!r} cannot become final")

@@ -34,5 +34,6 @@ __all__ = [
 
 
 def backend() -> dict[str, Any]:
-    """Which kernels run here: ``sha256`` variant, CPU features, the ECDSA library, its threads and key cache."""
+    """Reports the kernels that run here: ``sha256`` variant, CPU features, ECDSA library, its threads and key cache.
+    """
     return {**hashing_backend(), "ecdsa": ecdsa_backend()}

@@ -10,12 +10,12 @@ _BYTES: Final = 0x40
 
 
 def uint(value: int) -> bytes:
-    """An unsigned integer below 2^32."""
+    """Returns the encoding of an unsigned integer below 2^32."""
     return _head(_UINT, value)
 
 
 def bstr_head(size: int) -> bytes:
-    """What stands before a byte string of ``size`` bytes, below 2^32."""
+    """Returns the bytes that stand before the contents of a byte string of ``size`` bytes, below 2^32."""
     return _head(_BYTES, size)
 
 

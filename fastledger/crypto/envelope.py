@@ -98,7 +98,7 @@ class Writer(Protocol):
 
 
 class EnvelopeHeader(NamedTuple):
-    """What an envelope says of itself without any key.
+    """The header of an envelope, readable without any key and not authenticated.
 
     Attributes:
         folder: folder id, 16 bytes.
@@ -112,7 +112,10 @@ class EnvelopeHeader(NamedTuple):
 
 
 class _Parts(NamedTuple):
-    """A header taken apart: a whole one has ``chunk_bytes`` 0, a chunked one its nonce prefix as ``iv``."""
+    """The fields of an envelope's header.
+
+    Of a chunked one ``iv`` is the nonce prefix, of a whole one ``chunk_bytes`` is 0.
+    """
 
     protected: bytes
     iv: bytes
@@ -240,7 +243,7 @@ def open_stream(
 
 
 def read_header(blob: bytes) -> EnvelopeHeader:
-    """What an envelope says of itself: under which folder key it is sealed, and whether in chunks.
+    """Read the header of an envelope: the folder and epoch of its key, and whether it is in chunks.
 
     Nothing of it is authenticated before the envelope has been opened.
 
@@ -386,7 +389,10 @@ def _check_key_id(parts: _Parts, folder_key: FolderKey) -> None:
 
 
 def _external_aad(folder_key: FolderKey, record: bytes, version: int, chain_id: bytes) -> bytes:
-    """The deterministic CBOR of what an envelope is bound to; 78 to 86 bytes."""
+    """The deterministic CBOR of the record, version, folder, epoch and chain that an envelope is bound to.
+
+    78 to 86 bytes.
+    """
     if len(record) != RECORD_ID_BYTES or len(chain_id) != CHAIN_ID_BYTES or not 0 <= version <= VERSION_MAX:
         raise EnvelopeError(
             f"a record id of {len(record)} bytes, a chain id of {len(chain_id)}, or a version out of bounds",
@@ -407,12 +413,12 @@ def _external_aad(folder_key: FolderKey, record: bytes, version: int, chain_id: 
 
 
 def _enc_structure(protected: bytes, external_aad: bytes) -> bytes:
-    """RFC 9052 §5.3; ``protected`` with its byte string head, as it stands in the envelope."""
+    """The ``Enc_structure`` of RFC 9052 §5.3; ``protected`` comes with its byte string head, as in the envelope."""
     return b"%b%b\x58%c%b" % (_ENC_STRUCTURE, protected, len(external_aad), external_aad)
 
 
 def _nonce(prefix: bytes, index: int, last: bool) -> bytes:
-    """STREAM's nonce; the chunk count is bounded far below 2^32 by ``BLOB_BYTES_MAX``."""
+    """The nonce of one chunk in STREAM; the chunk count is bounded far below 2^32 by ``BLOB_BYTES_MAX``."""
     return prefix + _NONCE_TAIL.pack(index, last)
 
 

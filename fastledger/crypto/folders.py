@@ -66,12 +66,12 @@ class FolderKey:
 
     @classmethod
     def generate(cls, folder: bytes | None = None, epoch: int = 0) -> Self:
-        """A fresh key, of a new folder unless ``folder`` names one."""
+        """Make a fresh random key, of a new folder unless ``folder`` names one."""
         folder_id = token_bytes(FOLDER_ID_BYTES) if folder is None else folder
         return cls(folder_id, epoch, token_bytes(KEY_BYTES))
 
     def rotate(self) -> Self:
-        """A fresh key for the folder's next epoch, which tells nothing of this one, nor this one of it."""
+        """Make a fresh random key for the folder's next epoch; neither key can be computed from the other."""
         return self.generate(self.folder, self.epoch + 1)
 
     @cached_property
@@ -223,7 +223,7 @@ def blind_tokens(folder_key: FolderKey, terms: Iterable[str]) -> list[bytes]:
 
 
 def key_id(folder: bytes, epoch: int) -> bytes:
-    """The 20-byte key id of a folder's epoch; see :attr:`FolderKey.key_id`."""
+    """The key id of a folder's epoch: folder id (16 bytes), then the epoch as u32; 20 bytes."""
     return folder + epoch.to_bytes(4, "big")
 
 

@@ -12,7 +12,7 @@ HASH_BYTES = 32
 
 
 class HashingBackend(TypedDict):
-    """What `hashing_backend` reports."""
+    """The report of `hashing_backend`."""
 
     sha256: str
     sha256_lanes: int

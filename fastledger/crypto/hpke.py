@@ -62,7 +62,7 @@ DEFAULT_SUITE: Final = KemSuite.MLKEM768_X25519
 
 
 class _Mechanism(NamedTuple):
-    """What differs between the suites."""
+    """The parts in which the KEM suites differ."""
 
     suite: Suite
     public_bytes: int
@@ -180,7 +180,7 @@ class KemPrivateKey:
 
     @classmethod
     def generate(cls, suite: KemSuite = DEFAULT_SUITE) -> "KemPrivateKey":
-        """A fresh random key."""
+        """Make a fresh random key."""
         return cls(suite, token_bytes(KEY_BYTES))
 
     @classmethod
@@ -202,8 +202,8 @@ class KemPrivateKey:
         """Open a wrapped key; ``info`` must be what it was wrapped with.
 
         Raises:
-            EnvelopeError: ``BAD_ENVELOPE``, one error for a wrong key, wrong context or damage, since which
-                of them it was is nobody's business who could not open it.
+            EnvelopeError: ``BAD_ENVELOPE`` for a wrong key, a wrong context or damage alike: whoever could not open it
+                learns nothing about why.
         """
         if len(wrapped) != wrapped_bytes(self.suite):
             _refuse(wrapped)

@@ -72,7 +72,7 @@ _FILE_BYTES_MIN: Final = _HEADER.size + _TAG_BYTES + _DIGEST_BYTES
 
 @unique
 class EntryKind(IntEnum):
-    """What an entry's bytes are."""
+    """The kind of secret that an entry holds."""
 
     OTHER = 0
     SIGNING_KEY = 1
@@ -118,11 +118,11 @@ class KdfParams:
 
     @property
     def is_weak(self) -> bool:
-        """Whether a new keystore may not have these costs: below 32 MiB, or 96 MiB over all passes."""
+        """Whether these costs are too low for a new keystore: below 32 MiB, or below 96 MiB over all passes."""
         return self.memory_kib < MEMORY_KIB_FLOOR or self.memory_kib * self.iterations < PASS_KIB_FLOOR
 
     def derive(self, password: str, salt: bytes) -> bytes:
-        """The 32-byte sealing key of a password.
+        """Derive the 32-byte sealing key of a password.
 
         Passwords are compared as the Unicode text that people see: NFC, then UTF-8 (RFC 8265 §4.2).
 
@@ -148,7 +148,7 @@ DEFAULT_KDF: Final = KdfParams()
 
 
 class _Lock(NamedTuple):
-    """What a password was turned into; never leaves this module."""
+    """A derived sealing key with the salt and costs that it came from; never leaves this module."""
 
     params: KdfParams
     salt: bytes
@@ -169,7 +169,7 @@ class Keystore:
     """
 
     def __init__(self, path: Path, lock: _Lock, entries: dict[str, Entry], file_digest: bytes) -> None:
-        """Internal; use :meth:`create` or :meth:`open`."""
+        """Take the parts of an open keystore; callers use :meth:`create` or :meth:`open`."""
         self._path = path
         self._lock = lock
         self._entries = entries
@@ -204,10 +204,10 @@ class Keystore:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], password: str) -> Self:
-        """Open a keystore.
+        """Open the keystore in a file.
 
-        A file with weak derivation costs opens: the costs are authenticated, so that only its owner can have
-        chosen them, and refusing would protect nobody. :attr:`kdf_params` tells.
+        A file with weak derivation costs opens: the costs are authenticated, so that only its owner can have chosen
+        them, and refusing would protect nobody. :attr:`kdf_params` shows them.
 
         Raises:
             KeystoreError: ``WRONG_PASSWORD``; ``BAD_KEYSTORE``, damaged or no keystore; ``FORMAT_VERSION``;
@@ -288,7 +288,7 @@ class Keystore:
         Whoever kept a copy of the old file still opens that copy with the old password.
 
         Raises:
-            KeystoreError: as :meth:`create` and :meth:`save`; the old password still holds.
+            KeystoreError: as :meth:`create` and :meth:`save`; the old password stays in force.
             LedgerError: as :meth:`save`.
         """
         _check_strength(kdf_params, allow_weak_kdf)
@@ -353,7 +353,7 @@ def _check_entry(name: str, secret: bytes) -> None:
 
 
 def _parse(blob: bytes) -> _Header:
-    """Check a file as far as that goes without the password."""
+    """Check all of a file that can be checked without the password, and return its header."""
     if len(blob) < _FILE_BYTES_MIN or not blob.startswith(_MAGIC):
         raise KeystoreError(f"{len(blob)} bytes that are no keystore")
     _, version, kdf, memory_kib, iterations, lanes, salt, nonce, sealed_bytes = _HEADER.unpack_from(blob)
@@ -368,7 +368,7 @@ def _parse(blob: bytes) -> _Header:
 
 
 def _decode_entries(content: bytes) -> dict[str, Entry]:
-    """Read what :meth:`Keystore._seal` encoded: authenticated, and still not trusted to be well-formed."""
+    """Read what :meth:`Keystore._seal` encoded. It was authenticated, and still is not trusted to be well-formed."""
     entries: dict[str, Entry] = {}
     try:
         decoded = cbor2.loads(content)
@@ -426,7 +426,7 @@ def _replace(path: Path, blob: bytes) -> bytes:
 
 
 def _write_temporary(path: Path, blob: bytes) -> Path:
-    """A synced file with mode 0600 beside ``path``, gone again if it cannot be completed."""
+    """Write a file with mode 0600 beside ``path``, synced on return; unlink it again if it cannot be completed."""
     temporary = path.with_name(f".{path.name}.{token_hex(8)}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:

@@ -31,12 +31,12 @@ Scheme = Literal["rfc9162", "bitcoin"]
 
 
 def leaf_hash(entry: bytes) -> bytes:
-    """SHA-256(0x00 || entry), for an entry of any length."""
+    """Returns SHA-256(0x00 || entry), the leaf hash of an entry of any length."""
     return sha256(b"\x00" + entry).digest()
 
 
 def node_hash(left: bytes, right: bytes) -> bytes:
-    """SHA-256(0x01 || left || right), for two nodes of 32 bytes."""
+    """Returns SHA-256(0x01 || left || right), the node above two nodes of 32 bytes."""
     return sha256(b"\x01" + left + right).digest()
 
 
@@ -142,7 +142,7 @@ class MerkleTree:
         return self._nodes[-HASH_BYTES:] if self._nodes else EMPTY_ROOT
 
     def inclusion_proof(self, leaf_index: int) -> list[bytes]:
-        """PATH(leaf_index, D_size) of RFC 9162 section 2.1.3.1, lowest node first.
+        """Returns PATH(leaf_index, D_size) of RFC 9162 section 2.1.3.1: hashes of 32 bytes, lowest node first.
 
         Raises:
             ValueError: the tree has no such leaf.
@@ -152,9 +152,10 @@ class MerkleTree:
         return self._siblings(0, leaf_index)
 
     def inclusion_proofs(self, first: int = 0, count: int | None = None) -> InclusionProofs:
-        """The proofs of leaves first .. first + count - 1, or to the last one, in one native pass.
+        """Returns the proofs of leaves first .. first + count - 1, or to the last one, in one native pass.
 
-        They take count x depth x 32 bytes: some 670 MB for all of 2^20 leaves, which is what the range is for.
+        They take count x depth x 32 bytes. For all of 2^20 leaves that is some 670 MB: ask for such a tree in
+        ranges.
 
         Raises:
             ValueError: the tree has no such leaves.
@@ -172,7 +173,9 @@ class MerkleTree:
         return InclusionProofs(first, depth, buffer, lengths)
 
     def consistency_proof(self, first_size: int) -> list[bytes]:
-        """PROOF(first_size, D_size) of RFC 9162 section 2.1.4.1: that the tree of then grew into this one.
+        """Returns PROOF(first_size, D_size) of RFC 9162 section 2.1.4.1.
+
+        It shows that the tree over the first ``first_size`` leaves grew into this one.
 
         Raises:
             ValueError: ``first_size`` is not 1 .. size. Nothing can be proved about an empty tree.
@@ -192,7 +195,10 @@ class MerkleTree:
         return self._nodes[at : at + HASH_BYTES]
 
     def _siblings(self, level: int, index: int) -> list[bytes]:
-        """What a node is combined with on its way to the root; an unpaired last node moves up without any."""
+        """The nodes that a node is combined with on its way to the root.
+
+        An unpaired last node moves up without one.
+        """
         path = []
         for above, size in enumerate(self._level_sizes[level:], level):
             if index ^ 1 < size:
@@ -226,10 +232,11 @@ def consistency_proof(
 def verify_inclusion(
     leaf: bytes, leaf_index: int, tree_size: int, proof: Sequence[bytes], root: bytes, *, hashed: bool = False
 ) -> bool:
-    """Whether ``leaf`` (32 bytes: an entry, or a leaf hash with ``hashed``) stands in the tree at an index.
+    """Whether ``leaf`` stands at ``leaf_index`` of the tree of ``tree_size`` leaves and this root.
 
-    Accepts exactly the proofs of RFC 9162 section 2.1.3 where ``leaf_index < tree_size <= TREE_SIZE_MAX``:
-    hashes of 32 bytes, and the one length that index and size allow.
+    ``leaf`` has 32 bytes: an entry, or a leaf hash with ``hashed``. Accepts exactly the proofs of RFC 9162 section
+    2.1.3 where ``leaf_index < tree_size <= TREE_SIZE_MAX``: hashes of 32 bytes, and the one length that index and
+    size allow.
     """
     if not (_are_hashes((leaf, root)) and _is_proof(proof) and _are_sizes(leaf_index, tree_size)):
         return False
@@ -326,13 +333,13 @@ class HistoryTree:
         return node
 
     def to_bytes(self) -> bytes:
-        """Version (1 byte), size (8, big-endian), frontier hashes (32 each, largest subtree first)."""
+        """Encodes the tree: version (1 byte), size (8, big-endian), frontier (32 a hash, largest subtree first)."""
         head = bytes((FRONTIER_FORMAT_VERSION,)) + self._size.to_bytes(8, "big")
         return head + b"".join(self._frontier)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
-        """Restores what `to_bytes` gave.
+        """Restores a tree from the bytes that `to_bytes` gave.
 
         Raises:
             FormatVersionError: another version.
@@ -363,7 +370,7 @@ def _are_hashes(values: Iterable[object]) -> bool:
 
 
 def _is_proof(proof: object) -> bool:
-    """No tree of at most `TREE_SIZE_MAX` leaves has a proof of more than 65 hashes."""
+    """Whether this is a list of hashes no longer than any proof: one of `TREE_SIZE_MAX` leaves has at most 65."""
     return isinstance(proof, list | tuple) and len(proof) <= 65 and _are_hashes(proof)
 
 

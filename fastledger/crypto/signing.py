@@ -47,12 +47,12 @@ class SigningKey:
 
     @classmethod
     def generate(cls) -> Self:
-        """A new key from the operating system's randomness."""
+        """Makes a new key from the operating system's randomness."""
         return cls(PrivateKey())
 
     @classmethod
     def from_bytes(cls, secret: bytes) -> Self:
-        """The key of a 32-byte secret scalar; InputError (``BAD_KEY``) unless 1 <= scalar < group order."""
+        """Returns the key of a 32-byte secret scalar; InputError (``BAD_KEY``) unless 1 <= scalar < group order."""
         if len(secret) != SECRET_BYTES:
             raise InputError(f"a secret has {SECRET_BYTES} bytes, not {len(secret)}", code=Code.BAD_KEY)
         try:
@@ -66,19 +66,29 @@ class SigningKey:
         return self._public
 
     def secret_bytes(self) -> bytes:
-        """The 32-byte secret, for a keystore and for nothing else."""
+        """Returns the 32-byte secret, which belongs in a keystore and nowhere else."""
         secret: bytes = self._private.secret
         return secret
 
     def sign(self, digest: bytes) -> bytes:
-        """Sign a 32-byte digest: 64 bytes r || s, low s, the nonce derived as RFC 6979 says."""
+        """Signs a digest of 32 bytes: 64 bytes r || s, low s, the nonce derived as RFC 6979 says.
+
+        Raises:
+            ValueError: the digest has another length.
+        """
         if len(digest) != DIGEST_BYTES:
             raise ValueError(f"digest: expected {DIGEST_BYTES} bytes, got {len(digest)}")
         recoverable: bytes = self._private.sign_recoverable(digest, hasher=None)
         return recoverable[:SIGNATURE_BYTES]
 
     def sign_many(self, digests: bytes) -> bytes:
-        """Sign n x 32 bytes of digests: n x 64 bytes. For clients: it gives up the GIL at each signature."""
+        """Signs n digests (n x 32 bytes in one buffer); returns n x 64 bytes of signatures.
+
+        This is for clients: it gives up the GIL at each signature.
+
+        Raises:
+            ValueError: the digests are not n x 32 bytes.
+        """
         if len(digests) % DIGEST_BYTES:
             raise ValueError(f"digests: expected n x {DIGEST_BYTES} bytes, got {len(digests)}")
         starts = range(0, len(digests), DIGEST_BYTES)
@@ -89,10 +99,10 @@ class SigningKey:
 
 
 def normalize_low_s(signature: bytes) -> bytes:
-    """The canonical form of a signature r || s made elsewhere: s or the order minus s, whichever is low.
+    """Returns the canonical form of a signature r || s made elsewhere: s or the order minus s, whichever is low.
 
-    Both are valid for the same digest and key. TransactionError (``BAD_SIGNATURE``) for another length, or
-    for r or s outside 1 .. order - 1, which no signature has (SPEC-SIG-4).
+    Both are valid for the same digest and key. TransactionError (``BAD_SIGNATURE``) for another length, or for r or
+    s outside 1 .. order - 1, which no signature has (SPEC-SIG-4).
     """
     if len(signature) != SIGNATURE_BYTES:
         raise TransactionError(
@@ -108,7 +118,10 @@ def normalize_low_s(signature: bytes) -> bytes:
 
 
 def verify_one(digest: bytes, signature: bytes, key: bytes) -> None:
-    """Verify one signature (32, 64 and 33 bytes); TransactionError (``BAD_SIGNATURE``) unless it is good."""
+    """Verifies one signature (digest 32, signature 64, key 33 bytes).
+
+    TransactionError (``BAD_SIGNATURE``) unless it is good.
+    """
     sizes = (len(digest), len(signature), len(key))
     if sizes != (DIGEST_BYTES, SIGNATURE_BYTES, PUBLIC_KEY_BYTES):
         raise TransactionError(

@@ -28,10 +28,9 @@ _SIGN_BIT = 0x00800000
 
 
 def bits_to_target(bits: int) -> int:
-    """The target that ``bits`` stands for: mantissa (low 23 bits) * 256**(exponent (high 8 bits) - 3).
+    """Returns the target of ``bits``: mantissa (low 23 bits) * 256**(exponent (high 8 bits) - 3) (SPEC-WORK-2).
 
-    Any mantissa is accepted, also one that `target_to_bits` would have written otherwise: consensus compares
-    bits.
+    Any mantissa is accepted, also one that `target_to_bits` would have written otherwise: consensus compares bits.
 
     Raises:
         ValueError: not 32 bits, or a target that is negative, zero, or 2^256 or more.
@@ -48,7 +47,7 @@ def bits_to_target(bits: int) -> int:
 
 
 def target_to_bits(target: int) -> int:
-    """The canonical ``bits`` of the largest representable target that is at most ``target``.
+    """Returns the canonical ``bits`` of the largest representable target that is at most ``target``.
 
     Raises:
         ValueError: the target is outside 1 .. 2**256 - 1.
@@ -64,7 +63,7 @@ def target_to_bits(target: int) -> int:
 
 
 def block_work(bits: int) -> int:
-    """Expected number of hashes that a block of this difficulty costs: floor(2^256 / (target + 1)).
+    """Returns the expected number of hashes that a block of this difficulty costs: floor(2^256 / (target + 1)).
 
     Raises:
         ValueError: as `bits_to_target`.
@@ -93,9 +92,9 @@ def header_hashes(headers: "Buffer") -> bytes:
 
 
 def check_work(header80: bytes) -> bool:
-    """Whether the header's hash is at most the target that its own bits field claims.
+    """Whether the header's hash is at most the target that its own bits field claims (SPEC-WORK-3).
 
-    False also where those bits are no target at all. Whether they are the *right* bits, consensus says.
+    False also where those bits are no target at all. Whether they are the bits that are due, the engine checks.
 
     Raises:
         ValueError: the header has another length.
@@ -137,7 +136,7 @@ def search_nonce(
 
 @dataclass(frozen=True, slots=True)
 class FoundWork:
-    """What a `NonceSearch` found: the header with its nonce in place, and the extra nonce that it commits to."""
+    """The result of a `NonceSearch`: the header with its nonce in place, and the extra nonce that it commits to."""
 
     header: bytes
     nonce: int
@@ -161,10 +160,10 @@ class NonceSearch:
         extra_nonces: Iterable[int] | None = None,
         nonces_per_header: int = NONCES,
     ) -> None:
-        """Readies the search.
+        """Prepares the search; `run` begins it.
 
         Args:
-            make_header: see above.
+            make_header: gives the 80 bytes for an extra nonce, as the class describes.
             target: as for `search_nonce`.
             threads: as for `search_nonce`; by default one for each CPU.
             extra_nonces: those to try, in this order; by default 0 .. 2**64 - 1.
@@ -215,7 +214,10 @@ class NonceSearch:
         return None
 
     def _search_header(self, header: bytes) -> int | None:
-        """The first good nonce, in ranges short enough for signals to be heard between them."""
+        """Returns the first good nonce of a header, or None.
+
+        The ranges are short, for signals to be heard between them.
+        """
         for start in range(0, self._nonces_per_header, _RANGE_NONCES):
             count = min(_RANGE_NONCES, self._nonces_per_header - start)
             nonce = search_nonce(

@@ -16,9 +16,9 @@ _WAVES = (
 
 
 def three_leads(random: SplitMix64, sample_count: int, heart_rate: int) -> tuple[list[int], ...]:
-    """Leads I, II and III of ``sample_count`` samples; III is II - I, by Einthoven's law.
+    """Returns leads I, II and III of ``sample_count`` samples each; III is II - I, by Einthoven's law.
 
-    Units of 5 microvolts, a sample every 4 ms; ``heart_rate`` in beats per minute varies by a few percent.
+    A sample is in units of 5 microvolts, one every 4 ms; ``heart_rate`` in beats per minute varies by a few percent.
     """
     microvolts_i, microvolts_ii = [0] * sample_count, [0] * sample_count
     start_ms = -random.between(0, 400)

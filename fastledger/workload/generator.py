@@ -27,10 +27,10 @@ _HOSPITAL_STREAM = 0
 
 
 def generate(seed: int, patients: int) -> Iterator[SourceBundle]:
-    """A bundle with the hospital's organisations and practitioners, then one for each patient.
+    """Yields a bundle with the hospital's organisations and practitioners, then one for each patient.
 
-    Every bundle holds valid FHIR R4 resources that refer to each other by ``urn:uuid``; a patient has about
-    65 to 135 of them. Raises ``InputError`` for a negative number of patients.
+    Every bundle holds valid FHIR R4 resources that refer to each other by ``urn:uuid``; a patient has about 65 to
+    135 of them. Raises ``InputError`` for a negative number of patients.
     """
     if patients < 0:
         raise InputError(f"cannot generate {patients} patients")
@@ -42,7 +42,7 @@ def generate(seed: int, patients: int) -> Iterator[SourceBundle]:
 
 
 def transaction_bundle(bundle: SourceBundle) -> bytes:
-    """The bundle as the text of a FHIR transaction Bundle, its resources byte for byte."""
+    """Returns the bundle as the text of a FHIR transaction Bundle, its resources byte for byte."""
     entries = [
         {
             "fullUrl": resource.full_url,
@@ -71,7 +71,7 @@ def _bundle(nodes: list[r.Node], index: int, patient_id: str | None) -> SourceBu
 
 
 class _Hospital:
-    """Who treats and who pays."""
+    """The organisations and practitioners of the hospital, and the insurer that pays."""
 
     def __init__(self, random: SplitMix64) -> None:
         self.organization_ids = [random.uuid() for _ in t.ORGANIZATIONS]
@@ -198,7 +198,7 @@ class _History:
         self._add(r.prescription(random.uuid(), about, disease.drug, onset, practitioner_id, disease.chronic))
 
     def _add_background(self, day: date, at: str) -> None:
-        """What the first visit records: allergies, a goal and a plan."""
+        """Adds the resources that the first visit records: allergies, a goal and a plan."""
         random = self._random
         if random.chance(60):
             self._add(r.allergy(random.uuid(), self.patient_id, random.choice(t.ALLERGIES), at))

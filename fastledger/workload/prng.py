@@ -17,7 +17,7 @@ class SplitMix64:
         self._state = self.next()
 
     def next(self) -> int:
-        """The next 64 bits."""
+        """Returns the next 64 random bits as an unsigned integer."""
         self._state = (self._state + _GAMMA) & _MASK
         z = self._state
         z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
@@ -25,19 +25,19 @@ class SplitMix64:
         return z ^ (z >> 31)
 
     def between(self, low: int, high: int) -> int:
-        """An integer from ``low`` to ``high``, both included; the bias of the remainder is below 2^-32."""
+        """Returns an integer from ``low`` to ``high``, both included; the bias of the remainder is below 2^-32."""
         return low + self.next() % (high - low + 1)
 
     def choice(self, items: tuple[T, ...]) -> T:
-        """One of the items."""
+        """Returns one of the items, each as likely as any other."""
         return items[self.next() % len(items)]
 
     def chance(self, percent: int) -> bool:
-        """True in ``percent`` of a hundred cases."""
+        """Returns True in ``percent`` of a hundred cases."""
         return self.next() % 100 < percent
 
     def uuid(self) -> str:
-        """A version 4 UUID in its text form."""
+        """Returns a version 4 UUID (RFC 9562) in its text form."""
         value = (self.next() << 64) | self.next()
         value = value & ~(0xF << 76) | (0x4 << 76)
         value = value & ~(0x3 << 62) | (0x2 << 62)

@@ -1,4 +1,7 @@
-"""One function for each kind of FHIR resource that the generated hospital writes; keys in a fixed order."""
+"""Builders of FHIR R4 resources: one function for each kind that the generated hospital writes.
+
+They return JSON objects whose keys are in a fixed order. Ids are UUIDs in text form, times FHIR dateTimes in UTC.
+"""
 
 from datetime import date
 from decimal import Decimal
@@ -11,17 +14,17 @@ Node = dict[str, Any]
 
 
 def decimal(units: int, places: int) -> Decimal:
-    """``units`` of the last of ``places`` decimal places: (372, 1) is 37.2, digits kept."""
+    """Returns ``units`` of the last of ``places`` decimal places as a number: (372, 1) is 37.2, digits kept."""
     return Decimal(units).scaleb(-places)
 
 
 def reference(resource_id: str) -> Node:
-    """A reference within the bundle."""
+    """Builds a Reference to a resource of the same bundle."""
     return {"reference": f"urn:uuid:{resource_id}"}
 
 
 def concept(coded: t.Coded) -> Node:
-    """A CodeableConcept of one coding."""
+    """Builds a CodeableConcept of one coding."""
     return {
         "coding": [{"system": coded.system, "code": coded.code, "display": coded.display}],
         "text": coded.display,
@@ -29,12 +32,12 @@ def concept(coded: t.Coded) -> Node:
 
 
 def status_concept(system: str, code: str) -> Node:
-    """A CodeableConcept of one of HL7's own systems."""
+    """Builds a CodeableConcept of one of HL7's own systems; ``system`` is the last part of its URL."""
     return {"coding": [{"system": t.HL7 + system, "code": code}]}
 
 
 def quantity(units: int, measure: t.Measure) -> Node:
-    """A Quantity in the unit of a measure."""
+    """Builds a Quantity in the unit of a measure; ``units`` counts its last decimal place."""
     return {
         "value": decimal(units, measure.places),
         "unit": measure.unit,
@@ -44,12 +47,12 @@ def quantity(units: int, measure: t.Measure) -> Node:
 
 
 def money(cents: int) -> Node:
-    """An amount in US dollars."""
+    """Builds a Money of so many US cents."""
     return {"value": decimal(cents, 2), "currency": "USD"}
 
 
 def moment(day: date, minute: int) -> str:
-    """A dateTime of a day in UTC, to the second."""
+    """Returns the dateTime of a minute of the day in UTC, to the second."""
     return f"{day.isoformat()}T{minute // 60:02d}:{minute % 60:02d}:00Z"
 
 
@@ -58,7 +61,7 @@ def _resource(resource_type: str, resource_id: str, **elements: Any) -> Node:
 
 
 def organization(resource_id: str, name: str, number: int) -> Node:
-    """The hospital."""
+    """Builds an Organization: a hospital, a clinic or the insurer."""
     return _resource(
         "Organization",
         resource_id,
@@ -70,7 +73,7 @@ def organization(resource_id: str, name: str, number: int) -> Node:
 
 
 def practitioner(resource_id: str, family: str, given: str, number: int) -> Node:
-    """One of its staff."""
+    """Builds a Practitioner of the hospital's staff."""
     return _resource(
         "Practitioner",
         resource_id,
@@ -83,7 +86,7 @@ def practitioner(resource_id: str, family: str, given: str, number: int) -> Node
 def patient(
     resource_id: str, record_number: int, family: str, given: str, gender: str, birth: date, address: Node
 ) -> Node:
-    """A person, with a name, an address and identifiers that nobody has."""
+    """Builds a Patient with a name, an address and identifiers that nobody has."""
     return _resource(
         "Patient",
         resource_id,
@@ -108,7 +111,7 @@ def patient(
 
 
 def coverage(resource_id: str, patient_id: str, insurer_id: str) -> Node:
-    """The insurance of a patient."""
+    """Builds the Coverage of a patient by an insurer."""
     return _resource(
         "Coverage",
         resource_id,
@@ -121,7 +124,7 @@ def coverage(resource_id: str, patient_id: str, insurer_id: str) -> Node:
 def encounter(
     resource_id: str, patient_id: str, practitioner_id: str, visit: t.Coded, day: date, minute: int
 ) -> Node:
-    """A visit."""
+    """Builds the Encounter of a visit of half an hour."""
     return _resource(
         "Encounter",
         resource_id,
@@ -137,7 +140,7 @@ def encounter(
 def condition(
     resource_id: str, patient_id: str, encounter_id: str, disease: t.Disease, onset: str, abated: str | None
 ) -> Node:
-    """A diagnosis, resolved or not."""
+    """Builds the Condition of a diagnosis, resolved where ``abated`` says when."""
     node = _resource(
         "Condition",
         resource_id,
@@ -156,7 +159,7 @@ def condition(
 
 
 def allergy(resource_id: str, patient_id: str, coded: t.Coded, recorded: str) -> Node:
-    """An allergy or intolerance."""
+    """Builds an AllergyIntolerance."""
     return _resource(
         "AllergyIntolerance",
         resource_id,
@@ -171,7 +174,7 @@ def allergy(resource_id: str, patient_id: str, coded: t.Coded, recorded: str) ->
 
 
 def observation(resource_id: str, category: str, code: t.Coded, about: Node, at: str, **result: Any) -> Node:
-    """An Observation; ``about`` are its subject and encounter, ``result`` its value or components."""
+    """Builds an Observation; ``about`` are its subject and encounter, ``result`` its value or components."""
     return _resource(
         "Observation",
         resource_id,
@@ -186,7 +189,7 @@ def observation(resource_id: str, category: str, code: t.Coded, about: Node, at:
 
 
 def measured(measure: t.Measure, units: int) -> Node:
-    """The result of a measure, with the laboratory's range and verdict where there is one."""
+    """Returns the result elements of an Observation, with the laboratory's range and verdict where there is one."""
     result: Node = {"valueQuantity": quantity(units, measure)}
     limits = t.REFERENCE_RANGES.get(measure.code)
     if limits:
@@ -198,13 +201,13 @@ def measured(measure: t.Measure, units: int) -> Node:
 
 
 def component(measure: t.Measure, units: int) -> Node:
-    """One part of a compound observation."""
+    """Builds one component of a compound Observation."""
     code = t.Coded(t.LOINC, measure.code, measure.display)
     return {"code": concept(code), "valueQuantity": quantity(units, measure)}
 
 
 def ecg_component(lead: t.Coded, samples: list[int]) -> Node:
-    """One lead as SampledData in microvolts."""
+    """Builds the component of one ECG lead: SampledData in microvolts."""
     return {
         "code": concept(lead),
         "valueSampledData": {
@@ -218,7 +221,7 @@ def ecg_component(lead: t.Coded, samples: list[int]) -> Node:
 
 
 def report(resource_id: str, code: t.Coded, about: Node, at: str, result_ids: list[str]) -> Node:
-    """A diagnostic report over observations."""
+    """Builds a DiagnosticReport over observations."""
     return _resource(
         "DiagnosticReport",
         resource_id,
@@ -235,7 +238,7 @@ def report(resource_id: str, code: t.Coded, about: Node, at: str, result_ids: li
 def prescription(
     resource_id: str, about: Node, drug: t.Coded, authored: str, practitioner_id: str, active: bool
 ) -> Node:
-    """A medication request with its dosage."""
+    """Builds a MedicationRequest with its dosage."""
     return _resource(
         "MedicationRequest",
         resource_id,
@@ -252,7 +255,7 @@ def prescription(
 
 
 def immunization(resource_id: str, patient_id: str, encounter_id: str, vaccine: t.Coded, at: str) -> Node:
-    """A vaccination that was given."""
+    """Builds the Immunization of a vaccine that was given."""
     return _resource(
         "Immunization",
         resource_id,
@@ -266,7 +269,7 @@ def immunization(resource_id: str, patient_id: str, encounter_id: str, vaccine: 
 
 
 def procedure(resource_id: str, about: Node, coded: t.Coded, start: str, end: str) -> Node:
-    """Something done at a visit."""
+    """Builds the Procedure of something done at a visit."""
     return _resource(
         "Procedure",
         resource_id,
@@ -278,7 +281,7 @@ def procedure(resource_id: str, about: Node, coded: t.Coded, start: str, end: st
 
 
 def goal(resource_id: str, patient_id: str, text: str, start: date) -> Node:
-    """What a care plan aims at."""
+    """Builds the Goal that a care plan aims at."""
     return _resource(
         "Goal",
         resource_id,
@@ -290,7 +293,7 @@ def goal(resource_id: str, patient_id: str, text: str, start: date) -> Node:
 
 
 def care_plan(resource_id: str, patient_id: str, goal_id: str, text: str, start: date) -> Node:
-    """A plan for a diagnosis."""
+    """Builds the CarePlan of a diagnosis."""
     return _resource(
         "CarePlan",
         resource_id,
@@ -313,7 +316,7 @@ def claim(
     cents: int,
     at: str,
 ) -> Node:
-    """The claim for a visit."""
+    """Builds the Claim for a visit."""
     return _resource(
         "Claim",
         resource_id,
@@ -338,7 +341,7 @@ def claim(
 
 
 def benefit(resource_id: str, claim_node: Node, insurer_id: str, paid_cents: int, at: str) -> Node:
-    """The ExplanationOfBenefit that answers a claim."""
+    """Builds the ExplanationOfBenefit that answers a claim."""
     item = claim_node["item"][0]
     return _resource(
         "ExplanationOfBenefit",

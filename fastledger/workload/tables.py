@@ -1,7 +1,7 @@
-"""What the generated hospital knows: names, codes and ranges.
+"""Tables of the generated hospital: names, codes and ranges.
 
-Names are made up from words for samples and tests, so that nobody is meant and a search for a leak has
-something unmistakable to find. Codes are those of LOINC, SNOMED CT, RxNorm and CVX for common findings.
+Names are made up from words for samples and tests, so that nobody is meant and a search for a leak has something
+unmistakable to find. Codes are those of LOINC, SNOMED CT, RxNorm and CVX for common findings.
 """
 
 from typing import NamedTuple
@@ -31,7 +31,7 @@ ORGANIZATIONS = ("General Sample Hospital", "Mock Street Clinic", "Testville Hea
 
 
 class Coded(NamedTuple):
-    """A code with its text."""
+    """A code of a code system, with the text that people read."""
 
     system: str
     code: str
