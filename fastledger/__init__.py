@@ -2,7 +2,8 @@
 
     >>> from fastledger import Ledger, Wallet        # the ledger of a node, the keys of an identity
 
-Names are loaded when they are first used, so that a tool which needs one kernel does not start the whole engine.
+Names are loaded when they are first used, so that a program which needs one kernel does not start the whole engine.
+Threads may ask for names at the same time: the import system lets one of them load a module while the others wait.
 """
 
 from importlib import import_module
@@ -10,110 +11,90 @@ from typing import TYPE_CHECKING, Any
 
 from fastledger.version import VERSION as __version__
 
+# What type checkers and editors see. A name that is added here is added to _HOMES as well; a test compares the two.
 if TYPE_CHECKING:
-    from fastledger.chain.aio import AsyncLedger
-    from fastledger.chain.keeping.restore import import_blocks, restore_backup, restore_snapshot
-    from fastledger.chain.ledger import Ledger
-    from fastledger.chain.options import LedgerOptions
-    from fastledger.client.aio import AsyncClient, ClientOptions
-    from fastledger.client.api import LedgerApi
-    from fastledger.client.http import ClientTls
-    from fastledger.client.sync import Client
-    from fastledger.client.wallet import SealedRecord, Wallet
-    from fastledger.crypto.hpke import KemSuite
-    from fastledger.crypto.keystore import Keystore
-    from fastledger.crypto.signing import SigningKey
-    from fastledger.errors import Code, FastLedgerError
-    from fastledger.model.bodies import Purpose, Right, Role
-    from fastledger.model.genesis import Authority, Genesis, WorkParameters
-    from fastledger.model.outcome import Outcome
-    from fastledger.model.query import Entry, Page, Query
-    from fastledger.model.receipt import Verified, verify_statement
-    from fastledger.model.reports import RestoreReport, VerifyReport
-    from fastledger.model.transaction import Transaction
+    from fastledger.chain.aio import AsyncLedger as AsyncLedger
+    from fastledger.chain.keeping.restore import import_blocks as import_blocks
+    from fastledger.chain.keeping.restore import restore_backup as restore_backup
+    from fastledger.chain.keeping.restore import restore_snapshot as restore_snapshot
+    from fastledger.chain.ledger import Ledger as Ledger
+    from fastledger.chain.options import LedgerOptions as LedgerOptions
+    from fastledger.client.aio import AsyncClient as AsyncClient
+    from fastledger.client.aio import ClientOptions as ClientOptions
+    from fastledger.client.api import LedgerApi as LedgerApi
+    from fastledger.client.http import ClientTls as ClientTls
+    from fastledger.client.sync import Client as Client
+    from fastledger.client.wallet import SealedRecord as SealedRecord
+    from fastledger.client.wallet import Wallet as Wallet
+    from fastledger.crypto.hpke import KemSuite as KemSuite
+    from fastledger.crypto.keystore import Keystore as Keystore
+    from fastledger.crypto.signing import SigningKey as SigningKey
+    from fastledger.errors import Code as Code
+    from fastledger.errors import FastLedgerError as FastLedgerError
+    from fastledger.model.bodies import Purpose as Purpose
+    from fastledger.model.bodies import Right as Right
+    from fastledger.model.bodies import Role as Role
+    from fastledger.model.genesis import Authority as Authority
+    from fastledger.model.genesis import Genesis as Genesis
+    from fastledger.model.genesis import WorkParameters as WorkParameters
+    from fastledger.model.outcome import Outcome as Outcome
+    from fastledger.model.query import Entry as Entry
+    from fastledger.model.query import Page as Page
+    from fastledger.model.query import Query as Query
+    from fastledger.model.receipt import Verified as Verified
+    from fastledger.model.receipt import verify_statement as verify_statement
+    from fastledger.model.reports import RestoreReport as RestoreReport
+    from fastledger.model.reports import VerifyReport as VerifyReport
+    from fastledger.model.transaction import Transaction as Transaction
 
+# Each public name -> the module that defines it.
 _HOMES = {
-    "AsyncClient": "client.aio",
-    "AsyncLedger": "chain.aio",
-    "Authority": "model.genesis",
-    "Client": "client.sync",
-    "ClientOptions": "client.aio",
-    "ClientTls": "client.http",
-    "Code": "errors",
-    "Entry": "model.query",
-    "FastLedgerError": "errors",
-    "Genesis": "model.genesis",
-    "KemSuite": "crypto.hpke",
-    "Keystore": "crypto.keystore",
-    "Ledger": "chain.ledger",
-    "LedgerApi": "client.api",
-    "LedgerOptions": "chain.options",
-    "Outcome": "model.outcome",
-    "Page": "model.query",
-    "Purpose": "model.bodies",
-    "Query": "model.query",
-    "RestoreReport": "model.reports",
-    "Right": "model.bodies",
-    "Role": "model.bodies",
-    "SealedRecord": "client.wallet",
-    "SigningKey": "crypto.signing",
-    "Transaction": "model.transaction",
-    "Verified": "model.receipt",
-    "VerifyReport": "model.reports",
-    "Wallet": "client.wallet",
-    "WorkParameters": "model.genesis",
-    "import_blocks": "chain.keeping.restore",
-    "restore_backup": "chain.keeping.restore",
-    "restore_snapshot": "chain.keeping.restore",
-    "verify_statement": "model.receipt",
+    "AsyncClient": "fastledger.client.aio",
+    "AsyncLedger": "fastledger.chain.aio",
+    "Authority": "fastledger.model.genesis",
+    "Client": "fastledger.client.sync",
+    "ClientOptions": "fastledger.client.aio",
+    "ClientTls": "fastledger.client.http",
+    "Code": "fastledger.errors",
+    "Entry": "fastledger.model.query",
+    "FastLedgerError": "fastledger.errors",
+    "Genesis": "fastledger.model.genesis",
+    "KemSuite": "fastledger.crypto.hpke",
+    "Keystore": "fastledger.crypto.keystore",
+    "Ledger": "fastledger.chain.ledger",
+    "LedgerApi": "fastledger.client.api",
+    "LedgerOptions": "fastledger.chain.options",
+    "Outcome": "fastledger.model.outcome",
+    "Page": "fastledger.model.query",
+    "Purpose": "fastledger.model.bodies",
+    "Query": "fastledger.model.query",
+    "RestoreReport": "fastledger.model.reports",
+    "Right": "fastledger.model.bodies",
+    "Role": "fastledger.model.bodies",
+    "SealedRecord": "fastledger.client.wallet",
+    "SigningKey": "fastledger.crypto.signing",
+    "Transaction": "fastledger.model.transaction",
+    "Verified": "fastledger.model.receipt",
+    "VerifyReport": "fastledger.model.reports",
+    "Wallet": "fastledger.client.wallet",
+    "WorkParameters": "fastledger.model.genesis",
+    "import_blocks": "fastledger.chain.keeping.restore",
+    "restore_backup": "fastledger.chain.keeping.restore",
+    "restore_snapshot": "fastledger.chain.keeping.restore",
+    "verify_statement": "fastledger.model.receipt",
 }
 
-__all__ = [
-    "AsyncClient",
-    "AsyncLedger",
-    "Authority",
-    "Client",
-    "ClientOptions",
-    "ClientTls",
-    "Code",
-    "Entry",
-    "FastLedgerError",
-    "Genesis",
-    "KemSuite",
-    "Keystore",
-    "Ledger",
-    "LedgerApi",
-    "LedgerOptions",
-    "Outcome",
-    "Page",
-    "Purpose",
-    "Query",
-    "RestoreReport",
-    "Right",
-    "Role",
-    "SealedRecord",
-    "SigningKey",
-    "Transaction",
-    "Verified",
-    "VerifyReport",
-    "Wallet",
-    "WorkParameters",
-    "__version__",
-    "import_blocks",
-    "restore_backup",
-    "restore_snapshot",
-    "verify_statement",
-]
+__all__ = ["__version__", *_HOMES]
 
 
 def __getattr__(name: str) -> Any:
     home = _HOMES.get(name)
     if home is None:
-        raise AttributeError(f"module 'fastledger' has no attribute {name!r}")
-    value = getattr(import_module(f"fastledger.{home}"), name)
-    globals()[name] = value
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(home), name)
+    globals()[name] = value  # found without this function from now on; two threads write the same value
     return value
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return sorted({*globals(), *__all__})

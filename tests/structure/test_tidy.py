@@ -171,10 +171,3 @@ def test_every_rule_is_cited_by_a_test_and_every_citation_exists() -> None:
             name, first, last = span.group(1), int(span.group(2)), int(span.group(3) or span.group(2))
             cited |= {f"{name}-{number}" for number in range(first, last + 1)}
     assert cited - defined == set(), "citations of rules that the specification does not have"
-
-
-def test_exports_exist() -> None:
-    import fastledger
-
-    for name in fastledger.__all__:
-        assert getattr(fastledger, name) is not None
