@@ -1,4 +1,4 @@
-"""Whom to dial: configured peers for ever, learned ones in bounded numbers, no organisation alone (SPEC-PEER-24..27).
+"""The address book: which addresses a node knows and which of them it dials next (SPEC-PEER-24..27).
 
 An eclipse needs every link of a node. Inbound links never count towards those that this node chose itself, learned
 addresses are bounded for each source, configured ones are never forgotten, and chosen links go to distinct
@@ -20,7 +20,7 @@ OPERATOR = ""
 
 
 class Known:
-    """One address: who told of it, when to try it, how often that failed, and whose it was when it answered."""
+    """One address: who told of it, when to try it, how often that failed, and which node answered there."""
 
     __slots__ = (
         "configured",
@@ -54,7 +54,7 @@ def is_address(text: str) -> bool:
 
 
 class AddressBook:
-    """Every address that this node knows; bounded in all and for each source."""
+    """All addresses that this node knows; their number is bounded in all and for each source."""
 
     def __init__(self, rng: Random, *, redial_ms: int, redial_ms_max: int) -> None:
         self._rng = rng
@@ -71,11 +71,11 @@ class AddressBook:
 
     @property
     def dialling(self) -> int:
-        """How many are being dialled."""
+        """How many addresses are being dialled."""
         return sum(known.dialling for known in self._known.values())
 
     def configure(self, address: str) -> None:
-        """An address of the operator's: never dropped, never given up."""
+        """Adds an address of the operator's, which is never dropped and never given up, and makes it due at once."""
         known = self._known.get(address)
         if known is None:
             known = self._insert(address, OPERATOR)
@@ -85,7 +85,7 @@ class AddressBook:
         known.failures = 0
 
     def learn(self, address: str, source: str) -> bool:
-        """An address that a peer told of; False where it is none, is known, or its source told of too many."""
+        """Adds an address that a peer told of. False where it is none, is known, or its source told of too many."""
         if not is_address(address) or address in self._known:
             return False
         if self._by_source[source] >= PEER_ADDRESSES_PER_SOURCE_MAX:
@@ -101,7 +101,7 @@ class AddressBook:
         return known
 
     def _drop_one(self) -> bool:
-        """The worst learned address goes: the one that failed most, of those the oldest."""
+        """Drops the learned address that failed most often, of several the oldest; False where there is none."""
         learned = [name for name, known in self._known.items() if not known.configured and not known.dialling]
         if not learned:
             return False
@@ -110,7 +110,7 @@ class AddressBook:
         return True
 
     def forget(self, address: str) -> None:
-        """Drops an address."""
+        """Drops an address, configured or learned."""
         known = self._known.pop(address, None)
         if known is not None:
             self._by_source[known.source] -= 1
@@ -118,7 +118,11 @@ class AddressBook:
                 del self._by_source[known.source]
 
     def choose(self, now_ms: int, may: Callable[[str, Known], bool]) -> str | None:
-        """An address to dial now: a configured one first, else one by chance; ``may`` has the last word."""
+        """Returns an address to dial now, or None: a configured one first, else one by chance.
+
+        Marks it as being dialled. Only addresses for which ``may`` (address, what is known of it) is True are
+        considered.
+        """
         due = [
             (name, known)
             for name, known in self._known.items()
@@ -135,21 +139,25 @@ class AddressBook:
         return name
 
     def connected(self, address: str, organisation: str) -> None:
-        """It answered, and this was whose certificate it showed."""
+        """Records that an address answered, and whose certificate it showed (empty where it showed none)."""
         known = self._known.get(address)
         if known is not None:
             known.dialling = False
             known.organisation = organisation
 
     def proved(self, address: str, node: bytes) -> None:
-        """Its handshake was good, and this is which run of a node it leads to."""
+        """Records that an address's handshake was good, and the nonce of the node that it leads to."""
         known = self._known.get(address)
         if known is not None:
             known.failures = 0
             known.node = node
 
     def failed(self, address: str, now_ms: int) -> None:
-        """It did not answer, or not well: later again, with exponential back-off and jitter; learned ones end."""
+        """Records that an address did not answer, or not well, and puts its next try off.
+
+        The pause doubles with each failure up to its maximum, with jitter. A learned address is dropped at its
+        eleventh.
+        """
         known = self._known.get(address)
         if known is None:
             return
@@ -162,20 +170,23 @@ class AddressBook:
         known.not_before_ms = now_ms + pause_ms // 2 + int(self._rng.random() * pause_ms / 2)
 
     def closed(self, address: str, now_ms: int) -> None:
-        """Its link ended after a good handshake."""
+        """Records that the link to an address ended after a good handshake; it is due again after a short pause."""
         known = self._known.get(address)
         if known is not None:
             known.dialling = False
             known.not_before_ms = now_ms + self._redial_ms // 2 + int(self._rng.random() * self._redial_ms)
 
     def is_self(self, address: str) -> None:
-        """It is this very node: never dialled again."""
+        """Records that an address leads to this very node: it is never dialled again."""
         known = self._known.get(address)
         if known is not None:
             known.useless = True
 
     def sample(self) -> list[str]:
-        """Addresses to tell a peer of: those that answered and did not fail since, by chance."""
+        """Returns up to PEER_ADDRESSES_PER_MESSAGE_MAX addresses to tell a peer of, chosen by chance.
+
+        Only addresses are told that answered and have not failed since.
+        """
         good = [
             name
             for name, known in self._known.items()
@@ -188,12 +199,12 @@ class AddressBook:
         return good[:count]
 
     def next_ms(self) -> int:
-        """When the next address may be tried."""
+        """Returns when the next address may be tried."""
         times = [
             known.not_before_ms for known in self._known.values() if not known.dialling and not known.useless
         ]
         return min(times, default=NEVER_MS)
 
     def configured(self) -> list[str]:
-        """The operator's addresses."""
+        """Returns the operator's addresses."""
         return [name for name, known in self._known.items() if known.configured]

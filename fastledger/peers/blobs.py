@@ -17,7 +17,7 @@ from fastledger.peers.wire import BlobChunk, GetBlob
 
 
 class _Fetch:
-    """One envelope on its way: from which peer, how far, and who was asked before."""
+    """One envelope on its way: from which peer it comes, how far it is, and which peers were asked before."""
 
     __slots__ = (
         "access_txid",
@@ -43,7 +43,7 @@ class _Fetch:
         self.begin()
 
     def begin(self) -> None:
-        """From the first byte."""
+        """Goes back to the first byte."""
         self.offset = 0
         self.size: int | None = None
         self.hasher: Any = hashlib.sha256()
@@ -58,24 +58,27 @@ class BlobFetcher:
 
     @property
     def next_ms(self) -> int:
-        """When an answer is late."""
+        """When the next answer is late."""
         return min((fetch.deadline_ms for fetch in self._fetches.values()), default=NEVER_MS)
 
     def fetch(self, digest: bytes, access_txid: bytes, sink: BlobSink, now_ms: int) -> None:
-        """Begins; LedgerBusyError where too many are under way or this one is."""
+        """Begins to fetch the envelope of SHA-256 ``digest`` into ``sink``, showing the transaction ``access_txid``.
+
+        LedgerBusyError where too many envelopes are being fetched, or this one is.
+        """
         if len(self._fetches) >= PEER_BLOBS_MAX or digest in self._fetches:
             raise LedgerBusyError("envelopes are being fetched", retry_after_ms=PEER_PIECE_MS_MAX)
         fetch = self._fetches[digest] = _Fetch(digest, access_txid, sink)
         self._next_peer(fetch, now_ms)
 
     def gone(self, link: Link, now_ms: int) -> None:
-        """A link has ended: the next peer is asked."""
+        """Asks the next peer for the envelopes that came over a link that has ended."""
         for fetch in list(self._fetches.values()):
             if fetch.link == link.number:
                 self._next_peer(fetch, now_ms)
 
     def tick(self, now_ms: int) -> None:
-        """A peer that is late is left."""
+        """Charges peers whose answers are late, and asks the next ones."""
         for fetch in list(self._fetches.values()):
             if fetch.deadline_ms <= now_ms:
                 link = self._host.link(fetch.link)
@@ -85,7 +88,7 @@ class BlobFetcher:
                     self._next_peer(fetch, now_ms)
 
     def _next_peer(self, fetch: _Fetch, now_ms: int) -> None:
-        """Asks the next peer from the first byte; where all were asked, the sink hears that it failed."""
+        """Asks the next peer from the first byte on. Where all were asked, the fetch ends and the sink is told."""
         if fetch.offset:
             fetch.sink.restart()
         fetch.begin()
@@ -104,7 +107,7 @@ class BlobFetcher:
         self._host.send(link, GetBlob(fetch.digest, fetch.access_txid, fetch.offset, PEER_CHUNK_BYTES))
 
     def on_chunk(self, link: Link, message: BlobChunk, now_ms: int) -> None:
-        """A part, or a refusal."""
+        """Takes the next part of an envelope, or goes to the next peer after a refusal."""
         link.settle(GetBlob)
         fetch = self._fetches.get(message.digest)
         if fetch is None or fetch.link != link.number or message.offset != fetch.offset:

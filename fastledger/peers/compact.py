@@ -43,7 +43,7 @@ _KNOWN_BLOCKS_MAX = 64
 
 
 def short_ids(block_id: bytes, salt: bytes, txids: Sequence[bytes]) -> list[bytes]:
-    """The 6-byte ids of transactions in one block as one sender tells them."""
+    """Returns the short ids (6 bytes each) of transactions in a block, under one sender's ``salt`` of 8 bytes."""
     key = block_id + salt
     size = len(key) + ID_BYTES
     buffer = key + key.join(txids)
@@ -52,7 +52,7 @@ def short_ids(block_id: bytes, salt: bytes, txids: Sequence[bytes]) -> list[byte
 
 
 def compact_form(sealed: SealedHeader, results: bytes, txids: Sequence[bytes], salt: bytes) -> Compact:
-    """A block as it is told to peers."""
+    """Returns the message that tells peers of a block; ``results`` are n × 2 bytes, ``txids`` n ids of 32 bytes."""
     ids = short_ids(sealed.block_id, salt, txids)
     return Compact(close_header(sealed), salt, b"".join(ids), results)
 
@@ -73,12 +73,16 @@ class _Partial:
 
     @property
     def shorts(self) -> list[bytes]:
-        """The short ids that the sender told."""
+        """The short ids in the sender's message, in block order."""
         packed = self.message.short_ids
         return [packed[at : at + SHORT_ID_BYTES] for at in range(0, len(packed), SHORT_ID_BYTES)]
 
     def fill(self, candidates: Sequence[bytes], encoded: Any) -> None:
-        """Finds what it can among ``candidates``; ``encoded(txid)`` gives a transaction's bytes or None."""
+        """Fills in the transactions that are found among ``candidates`` (ids), and lists the indexes of the others.
+
+        ``encoded(txid)`` gives a transaction's bytes or None. A short id that two candidates or two places of the
+        block share counts as not found.
+        """
         by_short: dict[bytes, bytes] = {}
         doubtful: set[bytes] = set()
         for short, txid in zip(
@@ -97,7 +101,7 @@ class _Partial:
                 self.missing.append(index)
 
     def block(self) -> Block | None:
-        """The whole block, without hints; None where the transactions are not those of its root."""
+        """Returns the whole block, without hints; None where the transactions do not give its root."""
         bodies = [body for body in self.bodies if body is not None]
         if len(bodies) != self.sealed.count or merkle_root(b"".join(self.txids)) != self.sealed.body.tx_root:
             return None
@@ -107,7 +111,7 @@ class _Partial:
 
 
 class CompactRelay:
-    """Tells new blocks and puts together those that are told."""
+    """Tells peers of new blocks, and puts together the blocks that peers tell of."""
 
     def __init__(self, host: Host, fetch: BlockFetcher, sync: HeaderSync) -> None:
         self._host = host
@@ -121,18 +125,18 @@ class CompactRelay:
 
     @property
     def next_ms(self) -> int:
-        """When an answer is late."""
+        """When the next answer is late."""
         deadlines = (partial.deadline_ms for some in self._partials.values() for partial in some.values())
         return min(deadlines, default=NEVER_MS)
 
     def gone(self, link: Link, now_ms: int) -> None:
-        """A link has ended: what it was to complete is fetched whole."""
+        """Gives up the blocks that a link that has ended was to complete; they are then fetched whole."""
         self._known.pop(link.number, None)
         for block_id in list(self._partials):
             self._drop(block_id, link.number)
 
     def tick(self, now_ms: int) -> None:
-        """What is not completed in time is fetched whole."""
+        """Gives up the blocks that were not completed in time, charges their senders, and has them fetched whole."""
         late = [
             (block_id, number)
             for block_id, some in self._partials.items()
@@ -147,7 +151,7 @@ class CompactRelay:
         self._fetch.refill(now_ms)
 
     def _drop(self, block_id: bytes, number: int) -> _Partial | None:
-        """One peer's part in a block ends; where it was the last, the block may be fetched whole."""
+        """Ends one peer's part in a block. Where no other peer has a part in it, the block may be fetched whole."""
         some = self._partials.get(block_id, {})
         partial = some.pop(number, None)
         if not some:
@@ -156,7 +160,7 @@ class CompactRelay:
         return partial
 
     def _knows(self, link: Link, block_id: bytes) -> bool:
-        """Whether the peer has the block, as far as this node saw; from now on it does."""
+        """Returns whether the peer is known to have the block, and records that it has it from now on."""
         known = self._known.setdefault(link.number, OrderedDict())
         if block_id in known:
             return True
@@ -168,7 +172,7 @@ class CompactRelay:
     # Telling.
 
     def chain_events(self, events: Sequence[Any], now_ms: int) -> None:
-        """The tip, where it is new, is told to all that have less work and were not told."""
+        """Tells a new tip to all peers that have less work and do not know it; remembers accepted transactions."""
         tip_id = self._host.chain.tip.block_id
         for event in events:
             if isinstance(event, TransactionsAccepted):
@@ -196,7 +200,11 @@ class CompactRelay:
     # Hearing.
 
     def on_compact(self, link: Link, message: Compact, now_ms: int) -> None:
-        """A peer tells a block: its header goes to the chain, and where it is the best, its transactions are sought."""
+        """Takes a block that a peer tells of: its header goes to the chain, and its transactions are looked for.
+
+        They are looked for only where the header is the best. WireFault where ids or results differ from the header
+        in number.
+        """
         sealed = open_header(message.header)
         if (len(message.short_ids), len(message.results)) != (
             SHORT_ID_BYTES * sealed.count,
@@ -250,7 +258,7 @@ class CompactRelay:
         self._host.send(link, GetBlockTransactions(sealed.block_id, indexes))
 
     def on_transactions(self, link: Link, message: BlockTransactions, now_ms: int) -> None:
-        """What was missing of a block."""
+        """Completes a block with the transactions that the peer was asked for, and hands it to the chain."""
         link.settle(GetBlockTransactions)
         partial = self._drop(message.block_id, link.number)
         if partial is None or self._host.chain.has_block(message.block_id):
@@ -272,7 +280,7 @@ def _encoded(pooled: Any) -> bytes | None:
 
 
 def _complete(partial: _Partial, transactions: Sequence[bytes]) -> bool:
-    """Puts in what was asked for; False where it is not that."""
+    """Puts the transactions that were asked for into a block; False where they are not those."""
     if len(transactions) != len(partial.missing):
         return False
     offsets = array("Q", [0])

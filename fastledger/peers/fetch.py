@@ -34,7 +34,8 @@ _TRIED_MAX = 4 * PEER_BLOCKS_WINDOW
 
 
 class _Load:
-    """What one peer is asked for: ``open`` are its requests (id -> bytes expected), ``late`` those given to others."""
+    """The requests to one peer: ``open`` maps block ids to the bytes expected, ``late`` are those given to others.
+    """
 
     __slots__ = ("cap", "late", "moved_ms", "open")
 
@@ -46,14 +47,14 @@ class _Load:
 
     @property
     def deadline_ms(self) -> int:
-        """When the peer has delivered nothing for too long."""
+        """When the peer will have delivered nothing for too long; the size of its first request is allowed for."""
         if not self.open:
             return NEVER_MS
         return self.moved_ms + PEER_BLOCK_MS_MAX + next(iter(self.open.values())) // _BYTES_PER_MS
 
 
 class BlockFetcher:
-    """Fetches what the chain wants. ``reserved`` are blocks that are under way by another road."""
+    """Fetches the blocks that the chain wants. ``reserved`` are ids of blocks that come by another way."""
 
     def __init__(self, host: Host) -> None:
         self._host = host
@@ -69,17 +70,17 @@ class BlockFetcher:
 
     @property
     def in_flight(self) -> int:
-        """How many blocks are asked for."""
+        """How many blocks peers are asked for."""
         return len(self._holder)
 
     @property
     def is_behind(self) -> bool:
-        """Whether more than the newest blocks are under way."""
+        """Whether more blocks are under way than the two newest."""
         return len(self._holder) > 2
 
     @property
     def next_ms(self) -> int:
-        """When a peer is late, a head of line may be asked of another, or a retry is due."""
+        """When a peer is late, when the first block may be asked of a second peer, or when a retry is due."""
         times = [load.deadline_ms for load in self._loads.values()]
         if self._holder and len(self._loads) > 1:
             _, asked_ms = next(iter(self._holder.values()))
@@ -88,24 +89,24 @@ class BlockFetcher:
         return min(times, default=NEVER_MS)
 
     def load(self, link: Link) -> int:
-        """How many blocks a peer is asked for."""
+        """Returns how many blocks a peer is asked for."""
         load = self._loads.get(link.number)
         return len(load.open) if load is not None else 0
 
     def ready(self, link: Link, now_ms: int) -> None:
-        """A new peer may have what is wanted."""
+        """Takes in a new peer, which may have blocks that are wanted."""
         self._loads[link.number] = _Load(now_ms)
         self.refill(now_ms)
 
     def gone(self, link: Link, now_ms: int) -> None:
-        """A link has ended: others are asked."""
+        """Asks other peers for the blocks that a link that has ended was to bring."""
         load = self._loads.pop(link.number, None)
         if load is not None:
             self._release(link.number, load)
             self.refill(now_ms)
 
     def tick(self, now_ms: int) -> None:
-        """Takes requests from peers that do not deliver, and asks for what is wanted."""
+        """Takes requests from peers that do not deliver, and asks for the blocks that are wanted."""
         for number, load in list(self._loads.items()):
             if load.deadline_ms <= now_ms:
                 self._stalled(number, load, now_ms)
@@ -119,7 +120,7 @@ class BlockFetcher:
         self.refill(now_ms)
 
     def chain_events(self, events: Sequence[Any], now_ms: int) -> None:
-        """A block came with wrong hints: who brought it is charged."""
+        """Charges the peer that brought a block with wrong hints."""
         for event in events:
             if isinstance(event, WrongHints):
                 link = self._host.link(self._bringers.get(event.block_id, -1))
@@ -152,20 +153,26 @@ class BlockFetcher:
             self._tried.popitem(last=False)
 
     def seek(self, block_id: bytes, take: Callable[[Block], bool], now_ms: int) -> None:
-        """Fetches one block for somebody else than the chain; LedgerBusyError where many are sought."""
+        """Fetches one block for a caller other than the chain; each copy goes to ``take`` until it returns True.
+
+        LedgerBusyError where many blocks are sought already.
+        """
         if len(self._sought) >= PEER_BLOCKS_SOUGHT_MAX:
             raise LedgerBusyError("many blocks are sought", retry_after_ms=PEER_BLOCK_MS_MAX)
         self._sought[block_id] = take
         self.refill(now_ms)
 
     def seek_no_more(self, block_id: bytes) -> None:
-        """Whoever sought the block does without it."""
+        """Ends a :meth:`seek` whose caller no longer needs the block."""
         self._sought.pop(block_id, None)
 
     # Asking.
 
     def refill(self, now_ms: int) -> None:
-        """Asks peers that have room for the lowest blocks that are wanted and not under way."""
+        """Asks peers that have room for the lowest blocks that are wanted and not under way.
+
+        The block that all others wait for may be asked of a second peer.
+        """
         if not any(len(load.open) <= load.cap // 2 for load in self._loads.values()):
             return
         plan: dict[int, list[bytes]] = {}
@@ -187,7 +194,7 @@ class BlockFetcher:
     def _assign(
         self, block_id: bytes, held: tuple[int, int] | None, plan: dict[int, list[bytes]], now_ms: int
     ) -> bool:
-        """Gives a block to a peer; False where no more may be in flight."""
+        """Gives a block to a peer, if one may have it; returns False where no more may be in flight."""
         entry = self._host.chain.tree.get(block_id)
         count, height = (entry.count, entry.height) if entry is not None else (0, 0)
         size = 1024 + count * self._transaction_bytes
@@ -215,7 +222,10 @@ class BlockFetcher:
         self._holder.pop(block_id, None)
 
     def _choose(self, block_id: bytes, height: int, held: tuple[int, int] | None) -> int | None:
-        """The peer with the least to do that may have the block; a second one only where it is idle."""
+        """Returns the peer with the fewest requests that may have the block.
+
+        Where it is ``held``, only an idle second one.
+        """
         tried = self._tried.get(block_id, {})
         best: tuple[int, int] | None = None
         for number, load in self._loads.items():
@@ -233,7 +243,10 @@ class BlockFetcher:
     # Answers.
 
     def on_block(self, link: Link, message: BlockMessage, now_ms: int) -> None:
-        """A block that was asked for goes to the chain."""
+        """Hands a block that was asked for to the chain.
+
+        WireFault where it does not decode or was not asked for.
+        """
         link.settle(GetBlocks)
         try:
             block = Block.decode(message.block)
@@ -247,7 +260,7 @@ class BlockFetcher:
         self.refill(now_ms)
 
     def on_not_found(self, link: Link, message: NotFound, now_ms: int) -> None:
-        """The peer does not have them (any more): others are asked, this one not for a while."""
+        """Asks others for blocks that a peer does not have (any more), and this peer not for a while."""
         ids = split_ids(message.ids)
         link.settle(GetBlocks, len(ids))
         self._answered(link, ids, now_ms)
@@ -270,7 +283,10 @@ class BlockFetcher:
         load.moved_ms = now_ms
 
     def deliver(self, link: Link, block: Block, now_ms: int) -> bool:
-        """Hands a block to the chain; a fault is charged to who brought it. True where the chain has it now."""
+        """Hands a block to the chain, or to the caller that seeks it; returns whether it was taken.
+
+        A fault in it is charged to the peer that brought it.
+        """
         block_id = block.block_id
         self._bringers[block_id] = link.number
         self._bringers.move_to_end(block_id)
@@ -291,7 +307,10 @@ class BlockFetcher:
         return True
 
     def _hand_over(self, link: Link, block: Block, take: Callable[[Block], bool], now_ms: int) -> bool:
-        """A block that is sought goes to who seeks it; a bad copy is charged, and the next peer is asked."""
+        """Gives a block to the caller that seeks it.
+
+        A copy that it refuses is charged, and the next peer is asked.
+        """
         if take(block):
             self._sought.pop(block.block_id, None)
             return True
@@ -300,7 +319,11 @@ class BlockFetcher:
         return False
 
     def _blame(self, link: Link, block_id: bytes, fault: BlockFault, now_ms: int) -> None:
-        """An id fault is a block that no honest node passes on; a copy fault is this sender's copy."""
+        """Charges a block's fault to the peer that brought it (SPEC-PEER-21).
+
+        A fault that condemns the block is one that no honest node passes on; any other is a fault of this sender's
+        copy.
+        """
         if fault.code in _NO_FAULT and not fault.condemns:
             return
         if fault.code == Code.NOT_YET_VALID:

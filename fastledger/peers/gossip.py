@@ -56,7 +56,7 @@ _UNDELIVERED_MIN = 64
 
 
 class _Want:
-    """A transaction that is not here yet: who told of it, who is asked."""
+    """A transaction that a peer has and this node has not: who told of it, in order, and who is asked."""
 
     __slots__ = ("asked", "tellers")
 
@@ -66,7 +66,7 @@ class _Want:
 
 
 class _Side:
-    """What this node and one peer know of each other's transactions."""
+    """One peer's account: what it and this node know of each other's transactions, and how well it delivers."""
 
     __slots__ = ("announce", "asked", "delivered", "flush_ms", "known", "late", "todo", "undelivered")
 
@@ -82,7 +82,7 @@ class _Side:
         self.undelivered = 0
 
     def knows(self, txid: bytes) -> None:
-        """The peer has this transaction."""
+        """Records that the peer has this transaction, so that it need not be told."""
         self.known[txid] = None
         self.announce.pop(txid, None)
         if len(self.known) > PEER_KNOWN_IDS_MAX:
@@ -90,22 +90,25 @@ class _Side:
 
     @property
     def room(self) -> int:
-        """How much more the peer may be asked for: what it owes takes its place, so a mute one is asked no more."""
+        """How many more transactions the peer may be asked for.
+
+        One that is late counts until it comes, so that a peer that never answers is asked no more.
+        """
         return PEER_TRANSACTIONS_PER_LINK_MAX - len(self.asked) - len(self.late)
 
     def equivocates(self) -> bool:
-        """Whether most of what the peer told of it turned out not to have."""
+        """Whether the peer did not have most of the transactions that it told of."""
         return self.undelivered >= _UNDELIVERED_MIN and self.undelivered > self.delivered
 
     def fade(self) -> None:
-        """Old conduct counts less."""
+        """Halves the counts of delivered and undelivered once they are large, so that old conduct counts less."""
         if self.delivered + self.undelivered > 8 * _UNDELIVERED_MIN:
             self.delivered //= 2
             self.undelivered //= 2
 
 
 class TransactionRelay:
-    """Inventories in both directions, and the fetching of bodies."""
+    """Exchanges inventories with all peers and fetches the bodies of transactions."""
 
     def __init__(self, host: Host) -> None:
         self._host = host
@@ -116,23 +119,23 @@ class TransactionRelay:
 
     @property
     def next_ms(self) -> int:
-        """When an inventory is due or an answer late."""
+        """When the next inventory is due or the next answer late."""
         times = [side.flush_ms for side in self._sides.values()]
         times += [next(iter(side.asked.values())) for side in self._sides.values() if side.asked]
         return min(times, default=NEVER_MS)
 
     @property
     def wanted_count(self) -> int:
-        """How many transactions are told of and not here."""
+        """How many transactions peers told of that this node does not have yet."""
         return len(self._wants)
 
     def load(self, link: Link) -> int:
-        """How many transactions a peer is asked for."""
+        """Returns how many transactions a peer is asked for."""
         side = self._sides.get(link.number)
         return len(side.asked) if side is not None else 0
 
     def ready(self, link: Link, now_ms: int) -> None:
-        """A new peer is told what waits here."""
+        """Takes in a new peer and prepares to tell it of the transactions in the pool."""
         side = self._sides[link.number] = _Side()
         for txid in self._host.chain.mempool:
             if len(side.announce) >= PEER_ANNOUNCE_QUEUE_MAX:
@@ -142,7 +145,7 @@ class TransactionRelay:
             side.flush_ms = now_ms + self._pause_ms()
 
     def gone(self, link: Link, now_ms: int) -> None:
-        """A link has ended: what it was asked for is asked of others."""
+        """Asks other peers for the transactions that a link that has ended was asked for."""
         side = self._sides.pop(link.number, None)
         if side is None:
             return
@@ -151,7 +154,7 @@ class TransactionRelay:
         self._fetch(now_ms)
 
     def tick(self, now_ms: int) -> None:
-        """Tells what is due; asks others for what is late."""
+        """Sends the inventories that are due, and asks other peers for transactions that are late."""
         for number, side in list(self._sides.items()):
             link = self._host.link(number)
             if link is None:
@@ -170,7 +173,11 @@ class TransactionRelay:
     # Telling.
 
     def chain_events(self, events: Sequence[Any], now_ms: int) -> None:
-        """New transactions are told to all that do not have them; those of a block need no telling."""
+        """Prepares to tell new transactions to all peers that do not have them.
+
+        Those of a connected block need no telling. Those of a disconnected block wait in the pool again and may
+        never have been told.
+        """
         for event in events:
             if isinstance(event, TransactionsAccepted):
                 self._tell(event.txids, local=not event.source, now_ms=now_ms)
@@ -204,7 +211,7 @@ class TransactionRelay:
             self._seen.popitem(last=False)
 
     def flush(self, link: Link, now_ms: int) -> None:
-        """Tells what is due, where the peer still reads."""
+        """Sends the peer the inventory that is due, if it reads what was sent before."""
         side = self._sides.get(link.number)
         if side is None or side.flush_ms > now_ms or link.unsent > PEER_SERVE_UNSENT_BYTES:
             return
@@ -221,7 +228,7 @@ class TransactionRelay:
             self._host.send(link, Inventory(b"".join(batch)))
 
     def serve(self, link: Link, txids: Sequence[bytes]) -> None:
-        """The bodies of transactions that a peer asks for, in as many messages as they need."""
+        """Sends the peer the bodies of the transactions that it asks for, in as many messages as they need."""
         pool = self._host.chain.mempool
         side = self._sides.get(link.number)
         bodies: list[bytes] = []
@@ -244,7 +251,7 @@ class TransactionRelay:
     # Hearing.
 
     def on_inventory(self, link: Link, message: Inventory, now_ms: int) -> None:
-        """A peer tells what it has: what is new is wanted."""
+        """Notes which transactions a peer has, and wants those that are new here."""
         side = self._sides[link.number]
         for txid in split_ids(message.txids):
             side.knows(txid)
@@ -268,7 +275,7 @@ class TransactionRelay:
         self._fetch(now_ms)
 
     def _take_from_debtor(self, txid: bytes, want: _Want, number: int) -> None:
-        """Asks a second teller at once where the first does not bring what it should, or may be asked no more."""
+        """Lets a second teller be asked at once where the first is late with others or may be asked no more."""
         side = self._sides[number]
         if side.late:
             return
@@ -286,7 +293,7 @@ class TransactionRelay:
         side.todo.append(txid)
 
     def _fetch(self, now_ms: int) -> None:
-        """Asks each peer for what it was the first to tell of, as far as it may be asked."""
+        """Asks each peer for the transactions that it was the first to tell of, as far as it may be asked."""
         chain = self._host.chain
         if chain.tree.best_header().height > chain.tip.height + 2:
             # What waits elsewhere may well stand in the blocks that are still to come.
@@ -314,7 +321,10 @@ class TransactionRelay:
         return batch
 
     def _next_teller(self, txid: bytes, number: int) -> None:
-        """The peer does not deliver: the next that told of it has its turn, or nobody."""
+        """Passes a transaction that a peer does not deliver to the next peer that told of it.
+
+        Forgets it where none is left.
+        """
         want = self._wants.get(txid)
         if want is None or want.asked not in (number, None):
             return
@@ -344,7 +354,10 @@ class TransactionRelay:
         side.fade()
 
     def on_transactions(self, link: Link, message: Transactions, now_ms: int) -> None:
-        """Bodies that were asked for go to the chain in one batch."""
+        """Submits the bodies that were asked for to the chain in one batch.
+
+        WireFault where one was not asked for or is no transaction.
+        """
         side = self._sides[link.number]
         missing = split_ids(message.missing)
         link.settle(GetTransactions, len(message.bodies) + len(missing))

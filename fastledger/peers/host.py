@@ -1,4 +1,4 @@
-"""What the parts of the network may ask of the whole."""
+"""The protocol between the network and its parts: what each part may ask of the whole."""
 
 from collections.abc import Iterable
 from typing import Protocol
@@ -27,29 +27,29 @@ class Host(Protocol):
     rng: Random
 
     def send(self, link: Link, message: Message) -> None:
-        """Gives a message to be sent."""
+        """Gives a message to be sent over a link."""
 
     def charge(self, link: Link, offence: Offence) -> None:
-        """Counts an offence against the peer; it may close the link and end in a ban."""
+        """Counts an offence against the peer, which may close the link and end in a ban."""
 
     def close(self, link: Link, code: CloseCode, why: str = "") -> None:
-        """Says goodbye and closes."""
+        """Sends Goodbye and closes the link; ``why`` is for the node's log."""
 
     def link(self, number: int) -> Link | None:
-        """A ready link by its number."""
+        """Returns a link by its number, None where it has ended or its handshake is not done."""
 
     def ready_links(self) -> Iterable[Link]:
-        """The links whose handshake is done, oldest first."""
+        """Returns the links whose handshake is done, oldest first."""
 
     def may_serve(self, link: Link) -> bool:
         """Whether an answer may be made for a peer: it reads, and all peers together leave not too much unread."""
 
 
 def pick(rng: Random, count: int) -> int:
-    """A number below ``count`` (at least 1)."""
+    """Returns a random number from 0 to ``count`` - 1; ``count`` is at least 1."""
     return min(count - 1, int(rng.random() * count))
 
 
 def random_bytes(rng: Random, count: int) -> bytes:
-    """So many bytes of chance."""
+    """Returns ``count`` random bytes from ``rng``."""
     return rng.getrandbits(8 * count).to_bytes(count, "big")

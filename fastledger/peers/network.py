@@ -75,8 +75,9 @@ _REDIALLED = {CloseCode.DONE, CloseCode.PEER_CLOSED, CloseCode.DUPLICATE_LINK, C
 class PeerNetwork:
     """The peers of one node. Single-threaded; ``rng`` is a ``random.Random`` or like one.
 
-    ``now_ms`` is UTC in milliseconds, as the chain wants it; where it jumps, nothing breaks but what was waited for.
-    After each call the node takes the actions out and hands in what ``chain.take_events`` has, until both are empty.
+    ``now_ms`` is UTC in milliseconds, as the chain wants it. Where it jumps, what was being waited for counts as
+    late, and nothing else breaks. After each call the node takes the actions out and hands in what
+    ``chain.take_events`` has, until both are empty.
     """
 
     def __init__(
@@ -146,7 +147,10 @@ class PeerNetwork:
     # What the node reports.
 
     def connected(self, link: int, address: str, *, inbound: bool, organisation: str, now_ms: int) -> None:
-        """A connection stands. ``organisation`` is the name in its verified certificate, empty where it has none."""
+        """Takes in a new connection, numbered ``link``, and sends Hello or closes it.
+
+        ``organisation`` is the name in the peer's verified certificate, empty where it has none.
+        """
         self._now_ms = now_ms
         state = Link(link, address, organisation, inbound, now_ms)
         state.budgets = self._budgets_of(state.subject)
@@ -161,12 +165,12 @@ class PeerNetwork:
         self.send(state, self._hello())
 
     def dial_failed(self, address: str, now_ms: int) -> None:
-        """An address did not answer, or its certificate was not good."""
+        """Notes that an address did not answer, or that its certificate was not good."""
         self._now_ms = now_ms
         self._book.failed(address, now_ms)
 
     def received(self, link: int, data: bytes, now_ms: int) -> None:
-        """Bytes of a link, cut anywhere."""
+        """Takes bytes that arrived on a link, cut anywhere, and handles every message that they complete."""
         self._now_ms = now_ms
         state = self._links.get(link)
         if state is None or state.closing:
@@ -182,7 +186,10 @@ class PeerNetwork:
             self.close(state, CloseCode.OFFENCE, fault.offence.slug)
 
     def sent(self, link: int, byte_count: int, now_ms: int) -> None:
-        """So many bytes of a link's have left this node's buffers. A transport that has none reports them at once."""
+        """Notes that ``byte_count`` bytes of a link have left this node's buffers.
+
+        A transport without buffers reports them at once.
+        """
         self._now_ms = now_ms
         state = self._links.get(link)
         if state is not None:
@@ -192,14 +199,14 @@ class PeerNetwork:
                 self._gossip.flush(state, now_ms)
 
     def closed(self, link: int, now_ms: int) -> None:
-        """A connection has ended, by whomever."""
+        """Notes that a connection has ended, whichever side closed it."""
         self._now_ms = now_ms
         state = self._links.get(link)
         if state is not None and not state.closing:
             self._forget(state, CloseCode.PEER_CLOSED)
 
     def tick(self, now_ms: int) -> None:
-        """Time went on: to be called at ``next_tick_ms`` or later."""
+        """Does what is due by the clock; the node calls it at ``next_tick_ms`` or later."""
         self._now_ms = now_ms
         if now_ms - self._ticked_ms > self.settings.tick_ms_max + PEER_SLEPT_MS:
             # This node slept or was busy: what peers sent meanwhile may still lie before its door.
@@ -232,7 +239,7 @@ class PeerNetwork:
         return min(max(self._now_ms + TICK_MS_MIN, min(times)), self._now_ms + self.settings.tick_ms_max)
 
     def chain_events(self, events: Sequence[Any], now_ms: int) -> None:
-        """What the chain reported: blocks and transactions are told to the peers that do not have them."""
+        """Takes the chain's reports: blocks and transactions are told to the peers that do not have them."""
         self._now_ms = now_ms
         self._gossip.chain_events(events, now_ms)
         self._fetch.chain_events(events, now_ms)
@@ -241,14 +248,14 @@ class PeerNetwork:
         self._fetch.tick(now_ms)
 
     def take_actions(self) -> list[Action]:
-        """What the node has to do now, in this order."""
+        """Returns the actions that the node has to carry out now, in this order; they are handed out once."""
         actions, self._actions = self._actions, []
         return actions
 
     # What operators ask.
 
     def add_peer(self, address: str) -> None:
-        """An address to dial for ever. ValueError where it is none."""
+        """Adds an address (``host:port``) that is dialled for ever. ValueError where it is none."""
         if not is_address(address):
             raise ValueError("an address is host:port")
         self._book.configure(address)
@@ -263,15 +270,15 @@ class PeerNetwork:
         return self._scores.unban(subject)
 
     def bans(self, now_ms: int) -> list[Ban]:
-        """All bans that hold, to be persisted and handed in again as ``PeerSettings.bans``."""
+        """Returns all bans that hold, to be persisted and handed in again as ``PeerSettings.bans``."""
         return self._scores.bans(now_ms)
 
     def peers(self) -> list[PeerInfo]:
-        """Every link."""
+        """Returns what is known of every link."""
         return [self._info(link) for link in self._links.values()]
 
     def sync_status(self) -> SyncStatus:
-        """Where this node stands among its peers."""
+        """Returns how far this node is behind its peers."""
         ready = list(self.ready_links())
         offsets = sorted(link.clock_offset_ms for link in ready)
         return SyncStatus(
@@ -285,29 +292,33 @@ class PeerNetwork:
         )
 
     def fetch_blob(self, digest: bytes, access_txid: bytes, sink: BlobSink, now_ms: int) -> None:
-        """Fetches an envelope by its SHA-256 from whichever peer gives it; the sink hears what became of it.
+        """Fetches an envelope by its SHA-256 from whichever peer gives it, and writes it to ``sink``.
 
-        Raises ``LedgerBusyError`` where as many fetches as may are under way.
+        ``access_txid`` is the transaction that entitles this organisation to it. Raises ``LedgerBusyError`` where as
+        many fetches as may are under way.
         """
         self._now_ms = now_ms
         self._blobs.fetch(digest, access_txid, sink, now_ms)
 
     def seek_block(self, block_id: bytes, take: Callable[[Block], bool], now_ms: int) -> None:
-        """Fetches one block by its id, as for a damaged log; ``take`` gets each copy until it returns True.
+        """Fetches one block by its id; ``take`` gets each copy until it returns True (SPEC-PEER-37).
 
-        A copy has the id and the shape of the block; ``take`` checks roots and signatures, and False is charged to
-        who sent it. It goes on until a copy is taken or ``seek_no_more`` is called. LedgerBusyError where many are
-        sought.
+        A copy has the id and the shape of the block; ``take`` checks roots and signatures. Where it returns False,
+        the sender is charged. Copies are fetched until one is taken or ``seek_no_more`` is called. LedgerBusyError
+        where many blocks are sought.
         """
         self._now_ms = now_ms
         self._fetch.seek(block_id, take, now_ms)
 
     def seek_no_more(self, block_id: bytes) -> None:
-        """Whoever sought the block does without it."""
+        """Ends a ``seek_block`` whose caller no longer needs the block."""
         self._fetch.seek_no_more(block_id)
 
     def fetch_snapshot(self, now_ms: int) -> None:
-        """Looks for a snapshot that a quorum of proposers attest, and brings it to the SnapshotPort."""
+        """Looks for a snapshot that a quorum of proposers attest, and brings it to the SnapshotPort (SPEC-PEER-34).
+
+        NotFoundError where this node has no SnapshotPort.
+        """
         self._now_ms = now_ms
         if self._snapshots.port is None:
             raise NotFoundError("this node takes no snapshots", code=Code.NOT_FOUND)
@@ -316,7 +327,7 @@ class PeerNetwork:
     # The host of the parts.
 
     def send(self, link: Link, message: Message) -> None:
-        """Gives a message to be sent; a peer that lets too much pile up is dropped."""
+        """Gives a message to be sent. A peer that lets too much pile up is charged and its link closed."""
         if link.closing:
             return
         frame = encode_frame(message)
@@ -326,13 +337,13 @@ class PeerNetwork:
             self.close(link, CloseCode.NOT_READING)
 
     def charge(self, link: Link, offence: Offence) -> None:
-        """Counts an offence against the link's organisation; enough of them are a ban."""
+        """Counts an offence against the link's organisation (or host); enough of them are a ban."""
         ban = self._scores.charge(link.subject, offence, self._now_ms)
         if ban is not None:
             self._shut_out(ban)
 
     def close(self, link: Link, code: CloseCode, why: str = "") -> None:
-        """Says goodbye and closes; what the link was doing is asked of others."""
+        """Sends Goodbye and closes the link; what it was to bring is asked of other peers."""
         if link.closing:
             return
         link.closing = True
@@ -342,16 +353,16 @@ class PeerNetwork:
         self._forget(link, code)
 
     def link(self, number: int) -> Link | None:
-        """A ready link by its number."""
+        """Returns a link by its number, None where it has ended or its handshake is not done."""
         link = self._links.get(number)
         return link if link is not None and link.ready and not link.closing else None
 
     def links(self) -> Iterable[Link]:
-        """Every link, oldest first."""
+        """Returns every link, oldest first."""
         return self._links.values()
 
     def ready_links(self) -> Iterable[Link]:
-        """The links whose handshake is done, oldest first."""
+        """Returns the links whose handshake is done, oldest first."""
         return [link for link in self._links.values() if link.ready and not link.closing]
 
     def may_serve(self, link: Link) -> bool:
@@ -360,13 +371,13 @@ class PeerNetwork:
         return link.may_serve and unsent < PEER_UNSENT_TOTAL_BYTES_MAX
 
     def dial(self, address: str) -> None:
-        """Asks the node to connect."""
+        """Asks the node to connect to an address."""
         self._actions.append(Dial(address))
 
     # Inside.
 
     def _budgets_of(self, subject: Subject) -> Budgets:
-        """Those of an organisation, new where it was not seen for long."""
+        """Returns the budgets of an organisation or host: the old ones, or new ones where those were dropped."""
         budgets = self._budgets.setdefault(subject, Budgets(self._now_ms))
         self._budgets.move_to_end(subject)
         while len(self._budgets) > 2 * PEER_LINKS_MAX:
@@ -473,7 +484,7 @@ class PeerNetwork:
         self._snapshots.ready(link, self._now_ms)
 
     def _told_tip(self, link: Link, message: Hello | Ping | Pong | Headers) -> None:
-        """What a peer says of its tip: it steers whom to ask, and is proven by headers or held against it."""
+        """Records what a peer claims of its tip. The claim steers whom to ask; headers must prove it later."""
         link.height = message.height
         link.work = int.from_bytes(message.work, "big")
         link.tip = message.tip

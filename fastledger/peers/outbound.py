@@ -1,4 +1,4 @@
-"""Which links there are: whom this node dials, whom it lets in, which of two to one node stays (SPEC-PEER-24..27)."""
+"""The choice of links: whom this node dials, whom it lets in, which of two to one node stays (SPEC-PEER-24..27)."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -14,13 +14,13 @@ from fastledger.peers.wire import GetPeers, Peers
 
 
 class LinkHost(Host, Protocol):
-    """A host that shows all its links and dials."""
+    """A host that also shows all its links and dials."""
 
     def links(self) -> Iterable[Link]:
-        """Every link, oldest first."""
+        """Returns every link, oldest first."""
 
     def dial(self, address: str) -> None:
-        """Asks the node to connect."""
+        """Asks the node to connect to an address."""
 
 
 class Outbound:
@@ -36,13 +36,16 @@ class Outbound:
 
     @property
     def next_ms(self) -> int:
-        """When to dial again, or to doubt the tip."""
+        """When the next address may be dialled, or a tip that stands still is to be doubted."""
         times = [self._moved_ms + self._host.settings.stale_tip_ms]
         times.append(max(self._book.next_ms(), self._try_ms))
         return min(times, default=NEVER_MS)
 
     def tick(self, now_ms: int) -> None:
-        """Dials where links are missing; doubts a tip that stands still."""
+        """Dials where links are missing.
+
+        Where the tip stands still for long, asks for peers and allows one link more.
+        """
         settings = self._host.settings
         if now_ms >= self._moved_ms + settings.stale_tip_ms:
             # Perhaps all that this node hears of is what someone wants it to hear.
@@ -55,7 +58,7 @@ class Outbound:
             self._try_ms = now_ms + self._host.settings.dial_pause_ms
 
     def chain_events(self, events: Sequence[Any], now_ms: int) -> None:
-        """A tip that moves is not stale; the link that was opened in doubt is closed."""
+        """Ends the doubt about the tip when a block is connected, and closes the link that was opened for it."""
         if not any(isinstance(event, BlockConnected) for event in events):
             return
         self._moved_ms = now_ms
@@ -92,7 +95,7 @@ class Outbound:
             self._host.dial(address)
 
     def _connected(self) -> tuple[set[bytes], set[str], Counter[str]]:
-        """Nodes and addresses that there is a link to, and how many chosen links each organisation has."""
+        """Returns the nodes and addresses with a link, and how many chosen links each organisation has."""
         links = list(self._host.links())
         nodes = {link.hello.nonce for link in links if link.hello is not None}
         addresses = {link.address for link in links if not link.inbound}
@@ -106,7 +109,7 @@ class Outbound:
         return any(self._scores.is_banned(subject, now_ms) for subject in (organisation, host))
 
     def refusal(self, link: Link) -> CloseCode | None:
-        """Why a new connection is not kept, None where it is."""
+        """Returns why a new connection is not kept, None where it is."""
         others = [
             other for other in self._host.links() if other is not link and other.inbound == link.inbound
         ]
@@ -126,7 +129,8 @@ class Outbound:
         return None
 
     def _make_room(self, inbound: list[Link], own: int) -> bool:
-        """Closes the newest link of the organisation that has most, where that is more than the newcomer's will be."""
+        """Closes the newest link of the organisation that has most, if that is more than the newcomer's will have.
+        """
         counts = Counter(link.subject for link in inbound)
         subject, most = counts.most_common(1)[0]
         if most <= own + 1:
@@ -136,7 +140,7 @@ class Outbound:
         return True
 
     def rival(self, link: Link, own_nonce: bytes) -> Link | None:
-        """Of two links to one node the one to close, None where there is no second.
+        """Returns which of two links to one node is to be closed, None where there is no second.
 
         Both ends choose alike: the link stays that was dialled by the node with the greater nonce. A nonce counts
         for its organisation only, so that nobody can have another's links closed by repeating it.
@@ -154,7 +158,7 @@ class Outbound:
         return None
 
     def ready(self, link: Link, now_ms: int) -> None:
-        """A good handshake: its address is worth knowing, and the peer may know others."""
+        """Records the address of a peer after its handshake, and asks a peer that this node dialled for others."""
         if link.hello is None:
             return
         if not link.inbound:
@@ -169,12 +173,12 @@ class Outbound:
             self._host.send(link, GetPeers())
 
     def on_peers(self, link: Link, message: Peers, now_ms: int) -> None:
-        """Addresses that a peer knows; how many of them are kept is bounded for each source."""
+        """Learns the addresses that a peer tells; how many of them are kept is bounded for each source."""
         link.settle(GetPeers)
         for address in message.addresses:
             if address != self._host.settings.listen:
                 self._book.learn(address, link.subject.name)
 
     def on_get_peers(self, link: Link, message: GetPeers, now_ms: int) -> None:
-        """A peer wants to know others."""
+        """Answers a peer that asks for addresses."""
         self._host.send(link, Peers(self._book.sample()))

@@ -1,6 +1,6 @@
-"""What the peer network asks of the chain: the part of ForkChain that it calls, and what it is told (SPEC-PEER-5).
+"""The protocols between the peer network and the node's parts: chain, envelopes, snapshots (SPEC-PEER-5).
 
-Everything behind this is the chain's: the network trusts no header, block or transaction that the chain has not taken.
+The network trusts no header, block or transaction that the chain has not taken.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,7 +11,7 @@ from fastledger.model.block import Block, SealedHeader
 
 
 class TipView(Protocol):
-    """The tip of a chain."""
+    """The tip of a chain: its height and its block id (32 bytes)."""
 
     @property
     def height(self) -> int: ...
@@ -20,7 +20,7 @@ class TipView(Protocol):
 
 
 class EntryView(Protocol):
-    """A header that the chain knows; ``work`` is that of the whole way to it."""
+    """A header that the chain knows; ``work`` is that of its whole chain, ``count`` its number of transactions."""
 
     @property
     def block_id(self) -> bytes: ...
@@ -65,7 +65,7 @@ class GenesisView(Protocol):
 
 
 class ChainPort(Protocol):
-    """The chain; single-threaded, called from nowhere else."""
+    """The part of the chain that the network calls. It is single-threaded and called by nobody else meanwhile."""
 
     @property
     def chain_id(self) -> bytes: ...
@@ -99,32 +99,35 @@ class BlobAnswer(NamedTuple):
 
 
 class BlobPort(Protocol):
-    """Envelopes that this node holds, under the consent rules."""
+    """The envelopes that this node holds, given out under the consent rules."""
 
     def blob_for(
         self, organisation: str, digest: bytes, access_txid: bytes, offset: int, length: int
     ) -> BlobAnswer:
-        """A part of an envelope for an organisation that shows ``access_txid``."""
+        """Returns up to ``length`` bytes of an envelope from ``offset``, or the refusal of the consent rules.
+
+        ``access_txid`` is the transaction that the organisation shows as its title.
+        """
 
 
 class BlobSink(Protocol):
-    """Where a fetched envelope goes, chunk by chunk; nothing counts before ``finish``."""
+    """The destination of a fetched envelope, which comes chunk by chunk; nothing counts before ``finish``."""
 
     def write(self, data: bytes) -> None:
-        """The next bytes."""
+        """Takes the next bytes."""
 
     def restart(self) -> None:
-        """What was written was not the envelope: another peer is asked, from the first byte."""
+        """Drops what was written, which was not the envelope: another peer is asked, from the first byte."""
 
     def finish(self) -> None:
-        """All of it was written, and its SHA-256 is the digest."""
+        """Ends the transfer: all of it was written, and its SHA-256 is the digest."""
 
     def fail(self, code: Code) -> None:
-        """No peer gave it; ``code`` is the last refusal, or NOT_FOUND."""
+        """Ends the transfer: no peer gave the envelope. ``code`` is the last refusal, or NOT_FOUND."""
 
 
 class SnapshotOffer(NamedTuple):
-    """A snapshot that this node attests or whose attestations it holds; see wire.Attestation."""
+    """A proposer's attestation of a snapshot that this node holds; the fields are those of ``wire.Attestation``."""
 
     height: int
     block_id: bytes
@@ -136,19 +139,22 @@ class SnapshotOffer(NamedTuple):
 
 
 class SnapshotPort(Protocol):
-    """Snapshots that this node holds, and the way of one into it."""
+    """The snapshots that this node holds, and the way by which it takes one in."""
 
     def snapshot_offers(self) -> list[SnapshotOffer]:
-        """What it can attest now."""
+        """Returns the attestations that this node can give now."""
 
     def snapshot_piece(self, digest: bytes) -> bytes | None:
-        """A manifest or chunk by its SHA-256."""
+        """Returns a manifest or chunk by its SHA-256, None where this node has none of that digest."""
 
     def manifest_pieces(self, offer: SnapshotOffer, manifest: bytes) -> list[bytes]:
-        """The digests of the chunks of a manifest; InputError or CorruptionError where it is not ``offer``'s."""
+        """Returns the digests of a manifest's chunks.
+
+        InputError or CorruptionError where it is not that of ``offer``.
+        """
 
     def install_piece(self, number: int, piece: bytes) -> None:
-        """Chunk ``number``, its digest checked."""
+        """Takes chunk ``number``, whose digest was checked."""
 
     def install_snapshot(self, offer: SnapshotOffer) -> None:
-        """Every chunk is there."""
+        """Installs the snapshot: every chunk was taken."""

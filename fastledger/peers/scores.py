@@ -1,4 +1,4 @@
-"""Offences, what they cost, and who is shut out for how long (SPEC-PEER-20..23)."""
+"""Offences, the points that they cost, and bans (SPEC-PEER-20..23)."""
 
 from collections import OrderedDict
 from enum import Enum, IntEnum, unique
@@ -13,7 +13,7 @@ FADE_MS = 10_000
 
 @unique
 class Offence(Enum):
-    """What a peer can do wrong: a word for logs and metrics, and its points; BAN_POINTS is a ban at once."""
+    """An offence of a peer: a word for logs and metrics, and its points, of which BAN_POINTS are a ban."""
 
     GARBAGE = ("garbage", 100)
     OVERSIZED = ("oversized", 100)
@@ -46,21 +46,21 @@ class Offence(Enum):
 
 
 class SubjectKind(IntEnum):
-    """What a ban is on."""
+    """The kind of subject that is scored and banned."""
 
     ORGANISATION = 0
     ADDRESS = 1
 
 
 class Subject(NamedTuple):
-    """Who is scored and banned: an organisation by its certificate's name, or the host of an address."""
+    """A subject of scores and bans: an organisation by its certificate's name, or the host of an address."""
 
     kind: SubjectKind
     name: str
 
 
 class Ban(NamedTuple):
-    """A subject is shut out until ``until_ms``; ``why`` is an offence's word or ``operator``."""
+    """A ban on a subject until ``until_ms`` (UTC); ``why`` is an offence's word or ``operator``."""
 
     subject: Subject
     until_ms: int
@@ -68,12 +68,12 @@ class Ban(NamedTuple):
 
 
 def host_of(address: str) -> str:
-    """The host of ``host:port``; brackets of IPv6 are kept."""
+    """Returns the host of ``host:port``; the brackets of an IPv6 address are kept."""
     return address.rpartition(":")[0] or address
 
 
 class ScoreBoard:
-    """Points by subject, and the bans that they led to. Both tables are bounded."""
+    """The points of each subject, and the bans that they led to. Both tables are bounded."""
 
     def __init__(self, bans: tuple[Ban, ...] = (), *, ban_ms: int) -> None:
         self._ban_ms = ban_ms
@@ -81,12 +81,12 @@ class ScoreBoard:
         self._bans: dict[Subject, Ban] = {ban.subject: ban for ban in bans[-PEER_BANS_MAX:]}
 
     def points(self, subject: Subject, now_ms: int) -> float:
-        """What is left of the points of a subject."""
+        """Returns the points that a subject has left; they fade by one every FADE_MS."""
         points, at_ms = self._points.get(subject, (0.0, now_ms))
         return max(0.0, points - (now_ms - at_ms) / FADE_MS)
 
     def charge(self, subject: Subject, offence: Offence, now_ms: int) -> Ban | None:
-        """Adds an offence's points; the ban where they have become too many."""
+        """Adds an offence's points; returns the ban where they have become too many, else None."""
         points = self.points(subject, now_ms) + offence.points
         self._points[subject] = (points, now_ms)
         self._points.move_to_end(subject)
@@ -118,13 +118,16 @@ class ScoreBoard:
         return ban is not None
 
     def bans(self, now_ms: int) -> list[Ban]:
-        """The bans that hold now, first to end first."""
+        """Returns the bans that hold now, first to end first."""
         held = [ban for ban in self._bans.values() if ban.until_ms > now_ms]
         return sorted(held, key=lambda ban: (ban.until_ms, ban.subject))
 
 
 class Bucket:
-    """Fills at ``rate`` tokens a second up to ``burst``; times are the network's milliseconds."""
+    """A token bucket that fills at ``rate`` tokens a second up to ``burst``.
+
+    Times are the network's milliseconds.
+    """
 
     __slots__ = ("_at_ms", "_burst", "_rate", "_tokens")
 
@@ -135,7 +138,7 @@ class Bucket:
         self._at_ms = now_ms
 
     def take(self, count: float, now_ms: int) -> bool:
-        """Takes ``count`` tokens where there are as many."""
+        """Takes ``count`` tokens and returns True; takes none and returns False where there are not as many."""
         self._tokens = min(self._burst, self._tokens + max(0, now_ms - self._at_ms) * self._rate / 1000)
         self._at_ms = now_ms
         if self._tokens < count:

@@ -1,4 +1,4 @@
-"""Answers to what peers ask for, made no faster than they read them (SPEC-PEER-11)."""
+"""Answers to peers' requests, made no faster than the peers read them (SPEC-PEER-11)."""
 
 import struct
 from collections.abc import Sequence
@@ -38,7 +38,7 @@ from fastledger.peers.wire import (
 
 
 class Server:
-    """Takes requests in turn; a link's next answer is made when its last ones have mostly gone."""
+    """Answers requests in their order; a link's next answer is made when its last ones have mostly been sent."""
 
     def __init__(
         self, host: Host, gossip: TransactionRelay, blobs: BlobPort | None, snapshots: SnapshotPort | None
@@ -57,7 +57,7 @@ class Server:
         }
 
     def on_request(self, link: Link, message: Message, now_ms: int) -> None:
-        """A request waits for its turn; blocks are asked for one by one."""
+        """Queues a request, each block of it by itself, and answers what may be answered now."""
         if isinstance(message, GetBlocks):
             for block_id in split_ids(message.ids):
                 link.queue(block_id)
@@ -66,7 +66,7 @@ class Server:
         self.pump(link, now_ms)
 
     def pump(self, link: Link, now_ms: int) -> None:
-        """Answers as much as the peer reads."""
+        """Answers queued requests as long as the peer reads; charges and closes it where one is malformed."""
         while link.requests and not link.closing and self._host.may_serve(link):
             request = link.requests.popleft()
             try:

@@ -60,7 +60,7 @@ _HELLO_BYTES_MAX: Final = 1024
 
 
 def token_count(message: Message) -> int:
-    """How many tokens of its kind a message takes."""
+    """Returns how many tokens of its kind a message takes: 1, and 1 for each id that it lists."""
     if isinstance(message, Inventory | GetTransactions):
         return 1 + len(message.txids) // ID_BYTES
     if isinstance(message, GetBlocks):
@@ -69,14 +69,17 @@ def token_count(message: Message) -> int:
 
 
 class Budgets:
-    """What one organisation may still send; it outlives its links, so that connecting anew gives nothing."""
+    """The amounts that one organisation may still send.
+
+    They outlive its links, so that connecting anew gives nothing.
+    """
 
     def __init__(self, now_ms: int) -> None:
         self._buckets = {kind: Bucket(rate, burst, now_ms) for kind, (rate, burst) in RATES.items()}
         self._unsolicited = Bucket(*UNSOLICITED_BYTES, now_ms)
 
     def take(self, message: Message, now_ms: int) -> None:
-        """Takes what a message costs; WireFault where it is more than there is."""
+        """Takes the cost of a message; WireFault where it is more than there is."""
         kind = type(message)
         bucket = self._buckets.get(kind)
         if bucket is not None and not bucket.take(token_count(message), now_ms):
@@ -87,7 +90,10 @@ class Budgets:
 
 
 class Link:
-    """The state of one connection. It decides nothing about the chain: it says what may come, and when it is late."""
+    """The state of one connection: which messages may come on it, and when its peer is late.
+
+    It decides nothing about the chain.
+    """
 
     def __init__(
         self,
@@ -127,25 +133,25 @@ class Link:
 
     @property
     def subject(self) -> Subject:
-        """Who answers for what comes on this link: its organisation, or its host where it showed none."""
+        """The organisation that answers for what comes on this link, or its host where it showed no certificate."""
         if self.organisation:
             return Subject(SubjectKind.ORGANISATION, self.organisation)
         return Subject(SubjectKind.ADDRESS, host_of(self.address))
 
     @property
     def host(self) -> Subject:
-        """The host at the other end."""
+        """The host at the other end, as a subject of bans."""
         return Subject(SubjectKind.ADDRESS, host_of(self.address))
 
     @property
     def source(self) -> bytes:
-        """Under whose name transactions from here are counted."""
+        """The name under which the pool counts transactions from this link."""
         return self.subject.name.encode()
 
     # What comes in.
 
     def messages(self, data: bytes, now_ms: int) -> Any:
-        """The messages that ``data`` completes; WireFault for the first thing that may not come."""
+        """Yields the messages that ``data`` completes; WireFault at the first one that may not come."""
         self.bytes_received += len(data)
         self._heard_ms = now_ms
         for message in self._reader.feed(data):
@@ -158,7 +164,7 @@ class Link:
             self._frame_ms = now_ms
 
     def _admit(self, tag: int) -> None:
-        """Called with a frame's tag, before the frame is there."""
+        """Raises WireFault where a frame with this tag may not come now; called before the frame is whole."""
         if not self.ready:
             if tag not in _BEFORE_HELLO or self.hello is not None:
                 raise WireFault(f"message {tag} before the handshake", Offence.GARBAGE)
@@ -174,24 +180,24 @@ class Link:
     # Requests of ours.
 
     def expect(self, request: type[Message], count: int = 1) -> None:
-        """So many answers to a request of this kind may come."""
+        """Allows ``count`` more answers to requests of this kind."""
         self._expected[TAGS[request]] += count
 
     def settle(self, request: type[Message], count: int = 1) -> None:
-        """So many of them came; WireFault where more came than were asked for."""
+        """Counts ``count`` answers to requests of this kind; WireFault where more came than were asked for."""
         tag = TAGS[request]
         self._expected[tag] -= count
         if self._expected[tag] < 0:
             raise WireFault("more answers than requests", Offence.UNREQUESTED)
 
     def expected(self, request: type[Message]) -> int:
-        """How many answers to requests of this kind are still to come, late ones included."""
+        """Returns how many answers to requests of this kind are still to come, late ones included."""
         return self._expected[TAGS[request]]
 
     # Requests of theirs.
 
     def queue(self, request: Any) -> None:
-        """A request waits until what was sent before has gone; WireFault where too many wait."""
+        """Queues a peer's request until earlier answers have been sent; WireFault where too many wait."""
         if len(self.requests) >= PEER_REQUESTS_QUEUED_MAX:
             raise WireFault("too many requests wait", Offence.FLOOD)
         self.requests.append(request)
@@ -204,7 +210,7 @@ class Link:
     # What goes out.
 
     def put(self, size: int, now_ms: int) -> bool:
-        """Counts bytes that are given to be sent; False where the peer does not take them any more."""
+        """Counts bytes that were given to be sent; False where so many wait that the peer counts as not reading."""
         if not self.unsent:
             self._drained_ms = now_ms
         self.unsent += size
@@ -212,7 +218,7 @@ class Link:
         return self.unsent <= PEER_UNSENT_BYTES_MAX
 
     def drained(self, size: int, now_ms: int) -> None:
-        """So many bytes have gone."""
+        """Counts bytes that have been sent."""
         self.unsent = max(0, self.unsent - size)
         if size > 0:
             self._drained_ms = now_ms
@@ -220,15 +226,15 @@ class Link:
     # Signs of life.
 
     def ping_due(self, now_ms: int) -> bool:
-        """Whether nothing is known of the peer for so long that it should be asked."""
+        """Whether the peer was silent for so long that it should be sent a Ping."""
         return self.ready and self._ping is None and now_ms - self._heard_ms >= PEER_PING_MS
 
     def pinged(self, nonce: bytes, now_ms: int) -> None:
-        """A Ping was sent."""
+        """Records that a Ping with this nonce was sent."""
         self._ping = (nonce, now_ms)
 
     def ponged(self, nonce: bytes, now_ms: int) -> bool:
-        """A Pong came; False where it answers no Ping."""
+        """Records a Pong and the round trip; False where it answers no Ping."""
         if self._ping is None or self._ping[0] != nonce:
             return False
         self.rtt_ms = max(0, now_ms - self._ping[1])
@@ -238,7 +244,10 @@ class Link:
     # Deadlines.
 
     def late(self, now_ms: int) -> tuple[CloseCode, Offence | None] | None:
-        """What the peer is too late with: why to close, and the offence where it is one."""
+        """Returns why to close a link whose peer is late with something, and the offence where it is one.
+
+        Else None.
+        """
         if not self.ready and now_ms >= self.connected_ms + PEER_HANDSHAKE_MS_MAX:
             return CloseCode.TIMEOUT, None
         frame_until = self._frame_until()
@@ -258,7 +267,7 @@ class Link:
 
     @property
     def held_bytes(self) -> int:
-        """Bytes of a frame that is not whole yet."""
+        """How many bytes are held of a frame that is not whole yet."""
         return self._reader.held_bytes
 
     @property

@@ -1,4 +1,4 @@
-"""What a node may set of its peer network, what the network asks of its node, and what it tells (SPEC-PEER-6)."""
+"""The settings of a node's peer network, the actions that it asks of its node, and its reports (SPEC-PEER-6)."""
 
 from dataclasses import dataclass
 from enum import IntEnum, unique
@@ -10,12 +10,13 @@ from fastledger.version import VERSION
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeerSettings:
-    """Times in milliseconds. ``peers`` are configured addresses, dialled for ever; ``bans`` those of an earlier run.
+    """The settings of a peer network; times are in milliseconds.
 
-    ``listen`` is the address that others may dial, empty for none; without ``discover`` only configured addresses are
-    dialled. Whom to dial is looked up every ``dial_pause_ms`` at most. A tick is due after ``tick_ms_max`` at the
-    latest: the chain may want blocks without an event of the network's own, when a header's time has come. Bounds that
-    protect memory are not settings: they stand in limits.py.
+    ``peers`` are configured addresses, dialled for ever; ``bans`` are those of an earlier run. ``listen`` is the
+    address that others may dial, empty for none; without ``discover`` only configured addresses are dialled. The
+    network looks for an address to dial every ``dial_pause_ms`` at most. A tick is due after ``tick_ms_max`` at the
+    latest: the chain may want blocks without an event of the network's own, when a header's time has come. Bounds
+    that protect memory are not settings: they stand in limits.py.
     """
 
     listen: str = ""
@@ -40,7 +41,7 @@ class PeerSettings:
 
 @unique
 class CloseCode(IntEnum):
-    """Why a link is closed: told to the peer in Goodbye, and to the node."""
+    """The reason why a link is closed, told to the peer in Goodbye and to the node."""
 
     DONE = 0
     WRONG_CHAIN = 1
@@ -57,14 +58,17 @@ class CloseCode(IntEnum):
 
 
 class Send(NamedTuple):
-    """Write these bytes to the link, and report what has gone by ``PeerNetwork.sent``."""
+    """The node is to write these bytes to the link, and to report by ``PeerNetwork.sent`` what was sent."""
 
     link: int
     data: bytes
 
 
 class Close(NamedTuple):
-    """Write what was given to be sent (for a short while), then close; no ``closed`` needs to be reported."""
+    """The node is to write what was given to be sent (for a short while), then close.
+
+    It need not report ``closed``.
+    """
 
     link: int
     code: CloseCode
@@ -72,13 +76,13 @@ class Close(NamedTuple):
 
 
 class Dial(NamedTuple):
-    """Connect to this address, then report ``connected`` or ``dial_failed``."""
+    """The node is to connect to this address, then to report ``connected`` or ``dial_failed``."""
 
     address: str
 
 
 class Banned(NamedTuple):
-    """A subject is shut out from now on; to be persisted with ``PeerNetwork.bans``."""
+    """A subject is banned from now on; the node is to persist ``PeerNetwork.bans``."""
 
     subject: Subject
     until_ms: int
@@ -89,7 +93,10 @@ Action: TypeAlias = Send | Close | Dial | Banned
 
 
 class PeerInfo(NamedTuple):
-    """One link, for ``peers list`` and metrics; ``height`` and ``work`` are what the peer last told."""
+    """The state of one link, for ``peers list`` and metrics.
+
+    ``height`` and ``work`` are what the peer last claimed.
+    """
 
     link: int
     address: str
@@ -111,7 +118,10 @@ class PeerInfo(NamedTuple):
 
 
 class SyncStatus(NamedTuple):
-    """How far this node is behind what its peers have proven; ``clock_offset_ms`` is the median of peers' clocks."""
+    """How far this node is behind its peers.
+
+    ``clock_offset_ms`` is the median of the offsets of the peers' clocks.
+    """
 
     height: int
     header_height: int

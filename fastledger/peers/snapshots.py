@@ -23,7 +23,10 @@ _CONTEXT = b"fastledger/snapshot/v1"
 def attestation_digest(
     chain_id: bytes, height: int, block_id: bytes, root: bytes, manifest: bytes, manifest_bytes: int
 ) -> bytes:
-    """What a proposer signs: SHA-256 of context, chain and content; integers are u64 big-endian."""
+    """Returns the 32 bytes that a proposer signs: SHA-256 of context, chain and content (SPEC-PEER-34).
+
+    Integers are u64 big-endian; ``manifest`` is the SHA-256 of the encoded manifest.
+    """
     numbers = (height.to_bytes(8, "big"), manifest_bytes.to_bytes(8, "big"))
     return hashlib.sha256(b"".join((_CONTEXT, chain_id, *numbers, block_id, root, manifest))).digest()
 
@@ -31,14 +34,14 @@ def attestation_digest(
 def attest(
     key: SigningKey, chain_id: bytes, *, height: int, block_id: bytes, root: bytes, manifest: bytes
 ) -> SnapshotOffer:
-    """The attestation of a proposer; ``manifest`` is the encoded manifest, ``root`` what it commits to."""
+    """Signs a snapshot as a proposer; ``manifest`` is the encoded manifest, ``root`` what it commits to."""
     digest = hashlib.sha256(manifest).digest()
     signed = attestation_digest(chain_id, height, block_id, root, digest, len(manifest))
     return SnapshotOffer(height, block_id, root, digest, len(manifest), key.public_key, key.sign(signed))
 
 
 class _Content:
-    """What attestations agree on, who signed it, and which links hold it."""
+    """A snapshot that attestations agree on, its signers, and the links whose peers hold it."""
 
     __slots__ = ("holders", "offer", "signers")
 
@@ -49,7 +52,7 @@ class _Content:
 
 
 class _Transfer:
-    """One piece on its way from one peer; ``size`` is known beforehand or from its first part."""
+    """One piece on its way from one peer: number, digest, and the bytes so far."""
 
     __slots__ = ("buffer", "deadline_ms", "digest", "number")
 
@@ -77,16 +80,16 @@ class SnapshotFetcher:
 
     @property
     def next_ms(self) -> int:
-        """When a piece is late."""
+        """When the next piece is late."""
         return min((transfer.deadline_ms for transfer in self._transfers.values()), default=NEVER_MS)
 
     @property
     def is_active(self) -> bool:
-        """Whether a snapshot is looked for or fetched."""
+        """Whether a snapshot is being looked for or fetched."""
         return self._collecting or self._chosen is not None
 
     def begin(self, now_ms: int) -> None:
-        """Asks all peers what they attest."""
+        """Asks all peers for their attestations."""
         if self.is_active:
             return
         self._collecting = True
@@ -94,7 +97,7 @@ class SnapshotFetcher:
             self._ask_for_offers(link)
 
     def ready(self, link: Link, now_ms: int) -> None:
-        """A new peer may hold what is looked for."""
+        """Asks a new peer for its attestations while a snapshot is looked for or fetched."""
         if self.is_active:
             self._ask_for_offers(link)
 
@@ -104,14 +107,14 @@ class SnapshotFetcher:
             self._host.send(link, GetSnapshots())
 
     def gone(self, link: Link, now_ms: int) -> None:
-        """A link has ended: its piece is asked of another."""
+        """Asks another holder for the piece that a link that has ended was to bring."""
         for content in self._contents.values():
             content.holders.discard(link.number)
         self._return(link.number)
         self._fill(now_ms)
 
     def tick(self, now_ms: int) -> None:
-        """A piece that is late is asked of another."""
+        """Charges peers whose pieces are late, and asks other holders for those."""
         for number, transfer in list(self._transfers.items()):
             if transfer.deadline_ms <= now_ms:
                 self._leave(number, Offence.STALLING)
@@ -123,7 +126,7 @@ class SnapshotFetcher:
             self._pieces[transfer.number] = transfer.digest
 
     def _leave(self, number: int, offence: Offence) -> None:
-        """A holder is not asked any more."""
+        """Charges a holder and asks it for no more pieces."""
         self._return(number)
         if self._chosen is not None:
             self._chosen.holders.discard(number)
@@ -134,7 +137,7 @@ class SnapshotFetcher:
     # Attestations.
 
     def on_snapshots(self, link: Link, message: Snapshots, now_ms: int) -> None:
-        """What a peer holds attestations of; one that does not verify is held against it."""
+        """Notes the attestations that a peer holds; one that does not verify is an offence."""
         link.settle(GetSnapshots)
         proposers = self._host.chain.genesis.proposers
         for item in message.attestations:
@@ -168,7 +171,7 @@ class SnapshotFetcher:
         content.holders.add(link.number)
 
     def _choose(self, now_ms: int) -> None:
-        """The highest content that enough proposers signed."""
+        """Chooses the highest snapshot that enough proposers signed, if there is one, and asks for its manifest."""
         if self._chosen is not None or not self._collecting:
             return
         proposers = self._host.chain.genesis.proposers
@@ -186,7 +189,7 @@ class SnapshotFetcher:
     # Pieces.
 
     def _fill(self, now_ms: int) -> None:
-        """Gives each idle holder a piece to bring."""
+        """Asks each idle holder for one of the pieces that are left."""
         if self._chosen is None:
             return
         for number in sorted(self._chosen.holders):
@@ -203,7 +206,7 @@ class SnapshotFetcher:
         self._host.send(link, GetPiece(digest, offset))
 
     def on_piece(self, link: Link, message: Piece, now_ms: int) -> None:
-        """Part of a piece: when it is whole it is checked and taken."""
+        """Takes the next part of a piece; a piece that is whole is checked and handed on."""
         link.settle(GetPiece)
         transfer = self._transfers.get(link.number)
         if transfer is None or (message.digest, message.offset) != (transfer.digest, len(transfer.buffer)):
@@ -242,7 +245,10 @@ class SnapshotFetcher:
             self.port.install_snapshot(chosen.offer)
 
     def _take_manifest(self, manifest: bytes) -> None:
-        """The chunks of a manifest; one that a quorum signed and that is not sound ends the search."""
+        """Lists the chunks of a manifest as pieces to fetch.
+
+        One that a quorum signed and that is not sound ends the search.
+        """
         if self.port is None or self._chosen is None:
             return
         try:

@@ -29,7 +29,7 @@ _NEAR = 2
 
 
 def open_header(wire: WireHeader) -> SealedHeader:
-    """The header of a message; WireFault where it is none."""
+    """Decodes the header of a message; WireFault where it is none."""
     try:
         return SealedHeader.decode(wire.header80, wire.body, wire.seal, wire.count)
     except InputError as error:
@@ -37,12 +37,12 @@ def open_header(wire: WireHeader) -> SealedHeader:
 
 
 def close_header(sealed: SealedHeader) -> WireHeader:
-    """The wire form of a header."""
+    """Returns the wire form of a header."""
     return WireHeader(sealed.header.encode(), sealed.body.encode(), sealed.seal, sealed.count)
 
 
 class HeaderSync:
-    """Asks for headers where more work is claimed than the best header that is known."""
+    """Asks peers for headers where they claim more work than the best header that is known."""
 
     def __init__(self, host: Host) -> None:
         self._host = host
@@ -56,24 +56,24 @@ class HeaderSync:
 
     @property
     def is_behind(self) -> bool:
-        """Whether many headers or blocks are still to come."""
+        """Whether the best header is more than two blocks above the tip."""
         chain = self._host.chain
         return chain.tree.best_header().height > chain.tip.height + _NEAR
 
     @property
     def next_ms(self) -> int:
-        """When an answer is late, or a peer may be asked again."""
+        """When an answer is late, a second peer may be asked, or a peer may be asked again."""
         times = [asked_ms + PEER_HEADERS_MS_MAX for asked_ms in self._asked.values()]
         times += [asked_ms + _SECOND_MS for asked_ms in self._asked.values() if len(self._asked) == 1]
         times += list(self._cool_until.values())
         return min(times, default=NEVER_MS)
 
     def ready(self, link: Link, now_ms: int) -> None:
-        """A new peer: perhaps it has more."""
+        """Takes in a new peer, which may claim more work."""
         self.consider(now_ms)
 
     def gone(self, link: Link, now_ms: int) -> None:
-        """A link has ended: what it was asked for is asked of another."""
+        """Asks another peer for the headers that a link that has ended was asked for."""
         for table in (self._claims, self._low_work, self._cool_until, self._timeouts):
             table.pop(link.number, None)
         self._hinted.discard(link.number)
@@ -81,7 +81,7 @@ class HeaderSync:
             self.consider(now_ms)
 
     def tick(self, now_ms: int) -> None:
-        """An answer that is late is asked of another peer."""
+        """Charges peers whose answers are late, and asks others."""
         for number in [number for number, until in self._cool_until.items() if until <= now_ms]:
             del self._cool_until[number]
         for number in [number for number, at in self._asked.items() if at + PEER_HEADERS_MS_MAX <= now_ms]:
@@ -100,7 +100,7 @@ class HeaderSync:
             self._host.close(link, CloseCode.TIMEOUT, Offence.STALLING.slug)
 
     def hint(self, link: Link, now_ms: int) -> None:
-        """A peer spoke of a block whose parent is unknown here: its headers will tell."""
+        """Asks a peer for headers that told of a block whose parent is unknown here, whatever work it claims."""
         self._hinted.add(link.number)
         self.consider(now_ms)
 
@@ -128,7 +128,7 @@ class HeaderSync:
         self._ask_after(link, self._host.chain.tree.best_header().block_id, now_ms)
 
     def on_headers(self, link: Link, message: Headers, now_ms: int) -> None:
-        """The answer: its headers go to the chain, and the peer's claim is held against them."""
+        """Hands a peer's headers to the chain, and holds its claim of work against them."""
         link.settle(GetHeaders)
         self._asked.pop(link.number, None)
         self._timeouts.pop(link.number, None)
@@ -168,7 +168,7 @@ class HeaderSync:
         self._host.charge(link, Offence.BAD_HEADER)
 
     def _ended(self, link: Link, headers: list[SealedHeader], now_ms: int) -> None:
-        """The peer has no more: what it claimed must be here now."""
+        """Handles the last batch of a peer's headers: the work that it claimed must be proven now."""
         _, claimed = self._claims.pop(link.number, (0, 0))
         chain = self._host.chain
         last = chain.tree.get(headers[-1].block_id) if headers else None
@@ -192,7 +192,10 @@ class HeaderSync:
         self._host.close(link, CloseCode.OFFENCE, offence.slug)
 
     def _go_on(self, link: Link, last: SealedHeader, now_ms: int) -> None:
-        """A full batch: there is more. It may not go on for ever without coming to anything."""
+        """Handles a full batch, after which more will come.
+
+        A peer that goes on for ever without more work is dropped.
+        """
         chain = self._host.chain
         claimed_height, _ = self._claims.get(link.number, (0, 0))
         entry = chain.tree.get(last.block_id)
@@ -211,7 +214,10 @@ class HeaderSync:
         return chain.tree.best_header().height - chain.tip.height < PEER_HEADERS_AHEAD_MAX
 
     def _ask_after(self, link: Link, block_id: bytes, now_ms: int) -> None:
-        """Asks for what follows a block, or where the peer does not have it, whatever it shares with our chain."""
+        """Asks a peer for the headers after a block.
+
+        Where it does not have that block, after the last one that both have.
+        """
         self._asked[link.number] = now_ms
         locator = self._host.chain.locator()
         ids = [block_id, *locator[: PEER_LOCATOR_MAX - 2], *locator[-1:]]

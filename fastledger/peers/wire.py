@@ -52,7 +52,7 @@ Ids: TypeAlias = Annotated[bytes, msgspec.Meta(max_length=ID_BYTES * PEER_IDS_MA
 
 
 class WireFault(InputError):
-    """What arrived is not of this protocol; ``offence`` is what its sender is charged with."""
+    """Bytes arrived that are not of this protocol; ``offence`` is what their sender is charged with."""
 
     default_code = Code.MALFORMED
 
@@ -62,7 +62,11 @@ class WireFault(InputError):
 
 
 class Message(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
-    """Of these the tag is an integer, ``bytes_max`` bounds the encoded form, ``answers`` names the request's tag."""
+    """A message, encoded as an array that begins with its integer tag.
+
+    ``bytes_max`` bounds the encoded form; ``answers`` is the tag of the request that it answers, None where it
+    answers none.
+    """
 
     bytes_max: ClassVar[int] = PEER_FRAME_SMALL_BYTES_MAX
     answers: ClassVar[int | None] = None
@@ -124,7 +128,7 @@ class WireHeader(msgspec.Struct, array_like=True, forbid_unknown_fields=True, fr
 
 
 class Headers(Message, tag=11):
-    """The answer to GetHeaders, ascending, and the sender's tip."""
+    """The answer to GetHeaders: headers, ascending, and the sender's tip."""
 
     bytes_max = PEER_HEADERS_MAX * PEER_HEADER_BYTES_MAX + PEER_FRAME_SMALL_BYTES_MAX
     answers = 10
@@ -135,7 +139,7 @@ class Headers(Message, tag=11):
 
 
 class GetBlocks(Message, tag=12):
-    """Asks for whole blocks; each is answered by itself, in order."""
+    """Asks for whole blocks by id (n × 32 bytes); each is answered by a message of its own, in order."""
 
     ids: Annotated[bytes, msgspec.Meta(max_length=ID_BYTES * 64)]
 
@@ -174,7 +178,10 @@ class GetBlockTransactions(Message, tag=21):
 
 
 class BlockTransactions(Message, tag=22):
-    """The answer, in the order of the indexes; empty where the sender no longer has the block."""
+    """The answer to GetBlockTransactions, in the order of the indexes.
+
+    Empty where the sender no longer has the block.
+    """
 
     bytes_max = PEER_FRAME_BYTES_MAX
     answers = 21
@@ -183,21 +190,21 @@ class BlockTransactions(Message, tag=22):
 
 
 class Inventory(Message, tag=30):
-    """Transactions that the sender has and the receiver may want."""
+    """Tells the ids (n × 32 bytes) of transactions that the sender has and the receiver may want."""
 
     bytes_max = ID_BYTES * PEER_IDS_MAX + PEER_FRAME_SMALL_BYTES_MAX
     txids: Ids
 
 
 class GetTransactions(Message, tag=31):
-    """Asks for transactions of the sender's inventory."""
+    """Asks for transactions of the receiver's inventory by id (n × 32 bytes)."""
 
     bytes_max = ID_BYTES * PEER_IDS_MAX + PEER_FRAME_SMALL_BYTES_MAX
     txids: Ids
 
 
 class Transactions(Message, tag=32):
-    """Some of what was asked for; ``missing`` are ids that the sender does not have any more."""
+    """An answer to GetTransactions or a part of it; ``missing`` are ids that the sender does not have any more."""
 
     bytes_max = PEER_TRANSACTIONS_BYTES + TRANSACTION_BYTES_MAX + ID_BYTES * PEER_IDS_MAX + 65536
     answers = 31
@@ -255,7 +262,7 @@ class Attestation(msgspec.Struct, array_like=True, forbid_unknown_fields=True, f
 
 
 class Snapshots(Message, tag=61):
-    """Attestations of the sender and of those whose attestations it holds."""
+    """The answer to GetSnapshots: the sender's attestations and those of others that it holds."""
 
     bytes_max = PEER_SNAPSHOTS_MAX * 300 + 64
     answers = 60
@@ -314,7 +321,7 @@ _DECODER = msgspec.msgpack.Decoder(AnyMessage)
 
 
 def encode_frame(message: Message) -> bytes:
-    """The whole frame of a message."""
+    """Returns the whole frame of a message (SPEC-PEER-1)."""
     buffer = bytearray(LENGTH_BYTES + 1)
     buffer[LENGTH_BYTES] = PEER_PROTOCOL_VERSION
     _ENCODER.encode_into(message, buffer, LENGTH_BYTES + 1)
@@ -323,7 +330,7 @@ def encode_frame(message: Message) -> bytes:
 
 
 def split_ids(ids: bytes) -> list[bytes]:
-    """The ids of a packed list; WireFault unless its length is n × 32."""
+    """Returns the ids of a packed list; WireFault unless its length is n × 32."""
     if len(ids) % ID_BYTES:
         raise WireFault(f"{len(ids)} bytes are no list of ids", Offence.GARBAGE)
     return [ids[at : at + ID_BYTES] for at in range(0, len(ids), ID_BYTES)]
@@ -332,8 +339,8 @@ def split_ids(ids: bytes) -> list[bytes]:
 class FrameReader:
     """Cuts a stream of bytes into messages.
 
-    ``admit(tag)`` is asked as soon as a frame's tag is there and raises WireFault where it may not come now. The work
-    is linear in the bytes however they are dealt out, and what is held is what arrived.
+    ``admit(tag)`` is called as soon as a frame's tag is there and raises WireFault where it may not come now. The
+    work is linear in the bytes however they are dealt out, and no more is held than arrived.
     """
 
     def __init__(self, admit: Callable[[int], None]) -> None:
@@ -345,16 +352,19 @@ class FrameReader:
 
     @property
     def held_bytes(self) -> int:
-        """Bytes of the frame that is not yet whole."""
+        """How many bytes are held of the frame that is not yet whole."""
         return len(self._buffer) - self._at
 
     @property
     def frame_bytes(self) -> int:
-        """How long the frame that has begun will be, as far as it said; 0 between frames."""
+        """The length that the frame that has begun will have, as far as it is known; 0 between frames."""
         return self._need if self.held_bytes else 0
 
     def feed(self, data: bytes) -> Iterator[Any]:
-        """Takes bytes and gives every message that is complete; WireFault for what is not of the protocol."""
+        """Takes bytes and yields every message that they complete.
+
+        WireFault for bytes that are not of the protocol.
+        """
         self._buffer += data
         try:
             while self.held_bytes >= self._need or (not self._judged and self.held_bytes >= LENGTH_BYTES):
@@ -367,7 +377,7 @@ class FrameReader:
             self._at = 0
 
     def _judge(self) -> None:
-        """Checks as much of the prefix as is there."""
+        """Checks as much of the prefix as has arrived."""
         if self._judged:
             return
         held = bytes(self._buffer[self._at : self._at + _PREFIX_BYTES])
