@@ -74,7 +74,7 @@ LIBRARY_VERSION = ""
 
 
 cdef fl_secp_addresses find_library() except *:
-    """Addresses of libsecp256k1's functions; ImportError names what coincurve does not have."""
+    """Returns the addresses of libsecp256k1's functions; ImportError names one that coincurve does not have."""
     global LIBRARY_VERSION
     import coincurve
     from coincurve._libsecp256k1 import ffi, lib
@@ -103,7 +103,7 @@ cdef fl_secp_addresses find_library() except *:
 
 
 def default_threads():
-    """Threads that a large batch uses: one for each CPU that this process may run on."""
+    """Returns how many threads a large batch uses: one for each CPU that this process may run on."""
     if hasattr(os, "sched_getaffinity"):
         return min(len(os.sched_getaffinity(0)), VERIFY_THREADS_MAX)
     return min(os.cpu_count() or 1, VERIFY_THREADS_MAX)
@@ -113,7 +113,7 @@ def verify_batch(digests, signatures, keys, *, hints=None, return_hints=False, t
     """Verify n signatures; returns n bytes, 1 for a good one and 0 for any other (SPEC-SIG).
 
     ``digests``: n x 32 bytes; ``signatures``: n x 64 bytes r || s; ``keys``: n x 33 bytes, compressed: all
-    contiguous, else ValueError. ``hints``: what an earlier call with ``return_hints`` gave, or its
+    contiguous, else ValueError. ``hints``: the hints that an earlier call with ``return_hints`` gave, or their
     ``parity_hints`` (SPEC-SIG-6); a wrong hint costs time and changes no verdict. With ``return_hints`` the result is
     (verdicts, hints). ``threads`` (default: one for each CPU) is a ceiling: each gets at least 16 signatures. The
     GIL is released once, for a single signature not at all.
@@ -133,7 +133,7 @@ def verify_batch(digests, signatures, keys, *, hints=None, return_hints=False, t
 
 
 cdef object verify_views(Py_buffer *views, bint hinted, bint return_hints, object threads):
-    """Verify what the buffers of digests, signatures, keys and perhaps hints hold."""
+    """Verify the signatures in the buffers of digests, signatures, keys and (``hinted``) hints."""
     cdef size_t count = views[0].len // DIGEST_LEN
     check_shape("digests", views[0].len, DIGEST_LEN, count)
     check_shape("signatures", views[1].len, SIG_LEN, count)
@@ -181,7 +181,10 @@ cdef size_t hint_length(const uint8_t *hints, size_t size, size_t count) except 
 
 
 def parity_hints(hints):
-    """Hints of one byte a signature out of those of 33 (SPEC-SIG-6): for storage, at a square root each later."""
+    """Returns hints of one byte a signature, made from hints of 33 bytes each (SPEC-SIG-6).
+
+    They are for storage; using one later costs a square root. ValueError for hints of another form.
+    """
     data = bytes(hints)
     if not data or data[0] != HINTS_FULL or (len(data) - 1) % FULL_HINT_LEN:
         raise ValueError(f"hints: expected 1 + n x {FULL_HINT_LEN} bytes of version {HINTS_FULL}, got {len(data)}")
@@ -217,7 +220,7 @@ def set_table_memory(size_t size=TABLE_MEMORY_DEFAULT):
 
 
 def ecdsa_kernels():
-    """Names of the kernels that this build has and this CPU can run, fastest first."""
+    """Returns the names of the kernels that this build has and this CPU can run, fastest first."""
     cdef size_t i = 0
     names = []
     while fl_batch_kernel_name(i) != NULL:
@@ -256,7 +259,7 @@ cdef int choose(object kernel, fl_ecdsa_path path) except -1:
 
 
 def ecdsa_backend():
-    """Which library and kernel verify, with how many threads, the state of the tables of keys, and counters.
+    """Reports the library, kernel and number of threads that verify, the state of the tables of keys, and counters.
 
     ``by``: signatures by what decided on them; ``undecided`` are those that a kernel left to libsecp256k1, and
     ``refused`` those with r, s or a key out of range.
@@ -312,7 +315,10 @@ def _release_after_fork():
 
 
 cdef int start() except -1:
-    """Where no kernel passes its test, libsecp256k1 verifies alone, unless one was asked for."""
+    """Makes the verifier and chooses its kernel.
+
+    Where no kernel passes its start-up test, libsecp256k1 verifies alone; ImportError if a kernel was asked for.
+    """
     global VERIFIER
     cdef fl_secp_addresses secp = find_library()
     cdef str wanted = os.environ.get("FASTLEDGER_ECDSA", "")

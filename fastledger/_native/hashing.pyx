@@ -82,7 +82,7 @@ cdef int check_offsets(const uint64_t *offsets, size_t count, size_t data_size) 
 
 
 cdef bytes hash_messages(object buffer, object offsets, hash_many_function hash_many):
-    """The body of sha256_many and leaf_hashes."""
+    """Hash n messages by ``hash_many``: the common part of sha256_many and leaf_hashes."""
     cdef Py_buffer data
     cdef size_t count = 0
     cdef uint64_t *bounds = copy_offsets(offsets, &count)
@@ -115,7 +115,7 @@ def leaf_hashes(buffer, offsets):
 
 
 cdef object as_leaf_buffer(object leaves):
-    """A buffer as it is; a sequence of 32-byte ``bytes`` joined."""
+    """Returns a buffer as it is, and a sequence of 32-byte ``bytes`` joined; ValueError for anything else."""
     if PyObject_CheckBuffer(leaves):
         return leaves
     cdef list items
@@ -144,7 +144,7 @@ cdef size_t acquire_leaves(object leaves, Py_buffer *view) except? 0:
 
 
 def join_rows(const uint8_t[::1] left not None, size_t left_width, const uint8_t[::1] right not None, size_t right_width):
-    """Row i of ``left`` and row i of ``right`` beside one another, for all n, as n x (left_width + right_width) bytes.
+    """Returns n rows of left_width + right_width bytes: row i of ``left``, then row i of ``right``.
 
     ValueError where the two have not the same number of whole rows.
     """

@@ -106,9 +106,10 @@ def split(data, *, size_t count_max=BATCH_TRANSACTIONS_MAX):
 
 
 def find_at_least(data, const uint64_t[::1] offsets not None, size_t back, uint8_t least):
-    """Indices of the items ``data[offsets[i]:offsets[i + 1]]`` whose byte ``back`` bytes before the end is as large.
+    """Find the items ``data[offsets[i]:offsets[i + 1]]`` whose byte at ``back`` before the end is at least ``least``.
 
-    One that is shorter is not among them. ValueError unless ``data`` and ``offsets`` are as :func:`scan_many` wants them.
+    Returns their indices; an item shorter than ``back`` is not among them. ValueError unless ``data`` and ``offsets``
+    are as :func:`scan_many` wants them.
     """
     cdef Py_buffer view
     cdef list found = []
@@ -145,7 +146,7 @@ def scan_many(data, offsets):
 
 
 cdef class ScanBatch:
-    """What ``scan_many`` found in n transactions, as columns of one row each.
+    """The findings of ``scan_many`` on n transactions, as columns of one row each.
 
     A refused transaction has its status and error offset; its other columns are zero bytes, which no
     signature check accepts, and asking for its fields raises TransactionError with the status as its code.
@@ -176,26 +177,26 @@ cdef class ScanBatch:
         return not any(self._statuses)
 
     def status(self, Py_ssize_t index):
-        """Code of the verdict, 0 for a transaction in form."""
+        """The code of the verdict on a transaction, 0 for one in form."""
         self._check_index(index)
         return self._status_column()[index]
 
     def error_offset(self, Py_ssize_t index):
-        """Byte of the transaction where its first problem lies; 0 for one in form."""
+        """The offset in bytes of a transaction's first problem; 0 for one in form."""
         self._check_index(index)
         return self._field_column()[index].error_offset
 
     def transaction(self, Py_ssize_t index):
-        """The whole transaction, refused or not."""
+        """The bytes of the whole transaction, refused or not."""
         self._check_index(index)
         return self._slice(index, 0, self._bounds()[index + 1] - self._bounds()[index])
 
     def issued_ms(self, Py_ssize_t index):
-        """Time of issue, UTC ms."""
+        """The time of issue, UTC ms."""
         return self._row(index).issued_ms
 
     def expires_ms(self, Py_ssize_t index):
-        """Time of expiry, UTC ms."""
+        """The time of expiry, UTC ms."""
         return self._row(index).expires_ms
 
     def nonce(self, Py_ssize_t index):
@@ -217,7 +218,7 @@ cdef class ScanBatch:
         return self._slice(index, row.body_at, row.body_len)
 
     def body_as_msgpack(self, Py_ssize_t index):
-        """The body as MessagePack, item by item: what a typed decoder reads without a generic one in between."""
+        """The body as MessagePack, translated item by item, for a typed decoder to read."""
         cdef const fl_tx_fields *row = self._row(index)
         cdef const uint8_t *body = <const uint8_t *>self._data.buf + self._bounds()[index] + row.body_at
         cdef uint8_t small[MSGPACK_ON_STACK]
@@ -251,7 +252,7 @@ cdef class ScanBatch:
         return self.signatures[SIG_LEN * index : SIG_LEN * (index + 1)]
 
     def matches_chain(self, bytes chain_id not None):
-        """Mask of n bytes: 1 where the transaction is in form and names this chain (8 bytes), else 0."""
+        """Returns n bytes: 1 where the transaction is in form and names this chain (8 bytes), else 0."""
         if len(chain_id) != CHAIN_ID_LEN:
             raise ValueError(f"chain_id: expected {CHAIN_ID_LEN} bytes, got {len(chain_id)}")
         cdef bytes mask = PyBytes_FromStringAndSize(NULL, self.count)
@@ -265,7 +266,9 @@ cdef class ScanBatch:
         return mask
 
     def windows(self):
-        """``(last issue, first expiry, shortest, longest validity)`` of the transactions in form, ms; None without any.
+        """Returns ``(last issue, first expiry, shortest, longest validity)`` of the transactions in form, in ms.
+
+    None where no transaction is in form.
 
         An expiry before its issue counts as a validity of 0.
         """
@@ -283,7 +286,7 @@ cdef class ScanBatch:
         return (issued, expires, shortest, longest) if found else None
 
     def gather(self, list indices not None):
-        """The transactions at ``indices``, refused or not: all their bytes in that order, and n lengths as u32 LE."""
+        """Returns the bytes of the transactions at ``indices``, refused or not, joined, and n lengths as u32 LE."""
         cdef const uint64_t *bounds = self._bounds()
         cdef Py_ssize_t count = len(indices), i, index
         cdef size_t total = 0, size, byte
@@ -308,7 +311,7 @@ cdef class ScanBatch:
         return joined, lengths
 
     cdef int _take_data(self, object data) except -1:
-        """Keep bytes as they are, and a copy of what could change after it has been checked."""
+        """Keep read-only bytes as they are; of a writable buffer keep a copy, which cannot change after its check."""
         acquire_bytes(data, &self._data, "data")
         if self._data.readonly:
             return 0
@@ -317,7 +320,7 @@ cdef class ScanBatch:
         return acquire_bytes(snapshot, &self._data, "data")
 
     cdef int _take_offsets(self, object offsets) except -1:
-        """Copy and check the offsets: what has been checked must not change while it is used."""
+        """Copy the offsets and check the copy, which cannot change while it is used."""
         cdef const uint64_t[::1] entries
         try:
             entries = offsets

@@ -1,13 +1,13 @@
 from typing_extensions import Buffer
 
 def header_hashes(headers: Buffer) -> bytes:
-    """SHA256d of n headers of 80 bytes; see `fastledger.crypto.work.header_hashes`."""
+    """Returns the SHA256d of n headers of 80 bytes; the contract is `crypto.work.header_hashes`'s."""
 
 class SearchControl:
-    """Cancels a search, and tells how far it is, from any thread."""
+    """A handle by which any thread can cancel a search and see how far it is."""
 
     def cancel(self) -> None:
-        """Ask the search to end; it does within milliseconds. A control that was cancelled stays so."""
+        """Asks the search to end, which it does within milliseconds. A control that was cancelled stays cancelled."""
 
     @property
     def cancelled(self) -> bool:
@@ -15,18 +15,20 @@ class SearchControl:
 
     @property
     def hashes_done(self) -> int:
-        """Nonces tried so far, in all searches that used this control."""
+        """How many nonces were tried so far, in all searches that used this control."""
 
 def search_nonce(
     header80: Buffer, target: int, start: int, count: int, threads: int | None, control: SearchControl | None
 ) -> int | None:
-    """First nonce that meets a target; see `fastledger.crypto.work.search_nonce`."""
+    """Returns the first nonce that meets a target; the contract is `crypto.work.search_nonce`'s."""
 
 def backend() -> str:
-    """Name of the SHA-256 backend that this module uses."""
+    """Returns the name of the SHA-256 backend that this module uses."""
 
 def force_backend(name: str | None) -> None:
-    """For tests: use the named backend, or the best (None). No other thread may be inside this module.
+    """Makes this module use the named backend, or the best (None); for tests and benchmarks.
+
+    No other thread may be inside this module.
 
     Raises:
         ValueError: the backend is unknown, or not usable on this CPU.

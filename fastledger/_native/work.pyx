@@ -57,7 +57,7 @@ cdef int encode_target(uint8_t *target32, object target) except -1:
 
 
 cdef class SearchControl:
-    """Cancels a search, and tells how far it is, from any thread."""
+    """A handle by which any thread can cancel a search and see how far it is."""
 
     cdef fl_pow_control state
 
@@ -65,7 +65,7 @@ cdef class SearchControl:
         fl_pow_control_init(&self.state)
 
     def cancel(self):
-        """Ask the search to end; it does within milliseconds. A control that was cancelled stays so."""
+        """Asks the search to end, which it does within milliseconds. A control that was cancelled stays cancelled."""
         fl_pow_control_cancel(&self.state)
 
     @property
@@ -75,7 +75,7 @@ cdef class SearchControl:
 
     @property
     def hashes_done(self):
-        """Nonces tried so far, in all searches that used this control."""
+        """How many nonces were tried so far, in all searches that used this control."""
         return fl_pow_control_hashes_done(&self.state)
 
 

@@ -1,1 +1,1 @@
-"""Borders to the formats that hospitals speak: FHIR resources in, and where they come from."""
+"""Gateways to the formats that hospitals speak: reading and validating FHIR resources, and describing them."""

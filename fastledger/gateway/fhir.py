@@ -1,11 +1,11 @@
-"""FHIR R4 (4.0.1) at the border: is it valid, and what is it about.
+"""Validation of FHIR R4 (4.0.1) at the border.
 
-Shape (types, cardinality, names, required elements, formats, duplicate keys) is ``fhirkit``'s verdict, known
-to this module alone; closed codes, invariants and references are those of ``fhir_invariants``. The bytes of a
-resource are never rewritten: a signature or a digest is over what the source sent, where 1.0 and 1.00 differ.
+Shape (types, cardinality, names, required elements, formats, duplicate keys) is ``fhirkit``'s verdict, known to this
+module alone; closed codes, invariants and references are those of ``fhir_invariants``. The bytes of a resource are
+never rewritten: a signature or a digest is over what the source sent, where 1.0 and 1.00 differ.
 
-A problem is a (path, problem) pair. Neither part holds anything of the payload: paths are made of FHIR's own
-element names and indexes, problems are fixed sentences (SPEC-FHIR-3).
+A problem is a (path, problem) pair. Neither part holds anything of the payload: paths are made of FHIR's own element
+names and indexes, problems are fixed sentences (SPEC-FHIR-3).
 """
 
 import re
@@ -36,7 +36,7 @@ _decode = msgspec.json.Decoder().decode
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Validated:
-    """A valid resource: the bytes of the source, and the same decoded (its numbers are not to be kept)."""
+    """A valid resource: the bytes of the source, and the same decoded. Decoded decimals may have lost digits."""
 
     raw: bytes = field(repr=False)
     resource: dict[str, Any] = field(repr=False)
@@ -48,7 +48,7 @@ class Validated:
 
 
 def validate(raw: bytes) -> Validated:
-    """Validate one resource; raises ``FhirError`` with every problem found (SPEC-FHIR-1)."""
+    """Validates one resource; raises ``FhirError`` with the problems found (SPEC-FHIR-1)."""
     (outcome,) = validate_many([raw], threads=1)
     if isinstance(outcome, FhirError):
         raise outcome
@@ -56,10 +56,10 @@ def validate(raw: bytes) -> Validated:
 
 
 def validate_many(resources: Sequence[bytes], threads: int = 1) -> list[Validated | FhirError]:
-    """Validate a batch: for each resource, in order, what it is or why it is refused. Never raises for input.
+    """Validates a batch: returns for each resource, in order, its decoded form or the refusal.
 
-    ``threads`` is for the shape, which is checked off the interpreter's lock; 0 means one per core. One is
-    the default: more cost half as much processor time again for little wall time.
+    Never raises for input. ``threads`` is for the shape, which is checked without the interpreter's lock; 0 means
+    one per core. One is the default: more cost half as much processor time again for little wall time.
     """
     outcomes: list[Validated | FhirError] = [_read(raw) for raw in resources]
     readable = [index for index, outcome in enumerate(outcomes) if isinstance(outcome, Validated)]
@@ -72,7 +72,7 @@ def validate_many(resources: Sequence[bytes], threads: int = 1) -> list[Validate
 
 
 def _read(raw: bytes) -> Validated | FhirError:
-    """Decode a resource, or say why it is none."""
+    """Decodes a resource, or returns the refusal of what is none."""
     if len(raw) > RESOURCE_BYTES_MAX:
         return _refusal([("Resource", f"has {len(raw)} bytes, at most {RESOURCE_BYTES_MAX} are taken")])
     try:
@@ -110,7 +110,7 @@ def _refusal(issues: list[Issue]) -> FhirError:
 
 
 def _shapes(raws: Sequence[bytes], threads: int) -> list[list[Any]]:
-    """fhirkit's issues for each resource."""
+    """Returns fhirkit's issues for each resource."""
     if len(raws) > 1:
         try:
             return [parsed.issues for parsed in fhirkit.parse_many(list(raws), threads=threads)]
@@ -128,7 +128,7 @@ def _shape_alone(raw: bytes) -> list[Any]:
 
 
 def _judge(outcome: Validated | FhirError, shape: list[Any]) -> Validated | FhirError:
-    """The verdict on a decoded resource; invariants are asked only of a sound shape."""
+    """Returns the verdict on a decoded resource. Invariants are checked only where the shape is sound."""
     if isinstance(outcome, FhirError):
         return outcome
     issues = _shape_issues(shape, outcome.resource) if shape else []
@@ -138,7 +138,7 @@ def _judge(outcome: Validated | FhirError, shape: list[Any]) -> Validated | Fhir
 
 
 def _shape_issues(shape: list[Any], resource: dict[str, Any]) -> list[Issue]:
-    """fhirkit's errors as issues without values, at most ``ISSUES_PER_RESOURCE_MAX``."""
+    """Returns fhirkit's errors as issues without values, at most ``ISSUES_PER_RESOURCE_MAX``."""
     issues: list[Issue] = []
     for item in shape:
         if isinstance(item, ValueError):
@@ -177,7 +177,7 @@ _PAYLOAD_NAMED = {
 
 
 def _problem(message: str) -> tuple[str, bool]:
-    """Our sentence for a message of fhirkit, and whether the path's last name may be the payload's."""
+    """Returns our sentence for a message of fhirkit, and whether the path's last name may be the payload's."""
     if message in _PAYLOAD_NAMED:
         return _PAYLOAD_NAMED[message], True
     match = _expected(message)
@@ -195,10 +195,10 @@ def _problem(message: str) -> tuple[str, bool]:
 
 
 def _known_path(path: str, resource: dict[str, Any]) -> str:
-    """The path of the object that holds the last name of ``path``, which may contain dots or brackets.
+    """Returns the path of the object that holds the last name of ``path``, which may contain dots or brackets.
 
-    Follows the decoded resource and stops at the first object that has all the rest as one key: what comes
-    before has been read by fhirkit, so it is of FHIR's own names.
+    It follows the decoded resource and stops at the first object that has all the rest as one key. What comes before
+    was read by fhirkit and is therefore made of FHIR's own names.
     """
     known, _, rest = path.partition(".")
     node: object = resource

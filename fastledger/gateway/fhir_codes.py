@@ -388,7 +388,7 @@ DATE_KEYS = frozenset(_DATE_KEYS.split())
 
 
 def _tables() -> tuple[CodeTable, dict[str, CodeTable]]:
-    """The rows as lookups: by holder for every type, and the exceptions by type and holder."""
+    """Returns the rows as lookups: by holder for every type, and the exceptions by type and holder."""
     general: dict[str, dict[str, frozenset[str]]] = {}
     by_type: dict[str, dict[str, dict[str, frozenset[str]]]] = {}
     for elements, codes in _ROWS:

@@ -1,4 +1,4 @@
-"""What a resource is about, for its folder and its blind index: category, search terms, patient.
+"""Description of a resource, for its folder and its blind index: category, search terms, patient.
 
 Terms are the plaintext of index tokens; they stay with whoever holds the folder key. Each is one of
 ``type:Observation``, ``code:<system>|<code>`` and ``month:YYYY-MM`` (SPEC-FHIR-5).
@@ -20,7 +20,7 @@ ADMINISTRATIVE = "administrative"
 
 
 class _Subject(NamedTuple):
-    """Where the facts of a resource type stand; of several keys the first that is given counts."""
+    """The elements of a resource type that hold the facts; of several keys the first that is given counts."""
 
     category: str
     codes: tuple[str, ...] = ()
@@ -30,11 +30,11 @@ class _Subject(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ResourceInfo:
-    """What the ingest asks of a resource.
+    """The facts of a resource that its ingest needs.
 
-    ``terms`` are unique, at most ``TOKENS_PER_RECORD_MAX``, the most important first. ``subject_reference``
-    is the patient's reference as the resource gives it (of a Patient, ``Patient/<id>``), or None.
-    ``patient_data`` is false for what describes no patient: organisations, practitioners, places, products.
+    ``terms`` are unique, at most ``TOKENS_PER_RECORD_MAX``, the most important first. ``subject_reference`` is the
+    patient's reference as the resource gives it (of a Patient, ``Patient/<id>``), or None. ``patient_data`` is false
+    for resources that describe no patient: organisations, practitioners, places, products.
     """
 
     resource_type: str
@@ -138,9 +138,9 @@ _OBSERVATION_CATEGORIES = {
 
 
 def describe(resource: bytes | Mapping[str, Any]) -> ResourceInfo:
-    """What a valid resource is about; takes its text or the decoded form of ``Validated.resource``.
+    """Returns the facts of a valid resource, given as text or as the decoded form of ``Validated.resource``.
 
-    Deterministic; raises ``FhirError`` where there is not even a resourceType.
+    Deterministic. ``FhirError`` where there is not even a resourceType.
     """
     node = _decoded(resource) if isinstance(resource, bytes) else resource
     resource_type = node.get("resourceType")
@@ -181,7 +181,7 @@ def _decoded(raw: bytes) -> Mapping[str, Any]:
 
 
 def _observation_category(node: Mapping[str, Any]) -> str:
-    """The folder category of an Observation from its category codes; what is not known stays general."""
+    """Returns the folder category of an Observation by its category codes; unknown ones give ``observations``."""
     for concept in _dicts(node.get("category")):
         for coding in _dicts(concept.get("coding")):
             category = _OBSERVATION_CATEGORIES.get(str(coding.get("code")))
@@ -191,7 +191,7 @@ def _observation_category(node: Mapping[str, Any]) -> str:
 
 
 def _month(node: Mapping[str, Any], keys: tuple[str, ...]) -> str | None:
-    """The month of the first date that is given at least to the month."""
+    """Returns the month (YYYY-MM) of the first date that is given at least to the month, or None."""
     for key in keys:
         value = node.get(key)
         if isinstance(value, dict):
@@ -202,7 +202,7 @@ def _month(node: Mapping[str, Any], keys: tuple[str, ...]) -> str | None:
 
 
 def _add_codes(value: object, terms: list[str]) -> None:
-    """Terms of a Coding, a CodeableConcept, or what holds one as ``code`` or ``productOrService``."""
+    """Adds the terms of a Coding, a CodeableConcept, or an element that holds one as ``code`` or the like."""
     for concept in _dicts(value):
         codings = concept.get("coding")
         if codings is None:
@@ -232,7 +232,7 @@ def _add_contained_medication(node: Mapping[str, Any], terms: list[str]) -> None
 
 
 def _patient(node: Mapping[str, Any], resource_type: str, key: str) -> str | None:
-    """The reference to the patient, or None; of a list (participants, targets) the first to a Patient."""
+    """Returns the reference to the patient, or None; of a list (participants, targets) the first to a Patient."""
     if resource_type == "Patient":
         return f"Patient/{node['id']}" if "id" in node else None
     for item in _dicts(node.get(key)) if key else ():

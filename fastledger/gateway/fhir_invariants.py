@@ -69,7 +69,10 @@ class _Report:
 
 
 class _Scope(NamedTuple):
-    """One resource to check; what it contains shares its list of fragment references (``#id``)."""
+    """One resource to check, and the objects in it that refer to contained resources (``#id``).
+
+    A resource and those that it contains share one list of these objects.
+    """
 
     node: Node
     depth: int
@@ -78,10 +81,10 @@ class _Scope(NamedTuple):
 
 
 def check(resource: Node, raw: bytes) -> list[Issue]:
-    """Every rule that a resource breaks, as (path, problem); ``raw`` is the text it was decoded from.
+    """Returns every rule that a resource breaks, as (path, problem); ``raw`` is the text it was decoded from.
 
-    Expects an object with a ``resourceType`` whose shape is valid; contained and bundled resources are
-    checked as well.
+    Expects an object with a ``resourceType`` whose shape is valid; contained and bundled resources are checked as
+    well. At most ``ISSUES_PER_RESOURCE_MAX`` are returned.
     """
     report = _Report(resource)
     suspect = _is_suspect(raw)
@@ -106,14 +109,14 @@ def _is_suspect(raw: bytes) -> bool:
 
 
 def _check_comments(resource: Node, report: _Report) -> None:
-    """An element of earlier versions that the shape check passes over: unvalidated text has no place here."""
+    """Refuses ``fhir_comments``, an element of earlier versions that the shape check passes over unvalidated."""
     for node in _objects(resource):
         if "fhir_comments" in node:
             report.add(node, "holds an unknown element")
 
 
 def _check_scope(scope: _Scope, scopes: list[_Scope], suspect: bool, report: _Report) -> None:
-    """Check one resource and queue the resources inside it."""
+    """Checks one resource and queues the resources inside it."""
     root = scope.node
     resource_type = root["resourceType"]
     table = CHECKS_BY_TYPE.get(resource_type, CHECKS)
@@ -188,7 +191,7 @@ def _period_reversed(node: Node) -> bool:
 
 
 def _check_resource(root: Node, element_ids: int, report: _Report) -> None:
-    """What concerns a resource as a whole: its id, narrative, element ids, bundle."""
+    """Checks the rules on a resource as a whole: its id, narrative, element ids, bundle."""
     resource_id = root.get("id")
     if resource_id is not None and not (isinstance(resource_id, str) and id_form(resource_id)):
         report.add(root, "breaks r4-id: 1 to 64 letters, digits, hyphens and dots", "id")
@@ -205,7 +208,7 @@ def _check_resource(root: Node, element_ids: int, report: _Report) -> None:
 
 
 def _check_contained(scope: _Scope, report: _Report) -> None:
-    """dom-3 to dom-5 of a container, and ref-1 of its fragment references."""
+    """Checks dom-3 to dom-5 of a container, and ref-1 of its fragment references."""
     inner = list(dicts(scope.node.get("contained")))
     ids = {resource.get("id") for resource in inner}
     used: set[str] = set()
@@ -233,7 +236,7 @@ def _check_contained(scope: _Scope, report: _Report) -> None:
 
 
 def _check_element_ids(scope: Node, report: _Report) -> None:
-    """Element ids are unique within a resource; those inside it count for themselves."""
+    """Checks that element ids are unique within a resource; those of resources inside it count for themselves."""
     seen: set[str] = set()
     for node in _objects(scope, into_resources=False):
         name = node.get("id")
@@ -245,7 +248,7 @@ def _check_element_ids(scope: Node, report: _Report) -> None:
 
 
 def check_bundle(bundle: Node, add: Callable[..., None]) -> None:
-    """bdl-1 to bdl-12, and what R4 says in prose of links, full URLs and search results."""
+    """Checks bdl-1 to bdl-12, and R4's prose on links, full URLs and search results; ``add`` takes each problem."""
     kind = bundle.get("type")
     if "total" in bundle and kind not in ("searchset", "history"):
         add(bundle, "breaks bdl-1: only a searchset or a history has a total")
@@ -307,7 +310,7 @@ def _check_entry(entry: Node, kind: object, urls: set[tuple[str, str]], add: Cal
 
 
 def _check_dates(node: Node, report: _Report) -> None:
-    """A day that its month does not have (the regular expressions of R4 let it pass)."""
+    """Refuses a day that its month does not have, which the regular expressions of R4 let pass."""
     for key, value in node.items():
         if key in _DATES and isinstance(value, str):
             match = _date_form(value)
@@ -327,7 +330,7 @@ def _is_day(year: int, month: int, day: int) -> bool:
 
 
 def _objects(root: Node, *, into_resources: bool = True) -> Iterator[Node]:
-    """Every object of a tree in the order of the text, parents first."""
+    """Yields every object of a tree in the order of the text, parents first."""
     pending: list[object] = [root]
     while pending:
         item = pending.pop()
@@ -350,7 +353,7 @@ def _strings(root: Node) -> Iterator[str]:
 
 
 def paths_of(root: Node, wanted: set[int]) -> dict[int, str]:
-    """The FHIR paths (``Patient.contact[0]``) of the objects of a tree whose ``id()`` is wanted."""
+    """Returns the FHIR paths (``Patient.contact[0]``) of those objects of a tree whose ``id()`` is in ``wanted``."""
     paths: dict[int, str] = {}
     pending: list[tuple[str, object]] = [(str(root["resourceType"]), root)]
     while pending and len(paths) < len(wanted):

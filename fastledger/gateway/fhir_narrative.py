@@ -20,11 +20,11 @@ _plain_div = re.compile(r'<div xmlns="http://www\.w3\.org/1999/xhtml">[^<&\]]*</
 
 
 class _ForbiddenError(Exception):
-    """Markup outside the subset; raised out of the parser's callbacks."""
+    """Raised out of the parser's callbacks for markup outside the subset."""
 
 
 class _Inspector:
-    """Callbacks of one parse."""
+    """The parser's callbacks for one narrative; they raise at the first forbidden markup."""
 
     def __init__(self) -> None:
         self.at_root = True

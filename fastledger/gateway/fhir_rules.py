@@ -70,7 +70,7 @@ def _implies(key: str, *others: str) -> Predicate:
 
 
 def _only_if(key: str, other: str, *values: str) -> Predicate:
-    """Broken where ``key`` is given but ``other`` is a string outside ``values``."""
+    """Returns a predicate, true where ``key`` is given and ``other`` is a string outside ``values``."""
     allowed = frozenset(values)
     return lambda node: key in node and isinstance(node.get(other), str) and node[other] not in allowed
 
@@ -83,7 +83,7 @@ def concept_is(node: Node, key: str, system: str, *codes: str) -> bool:
 
 
 def dicts(value: object) -> Iterator[Node]:
-    """The objects among an element's repetitions."""
+    """Yields the objects among an element's repetitions, or the element where it is one object."""
     if isinstance(value, dict):
         yield value
     elif isinstance(value, list):
@@ -93,7 +93,7 @@ def dicts(value: object) -> Iterator[Node]:
 
 
 def number(value: object) -> float | None:
-    """The value as a number; None where it is none."""
+    """Returns the value where it is a number, None where it is not."""
     return value if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
@@ -101,7 +101,7 @@ def number(value: object) -> float | None:
 
 
 def certainly_after(first: str, second: str) -> bool:
-    """Whether a FHIR date or dateTime is after another whatever their missing parts are.
+    """Whether a FHIR date or dateTime is after another, whatever their missing parts are.
 
     Unparsable values are never after anything: their form is another check's matter.
     """
@@ -117,7 +117,7 @@ def certainly_after(first: str, second: str) -> bool:
 
 
 def _instants(text: str) -> tuple[datetime, datetime]:
-    """The first and the last moment that a FHIR date or dateTime may mean.
+    """Returns the first and the last moment that a FHIR date or dateTime may mean.
 
     A date without a zone may lie up to 14 hours off UTC. Source: FHIR R4 datatypes, dateTime.
     """
@@ -142,7 +142,7 @@ def _instants(text: str) -> tuple[datetime, datetime]:
 
 
 def _codings(node: Node) -> set[tuple[object, ...]]:
-    """The codings of an object's ``code``, comparable in all they say."""
+    """Returns the codings of an object's ``code``, each as a tuple of all its fields, for comparison."""
     code = node.get("code")
     codings = dicts(code.get("coding")) if isinstance(code, dict) else ()
     return {tuple(coding.get(key) for key in _CODING_KEYS) for coding in codings}
@@ -219,7 +219,7 @@ def _negative(key: str) -> Predicate:
 
 
 def _before(earlier: str, later: str) -> Predicate:
-    """Broken where the date at ``later`` is certainly before the one at ``earlier``."""
+    """Returns a predicate, true where the date at ``later`` is certainly before the one at ``earlier``."""
     return lambda node: (
         isinstance(node.get(earlier), str)
         and isinstance(node.get(later), str)
@@ -390,7 +390,7 @@ Checks = tuple[tuple[tuple[str, frozenset[str]], ...], tuple[Rule, ...]]
 
 
 def _checks_by_holder() -> tuple[dict[str, Checks], dict[str, dict[str, Checks]]]:
-    """The tables of codes and of rules joined, for every type and for the types with rows of their own."""
+    """Joins the tables of codes and of rules, for every type and for the types with rows of their own."""
     rules: dict[str, dict[str, list[Rule]]] = {"": {}}
     for holders, rule_id, text, broken in _TABLE:
         for holder in holders.split():

@@ -1,13 +1,13 @@
-"""Reading FHIR from where hospitals keep it: bundles, resources, NDJSON exports, directories, tar files.
+"""Sources of FHIR as hospitals keep it: bundles, resources, NDJSON exports, directories, tar files.
 
-Everything is read lazily, one bundle or one group of lines at a time, in a fixed order. A resource keeps the
-exact bytes of its source. What cannot be read becomes a ``FhirError`` in the stream and the reading goes on.
+Everything is read lazily, one bundle or one group of lines at a time, in a fixed order. A resource keeps the exact
+bytes of its source. What cannot be read becomes a ``FhirError`` in the stream and the reading goes on.
 
 Compression (xz, gzip) is told by the first bytes, content by the name: ``.json``, ``.ndjson``, ``.tar``, each
 perhaps followed by ``.xz`` or ``.gz``; ``.tgz`` and ``.txz``. Nothing is ever unpacked to disk.
 
-File names hold patients' names in common exports, so ``origin`` is an ordinal and the only label fit for logs
-and ledgers; ``path`` is for the person at the keyboard.
+File names hold patients' names in common exports, so ``origin`` is an ordinal and the only label fit for logs and
+ledgers; ``path`` is for the person at the keyboard.
 """
 
 import io
@@ -40,7 +40,7 @@ _NOT_DATA = frozenset(("log.ndjson",))
 
 @dataclass(slots=True)
 class Progress:
-    """How far a reading is, in bytes of the files as they lie on disk; for progress bars."""
+    """The progress of a reading in bytes of the files as they lie on disk, for progress bars."""
 
     bytes_read: int = 0
     bytes_total: int = 0
@@ -83,7 +83,7 @@ class SourceBundle:
 def read_resources(
     paths: Iterable[str | Path], progress: Progress | None = None
 ) -> Iterator[SourceResource | FhirError]:
-    """Every resource of the sources, one by one; see ``read_bundles``."""
+    """Yields the resources of the sources one by one, and each ``FhirError`` of :func:`read_bundles`."""
     for bundle in read_bundles(paths, progress):
         if isinstance(bundle, FhirError):
             yield bundle
@@ -95,10 +95,10 @@ def read_resources(
 def read_bundles(
     paths: Iterable[str | Path], progress: Progress | None = None
 ) -> Iterator[SourceBundle | FhirError]:
-    """Every bundle of the sources in a fixed order; directories are read recursively, sorted by name.
+    """Yields every bundle of the sources in a fixed order; directories are read recursively, sorted by name.
 
-    ``progress`` is kept up to date while reading. Yields a ``FhirError`` for a source or tar member that
-    cannot be read; never raises for what it reads.
+    ``progress`` is kept up to date while reading. Yields a ``FhirError`` for a source or tar member that cannot be
+    read; never raises for what it reads.
     """
     files = [file for path in paths for file in _files(Path(path))]
     progress = progress if progress is not None else Progress()
@@ -109,7 +109,7 @@ def read_bundles(
 
 
 def _files(path: Path) -> list[Path]:
-    """The files of a source: itself, or those of a directory whose names tell that they hold FHIR."""
+    """Returns the files of a source: ``path`` itself, or those of a directory that hold FHIR by their names."""
     if not path.is_dir():
         return [path]
     found = (item for item in path.rglob("*") if item.is_file() and item.name not in _NOT_DATA)
@@ -124,7 +124,7 @@ def _size(path: Path) -> int:
 
 
 def _kind(name: str) -> str:
-    """``json``, ``ndjson`` or ``tar`` by the ends of a file name; empty for anything else."""
+    """Returns ``json``, ``ndjson`` or ``tar`` by the ends of a file name; empty for anything else."""
     name = name.lower()
     if name.endswith((".tgz", ".txz")):
         return "tar"
@@ -137,14 +137,14 @@ def _kind(name: str) -> str:
 
 
 class _Entry(msgspec.Struct):
-    """An entry of a bundle; the resource stays as it is."""
+    """An entry of a bundle; its resource is kept as text."""
 
     resource: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     fullUrl: str | None = None
 
 
 class _Outline(msgspec.Struct):
-    """As much of a document as tells what to do with it."""
+    """The parts of a document that tell whether it is a bundle, and of what."""
 
     resourceType: str = ""
     id: str | None = None
@@ -170,7 +170,7 @@ class _Reader:
         self._source_count = 0
 
     def read(self, path: Path) -> Iterator[SourceBundle | FhirError]:
-        """Everything in one file."""
+        """Yields everything in one file."""
         self._source_count += 1
         origin = f"source {self._source_count}"
         kind = _kind(path.name)
@@ -203,7 +203,7 @@ class _Reader:
                 yield self._read_document(text, origin, path)
 
     def _read_tar(self, stream: IO[bytes], origin: str, path: Path) -> Iterator[SourceBundle | FhirError]:
-        """The FHIR files among a tar's members; names serve only to tell the kind."""
+        """Yields what the FHIR files among a tar's members hold; their names serve only to tell the kind."""
         with tarfile.open(fileobj=stream, mode="r|", tarinfo=_BoundedHeader) as archive:
             for index, member in enumerate(archive, start=1):
                 # A stream keeps every header it has passed; a long archive must not.
@@ -220,7 +220,7 @@ class _Reader:
                     yield FhirError(f"{place}: damaged compression")
 
     def _read_ndjson(self, stream: IO[bytes], origin: str, path: Path) -> Iterator[SourceBundle | FhirError]:
-        """Groups of at most ``NDJSON_GROUP_LINES`` lines; an oversized line is passed over."""
+        """Yields groups of at most ``NDJSON_GROUP_LINES`` lines; an oversized line is reported and passed over."""
         group: list[SourceResource] = []
         problems: list[FhirError] = []
         held = 0
@@ -242,7 +242,7 @@ class _Reader:
             yield self._bundle(group, problems, origin, path)
 
     def _read_document(self, text: bytes, origin: str, path: Path) -> SourceBundle | FhirError:
-        """A bundle's entries, or the single resource that the text is."""
+        """Returns a bundle's entries, or the single resource that the text is."""
         try:
             outline = _decode_outline(text.removeprefix(_BOM))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -325,7 +325,7 @@ class _BoundedHeader(tarfile.TarInfo):
 
 
 def _lines(stream: IO[bytes]) -> Iterator[bytes | None]:
-    """The lines without their ends; None for one that is longer than a resource may be."""
+    """Yields the lines without their ends; None for one that is longer than a resource may be."""
     while line := stream.readline(RESOURCE_BYTES_MAX + 2):
         if line.endswith(b"\n") or len(line) < RESOURCE_BYTES_MAX + 2:
             yield line.strip()
@@ -357,8 +357,8 @@ class _Counted(io.RawIOBase):
 class _Inflated(io.RawIOBase):
     """The plain bytes of an xz or gzip stream, produced only as fast as they are asked for.
 
-    Concatenated streams are one, as in the command-line tools. A bomb costs no memory: output is bounded per
-    read, and the readers above bound documents and lines.
+    Concatenated streams are read as one, as the command-line tools do. A decompression bomb costs no memory: output
+    is bounded per read, and the readers above bound documents and lines.
     """
 
     def __init__(self, file: IO[bytes], *, xz: bool) -> None:
@@ -414,7 +414,7 @@ def _decompressor(xz: bool) -> Any:
 
 
 def _plain(file: IO[bytes], progress: Progress | None = None) -> io.BufferedReader:
-    """A buffered reader of the plain bytes, whatever compression the first bytes show."""
+    """Returns a buffered reader of the plain bytes, whatever compression the first bytes show."""
     counted: io.BufferedReader = io.BufferedReader(_Counted(file, progress), _CHUNK_BYTES)
     magic = counted.peek(6)[:6]
     if magic == b"\xfd7zXZ\0" or magic[:2] == b"\x1f\x8b":
