@@ -62,10 +62,10 @@ class _Book(msgspec.Struct, kw_only=True):
 
 
 class Authority:
-    """The authority in a directory."""
+    """The certificate authority that is kept in one directory."""
 
     def __init__(self, folder: Path, book: _Book, clock_ms: Callable[[], int]) -> None:
-        """Use :meth:`create` or :meth:`open`."""
+        """Takes the contents of an authority's directory; callers use :meth:`create` or :meth:`open`."""
         self.folder = folder
         self._book = book
         self._clock_ms = clock_ms
@@ -79,7 +79,10 @@ class Authority:
         days: int = AUTHORITY_DAYS_DEFAULT,
         clock_ms: Callable[[], int] = system_clock_ms,
     ) -> Self:
-        """A new authority, bound to DNS ``names`` and networks; raises ``CertificateError`` where one stands."""
+        """Makes an authority that is bound to DNS ``names`` and networks, valid for ``days``.
+
+        Raises ``CertificateError`` where the directory holds one already.
+        """
         if (folder / "issued.json").exists():
             raise CertificateError("the directory holds an authority already")
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -91,7 +94,7 @@ class Authority:
 
     @classmethod
     def open(cls, folder: Path, *, clock_ms: Callable[[], int] = system_clock_ms) -> Self:
-        """The authority in ``folder``; raises ``CertificateError``."""
+        """Opens the authority in ``folder``; raises ``CertificateError`` where there is none or it is damaged."""
         try:
             book = msgspec.json.decode((folder / "issued.json").read_bytes(), type=_Book)
         except FileNotFoundError:
@@ -102,7 +105,7 @@ class Authority:
 
     @property
     def issued(self) -> Sequence[Issued]:
-        """Everything issued, oldest first."""
+        """Every certificate that was issued, oldest first."""
         return tuple(self._book.issued)
 
     @property
@@ -113,7 +116,10 @@ class Authority:
     # Issuing.
 
     def issue(self, name: str, kind: Kind, *, names: Sequence[str] = (), days: int = DAYS_DEFAULT) -> Issued:
-        """Writes ``NAME.key`` and ``NAME.pem``, valid for ``days`` and for the DNS names or addresses ``names``."""
+        """Writes ``NAME.key`` and ``NAME.pem``, valid for ``days`` and for the DNS names or addresses ``names``.
+
+        Raises ``CertificateError`` for a name of another form or one that was issued before.
+        """
         if not _NAME.fullmatch(name) or _OWN_FILE.fullmatch(name):
             raise CertificateError("a name has 1 to 63 characters of a-z, 0-9 and - inside")
         if any(entry.name == name for entry in self._book.issued):
@@ -121,14 +127,17 @@ class Authority:
         return self._issue(name, kind, list(names), days)
 
     def renew(self, name: str, *, days: int = DAYS_DEFAULT) -> Issued:
-        """A new key and certificate for the same names; the old one stays good until it ends or is revoked."""
+        """Issues a new key and certificate for the same names; the old one stays valid until it ends or is revoked.
+
+        Raises ``CertificateError`` where the name was never issued or is revoked.
+        """
         latest = self._latest(name)
         if latest.revoked_ms:
             raise CertificateError("the certificate is revoked: issue one under another name")
         return self._issue(name, latest.kind, latest.names, days)
 
     def revoke(self, name: str) -> int:
-        """Revokes every certificate of ``name`` and writes the lists; how many it was."""
+        """Revokes every certificate of ``name``, writes the revocation lists, and returns how many it revoked."""
         self._latest(name)
         now_ms = self._clock_ms()
         found = [entry for entry in self._book.issued if entry.name == name and not entry.revoked_ms]
@@ -138,11 +147,17 @@ class Authority:
         return len(found)
 
     def rollover(self, *, days: int = AUTHORITY_DAYS_DEFAULT) -> int:
-        """Makes the authority that issues from now on; the older ones stay trusted until :meth:`retire`."""
+        """Makes a new authority, which issues from now on, and returns its number.
+
+        The older ones stay trusted until :meth:`retire`.
+        """
         return self._add_authority(days)
 
     def retire(self) -> int:
-        """Trusts the newest authority alone; how many were retired. Raises where they have valid certificates."""
+        """Trusts the newest authority alone from now on, and returns how many were retired.
+
+        Raises ``CertificateError`` where certificates of the older ones are still valid and not renewed.
+        """
         newest = self._book.authorities[-1]
         now_ms = self._clock_ms()
         superseded = {entry.name for entry in self._book.issued if entry.authority == newest}
@@ -258,7 +273,10 @@ class Authority:
         return certificate, key
 
     def _revocation_list(self, number: int) -> bytes:
-        """The list of one authority. It ends with its authority: a list that ran out would lock everybody out."""
+        """Returns the revocation list of one authority, in PEM.
+
+        It is valid as long as its authority: a list that ran out would lock everybody out.
+        """
         certificate, key = self._authority(number)
         now = _time(self._clock_ms())
         builder = x509.CertificateRevocationListBuilder(
@@ -273,7 +291,7 @@ class Authority:
         return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
     def _save(self) -> None:
-        """Writes the book, the bundle and the revocation lists, each whole or not at all."""
+        """Writes the book, the revocation lists and the bundle, each of them wholly or not at all."""
         numbers = self._book.authorities
         # Before the rest: what is revoked in the book is listed again by whoever saves next.
         _write(self.folder / "issued.json", msgspec.json.format(msgspec.json.encode(self._book)), 0o600)
@@ -292,7 +310,7 @@ def _subject(name: str) -> x509.Name:
 
 
 def _general_name(text: str) -> x509.GeneralName:
-    """A DNS name or an address."""
+    """Returns the X.509 name of a DNS name or an address; raises ``CertificateError`` for other text."""
     with contextlib.suppress(ValueError):
         return x509.IPAddress(ipaddress.ip_address(text))
     if not _DNS.fullmatch(text) or len(text) > 253:
@@ -301,7 +319,7 @@ def _general_name(text: str) -> x509.GeneralName:
 
 
 def _constraint(text: str) -> x509.GeneralName:
-    """A DNS domain or a network that an authority is bound to."""
+    """Returns the X.509 name of a DNS domain or a network that an authority is to be bound to."""
     with contextlib.suppress(ValueError):
         return x509.IPAddress(ipaddress.ip_network(text, strict=False))
     return _general_name(text)
@@ -334,7 +352,7 @@ def _private_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
 
 
 def _write(path: Path, data: bytes, mode: int) -> None:
-    """The whole file under its name or the old one, synced; its mode holds from its first byte on."""
+    """Replaces a file by one that is synced first; its mode holds from its first byte on."""
     fresh = path.with_name(f".{path.name}.new")
     fresh.unlink(missing_ok=True)
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)

@@ -1,9 +1,9 @@
-"""From single submissions to batches: the ledger's unit of work is a batch, a caller's often one transaction.
+"""The gathering of single submissions into batches: a batch is the ledger's unit of work, a transaction a caller's.
 
-A batch closes at once while fewer than two are on their way, and else when one comes back, when it is full, or
-when its first transaction has waited long enough. So a lone submission never waits for company, and under load
-batches grow to what arrives during a sync. Queues are bounded in transactions and bytes; beyond that the answer is
-"busy, retry after" (SPEC-NODE-2).
+A batch closes at once while fewer than two are on their way, and else when one comes back, when it is full, or when
+its first transaction has waited long enough. So a lone submission never waits for company, and under load batches
+grow to what arrives during a sync. Queues are bounded in transactions and bytes; beyond that the answer is "busy,
+retry after" (SPEC-NODE-2).
 """
 
 import asyncio
@@ -25,7 +25,10 @@ _OVERLAPPING_BATCHES = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IngestOptions:
-    """Bounds of batches and queues. ``batches_in_flight`` may be on their way at a time, each admitted on a thread."""
+    """The bounds of batches and queues.
+
+    Up to ``batches_in_flight`` batches are admitted at a time, each on a thread.
+    """
 
     batch_transactions: int = 1_000
     batch_age_ms: int = 5
@@ -37,7 +40,7 @@ class IngestOptions:
 
 @dataclass(slots=True, eq=False)
 class _Single:
-    """One transaction that waits for its batch, and whom its verdict goes to."""
+    """One transaction that waits for its batch, and the future that gets its verdict."""
 
     encoded: bytes
     wait: Wait
@@ -45,10 +48,10 @@ class _Single:
 
 
 class Ingest:
-    """Takes transactions on the event loop, gives batches to the ledger from worker threads."""
+    """Takes transactions on the event loop and gives them to the ledger in batches, from worker threads."""
 
     def __init__(self, ledger: Ledger, options: IngestOptions) -> None:
-        """To be made on the loop that submits."""
+        """Must be called on the event loop that submits."""
         self._ledger = ledger
         self._options = options
         self._loop = asyncio.get_running_loop()
@@ -70,7 +73,10 @@ class Ingest:
     # What callers use.
 
     async def submit(self, encoded: bytes, *, wait: Wait = "durable") -> Outcome:
-        """One transaction's verdict, from a batch shared with whoever else submits now."""
+        """Submits one transaction, in a batch shared with others that are submitted now, and returns its verdict.
+
+        ``wait`` is the stage at which the verdict is given. Raises ``LedgerBusyError`` where too much waits already.
+        """
         self._take(1, len(encoded))
         single = _Single(encoded, wait, self._loop.create_future())
         self._singles.append(single)
@@ -82,21 +88,22 @@ class Ingest:
         return await single.future
 
     async def submit_batch(self, batch: Sequence[bytes], *, wait: Wait = "durable") -> list[Outcome]:
-        """The verdicts on a batch of one caller, in its order."""
+        """Submits the batch of one caller and returns the verdicts in its order. Raises as :meth:`submit`."""
         byte_count = sum(map(len, batch))
         return await self._begin(lambda: self._ledger.begin(batch), wait, len(batch), byte_count)
 
     async def submit_sequence(
         self, data: bytes, *, count_estimate: int = 1_000, wait: Wait = "durable"
     ) -> list[Outcome]:
-        """The verdicts on a CBOR sequence of transactions (RFC 8742), in its order.
+        """Submits a CBOR sequence of transactions (RFC 8742) and returns the verdicts in its order.
 
         Raises ``InputError`` naming the byte where the sequence breaks; nothing of it is taken then.
+        ``count_estimate`` is the number of transactions that it counts for in the queue.
         """
         return await self._begin(lambda: self._ledger.begin_sequence(data), wait, count_estimate, len(data))
 
     def _take(self, count: int, byte_count: int) -> None:
-        """Counts what is taken, until :meth:`_release`; raises where there is no room."""
+        """Counts transactions and bytes as pending until :meth:`_release`; raises where there is no room."""
         if self._closing:
             raise LedgerClosedError("the node is stopping")
         options = self._options
@@ -115,7 +122,10 @@ class Ingest:
         self._idle.clear()
 
     def _release(self, count: int, byte_count: int) -> None:
-        """What was taken is durable, or will not be: whoever asked may have been answered, or gone, long before."""
+        """Ends the count of transactions and bytes that are durable, or will never be.
+
+        Their callers may have been answered, or have gone, long before.
+        """
         self.pending_transactions -= count
         self.pending_bytes -= byte_count
         if not self.pending_transactions:
@@ -124,7 +134,7 @@ class Ingest:
     # Batches.
 
     def _close_batches(self) -> None:
-        """Sends off what may go now."""
+        """Sends off as many batches as may go now."""
         self._scheduled = None
         while self._singles and self._in_flight < self._options.batches_in_flight:
             if (
@@ -135,7 +145,7 @@ class Ingest:
             self._close_batch()
 
     def _close_aged(self) -> None:
-        """Sends off what has waited long enough."""
+        """Sends off the batch whose first transaction has waited long enough."""
         self._timer = None
         if self._singles and self._in_flight < self._options.batches_in_flight:
             self._close_batch()
@@ -166,7 +176,7 @@ class Ingest:
         return task
 
     async def _run_singles(self, singles: list[_Single]) -> None:
-        """One batch on its way; each single hears at the stage that it asked for."""
+        """Carries one batch through the ledger; answers each single at the stage that it asked for."""
         try:
             submission = await self._admit(lambda: self._ledger.begin([single.encoded for single in singles]))
             # Verdicts of the border are made only where somebody is to hear one.
@@ -185,7 +195,10 @@ class Ingest:
     def _begin(
         self, begin: Callable[[], Submission], wait: Wait, count: int, byte_count: int
     ) -> "asyncio.Future[list[Outcome]]":
-        """A caller's own batch on its way; the future hears at the stage that was asked for."""
+        """Carries a caller's own batch through the ledger.
+
+        The future returned is set at the stage that was asked for.
+        """
         self._take(count, byte_count)
         told: asyncio.Future[list[Outcome]] = self._loop.create_future()
 
@@ -207,25 +220,25 @@ class Ingest:
         return told
 
     async def _admit(self, begin: Callable[[], Submission]) -> Submission:
-        """The border's work, on a worker thread."""
+        """Runs the admission of a batch on a worker thread."""
         return await self._loop.run_in_executor(self._workers, begin)
 
     async def close(self) -> None:
-        """Takes no more and returns once everything that was taken is answered."""
+        """Takes nothing more, and returns once everything that was taken is answered."""
         self._closing = True
         await self._idle.wait()
         self._workers.shutdown(wait=False)
 
 
 def _tell(singles: Sequence[_Single], outcomes: Sequence[Outcome], stages: Sequence[Wait]) -> None:
-    """Answers those who wait for one of ``stages``; what the border rejected is final at once."""
+    """Answers those singles that wait for one of ``stages``; a rejection at the border is final and told at once."""
     for single, outcome in zip(singles, outcomes, strict=True):
         if not single.future.done() and (single.wait in stages or outcome.status == "rejected"):
             single.future.set_result(outcome)
 
 
 def _answer(told: "asyncio.Future[list[Outcome]]", outcomes: list[Outcome]) -> None:
-    """Unless it was answered before, or whoever asked has gone."""
+    """Sets the future's result, unless it was set before or its caller has gone."""
     if not told.done():
         told.set_result(outcomes)
 

@@ -1,4 +1,4 @@
-"""The node's figures for Prometheus, in a registry of their own (SPEC-NODE-141..143).
+"""The node's metrics for Prometheus, in a registry of their own (SPEC-NODE-141..143).
 
 What happens per request or batch is counted as it happens; what the ledger knows anyway is read at a scrape. No
 label has a value from outside: methods, codes and stages are closed sets, clients are those of the configuration.
@@ -28,16 +28,16 @@ SIZES_AGE_S = 15.0
 
 
 class LedgerFigures(Protocol):
-    """What metrics read of an open ledger."""
+    """The part of an open ledger that metrics read."""
 
     times: StageTimes
 
     def status(self) -> dict[str, Any]:
-        """Height, transactions, queue depth and sizes."""
+        """Returns height, transactions, queue depth and sizes."""
 
 
 class NodeMetrics:
-    """Everything a node counts. All of it may be called from any thread."""
+    """All metrics of a node. Every method may be called from any thread."""
 
     def __init__(self, *, backend: str = "", clock_ms: Callable[[], int] = system_clock_ms) -> None:
         """``backend`` names the native kernels in use."""
@@ -111,7 +111,7 @@ class NodeMetrics:
     # What happens.
 
     def request(self, method: str, code: Code, seconds: float) -> None:
-        """One answered request; ``method`` is one that the node has."""
+        """Counts one answered request; ``method`` is one that the node has."""
         key = (method, code)
         found = self._of_request.get(key)
         if found is None:
@@ -123,18 +123,18 @@ class NodeMetrics:
         found[1].observe(seconds)
 
     def verdicts(self, counts: Mapping[Code, int]) -> None:
-        """The verdicts of a batch, counted once a batch."""
+        """Counts the verdicts of a batch; called once a batch."""
         for code, count in counts.items():
             self._verdicts.labels(code.slug).inc(count)
 
     def tls(self, error: FastLedgerError | None, not_after_ms: int) -> None:
-        """A reload of certificates, or the first load."""
+        """Counts a load of certificates, and notes when the certificate ends (UTC ms)."""
         self.tls_reloads.labels("ok" if error is None else "failed").inc()
         self._not_after_ms = not_after_ms
         self.certificate_end.set(not_after_ms / 1000)
 
     def backup(self, ended_ms: int) -> None:
-        """When the last backup ended."""
+        """Notes when the last backup ended (UTC ms)."""
         self._backup_ms = ended_ms
 
     def _backup_age_s(self) -> float:
@@ -146,11 +146,11 @@ class NodeMetrics:
     # What is read at a scrape.
 
     def attach(self, ledger: LedgerFigures, directory: Path) -> None:
-        """Reads an open ledger's figures, and the sizes of its directory, at each scrape from now on."""
+        """From now on reads at each scrape what an open ledger reports and the sizes of its directory."""
         self.registry.register(_LedgerCollector(ledger, directory))
 
     def render(self) -> bytes:
-        """The text of ``/metrics``; looks at files, so call it off the loop."""
+        """Returns the text of ``/metrics``. It looks at files, so it is called off the event loop."""
         return generate_latest(self.registry)
 
 
@@ -163,11 +163,11 @@ class _LedgerCollector(Collector):
         self._sizes_at = 0.0
 
     def describe(self) -> list[Any]:
-        """Nothing: what is read need not be known at registration."""
+        """Returns nothing: the families need not be known at registration."""
         return []
 
     def collect(self) -> Iterator[Any]:
-        """The families of one scrape; a closed or halted ledger gives what can still be read."""
+        """Yields the families of one scrape; of a closed or halted ledger those that can still be read."""
         try:
             status = self._ledger.status()
         except FastLedgerError:
@@ -236,7 +236,10 @@ class _LedgerCollector(Collector):
 
 
 def measure(directory: Path) -> dict[str, int]:
-    """Sizes of a ledger directory and room on its disk, in bytes; a file that goes meanwhile counts nothing."""
+    """Returns the sizes of a ledger directory and the room on its disk, in bytes.
+
+    A file that goes meanwhile counts 0.
+    """
 
     def allocated(path: Path) -> int:
         try:
@@ -254,7 +257,7 @@ def measure(directory: Path) -> dict[str, int]:
 
 
 def metrics_table(registry: CollectorRegistry) -> str:
-    """Every metric as a Markdown table, for docs/operating.md."""
+    """Returns every metric as a Markdown table, for docs/operating.md."""
     rows = ["| metric | type | what |", "|---|---|---|"]
     for family in sorted(registry.collect(), key=lambda family: family.name):
         suffix = "_total" if family.type == "counter" else ""

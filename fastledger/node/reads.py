@@ -1,4 +1,4 @@
-"""Reads off the event loop: one job takes all that wait, so that a read costs a hand-over only when it is alone."""
+"""Reads off the event loop: one job takes all that wait, so that only a read that is alone costs a hand-over."""
 
 import asyncio
 from collections.abc import Callable
@@ -12,13 +12,13 @@ T = TypeVar("T")
 Together: TypeAlias = Callable[[], AbstractContextManager[None]]
 BUSY_RETRY_MS = 20
 JOB_READS_MAX = 256
-"""At most so many in one job, so that the first does not wait long for the last."""
+"""The most short reads in one job, so that the first does not wait long for the last."""
 JOB_PAGES_MAX = 8
-"""The same for pages, whose answers are held until their job is done."""
+"""The most pages in one job; their answers are held until the job is done."""
 
 
 Tell: TypeAlias = Callable[[Any, BaseException | None], None]
-"""Takes what a read returned or, where the second is not None, what it raised."""
+"""A function that takes what a read returned or, where the second argument is not None, what it raised."""
 
 
 class _Waiting(NamedTuple):
@@ -27,7 +27,7 @@ class _Waiting(NamedTuple):
 
 
 class _Lane:
-    """One thread and those who wait for it."""
+    """One thread, and the reads that wait for it."""
 
     def __init__(self, name: str, pending_max: int, job_max: int, together: Together) -> None:
         self._executor = ThreadPoolExecutor(1, thread_name_prefix=f"fastledger-{name}")
@@ -62,7 +62,7 @@ class _Lane:
         self._executor.submit(self._work, job)
 
     def _work(self, job: list[_Waiting]) -> None:
-        """On the lane's thread."""
+        """Runs a job's reads, on the lane's thread."""
         results: list[tuple[Any, BaseException | None]] = []
         try:
             with self._together():
@@ -101,7 +101,7 @@ class Reads:
     """The node's readers: one thread for short reads and one for pages, so that neither waits for the other."""
 
     def __init__(self, *, pending_max: int, together: Together = nullcontext) -> None:
-        """To be made on the loop that will read; ``pending_max`` bounds each lane's queue.
+        """Must be called on the event loop that will read; ``pending_max`` bounds each lane's queue.
 
         Short reads of one job run inside ``together()``. Pages do not: each is long enough to see the newest moment.
         """
@@ -110,13 +110,13 @@ class Reads:
 
     @property
     def pending(self) -> int:
-        """Reads that are not answered yet."""
+        """How many reads are not answered yet."""
         return self._short.pending + self._heavy.pending
 
     async def run(self, work: Callable[[], T], *, heavy: bool = False) -> T:
-        """What ``work`` returns or raises, on a reader thread.
+        """Runs ``work`` on a reader thread, and returns or raises what it does.
 
-        Raises ``LedgerBusyError`` where too many wait, ``LedgerClosedError`` once closed.
+        Raises ``LedgerBusyError`` where too many reads wait, ``LedgerClosedError`` once closed.
         """
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
 
@@ -132,13 +132,13 @@ class Reads:
         return await future
 
     def begin(self, work: Callable[[], Any], tell: Tell) -> None:
-        """A short read without a task of its own: ``tell``, which must not raise, is called on the loop.
+        """Begins a short read without a task of its own; ``tell``, which must not raise, is called on the loop.
 
         Raises as :meth:`run` where the read is not taken.
         """
         self._short.begin(work, tell)
 
     async def close(self) -> None:
-        """Answers those that wait and takes no more."""
+        """Answers the reads that wait, and takes no more."""
         for lane in (self._short, self._heavy):
             await lane.close()

@@ -1,6 +1,6 @@
-"""What a node offers, without a wire: submit, read, follow. The RPC above it only parses, limits, calls and answers.
+"""The service of a node without a wire: submit, read, follow.
 
-::
+The RPC above it only parses, limits, calls and answers. ::
 
     RPC handlers (event loop) ── submit ──► Ingest ── batches ──► Ledger (its own threads)
                               ── read ────► Reads  ── one job for all that wait ──► reader thread
@@ -34,7 +34,7 @@ class NodeService:
     """One open ledger as a service on the running event loop; make one with :meth:`start`."""
 
     def __init__(self, ledger: Ledger, options: ServiceOptions) -> None:
-        """Use :meth:`start`."""
+        """Makes the parts on the running loop; callers use :meth:`start`."""
         loop = asyncio.get_running_loop()
         self.ledger = ledger
         self.reads = Reads(pending_max=options.reads_pending_max, together=ledger.shared_snapshot)
@@ -52,9 +52,11 @@ class NodeService:
 
     @property
     def state(self) -> State:
-        """*ready*: takes transactions. *halted*: a write failed, restart to go on; reads are still answered.
+        """The state of the node.
 
-        *syncing*: takes them too, and what it answers is old, since it is far behind its peers.
+        A node that is *ready* takes transactions. One that is *syncing* takes them too, but is far behind its peers,
+        so that its answers are old. One that is *halted* has failed to write: it still answers reads, and needs a
+        restart to go on. In the states *stopping* and *stopped* it takes nothing more.
         """
         if self._stopped:
             return "stopped"
@@ -67,14 +69,18 @@ class NodeService:
     async def read(self, work: Callable[[Ledger], T], *, heavy: bool = False) -> T:
         """Runs a short read off the loop, together with all others that wait; ``heavy`` ones have their own thread.
 
-        Raises whatever ``work`` raises, ``LedgerBusyError`` where too many wait.
+        Raises whatever ``work`` raises, ``LedgerBusyError`` where too many reads wait.
         """
         if self._stopped:
             raise LedgerClosedError("the node has stopped")
         return await self.reads.run(lambda: work(self.ledger), heavy=heavy)
 
     def begin_read(self, work: Callable[[Ledger], Any], tell: Tell) -> None:
-        """The same without a task: what a short read returned, or raised, is told on the loop."""
+        """Begins a short read without a task of its own.
+
+        ``tell`` is called on the loop with what it returned or raised. Raises as :meth:`read` where the read is not
+        taken.
+        """
         if self._stopped:
             raise LedgerClosedError("the node has stopped")
         self.reads.begin(lambda: work(self.ledger), tell)

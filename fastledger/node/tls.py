@@ -1,8 +1,8 @@
-"""Transport security whose certificates, keys and trusted authorities change while the node runs (SPEC-NODE-111..115).
+"""TLS whose certificates, keys and trusted authorities change while the node runs (SPEC-NODE-111..115).
 
 A listener keeps one context for its life. Each handshake is moved to the newest good context by the callback that
 OpenSSL makes at the client's hello, so a reload disturbs no open connection and none is ever without a certificate.
-Whose certificate was revoked since is told by :meth:`ServerTls.is_revoked`.
+:meth:`ServerTls.is_revoked` tells whether the certificate of an open connection was revoked since.
 """
 
 import asyncio
@@ -31,14 +31,14 @@ FileState: TypeAlias = tuple[tuple[int, int, int], ...]
 
 
 class PeerIdentity(NamedTuple):
-    """Who showed a certificate: subject common name ("" where it has none), SHA-256 of its DER in hex."""
+    """The owner of a certificate: subject common name ("" where it has none), and the SHA-256 of its DER in hex."""
 
     common_name: str
     sha256: str
 
 
 def peer_identity(end: SslEnd) -> PeerIdentity | None:
-    """The verified certificate of the other side; None where it showed none."""
+    """Returns the identity in the verified certificate of the other side; None where it showed none."""
     der = end.getpeercert(binary_form=True)
     if not der:
         return None
@@ -57,10 +57,10 @@ class ServerTls:
         on_reload: Callable[[CertificateError | None], None] = lambda _error: None,
         protocol: str = "http/1.1",
     ) -> None:
-        """Raises ``CertificateError`` where the files cannot be used now: a node does not start on them.
+        """Loads the files; raises ``CertificateError`` where they cannot be used now: a node does not start on them.
 
-        ``on_reload`` hears of every later reload, with the error of one that failed. ``protocol`` is what is spoken
-        inside (ALPN, RFC 7301).
+        ``on_reload`` is called after every later load, with the error of one that failed. ``protocol`` is that
+        spoken inside (ALPN, RFC 7301).
         """
         self._config = config
         self._protocol = protocol
@@ -75,7 +75,7 @@ class ServerTls:
         self.context.sni_callback = self._move_to_current
 
     def reload(self) -> bool:
-        """Loads the files again. Where they are not good, the old ones stay, and False says so."""
+        """Loads the files again; False where they are not good, and the old ones stay in use."""
         self._seen = self._file_state()
         try:
             self._current, self.not_after_ms, self._lists = self._load()
@@ -88,7 +88,8 @@ class ServerTls:
         return True
 
     def is_revoked(self, der: bytes) -> bool:
-        """Whether a client's certificate, verified when its connection was made, stands on a list by now."""
+        """Whether a client's certificate (DER), good when its connection was made, is on a revocation list by now.
+        """
         lists = self._lists
         if not lists:
             return False
@@ -100,7 +101,7 @@ class ServerTls:
         )
 
     def poll(self) -> bool:
-        """Reloads where a file has changed since the last look; whether a reload succeeded."""
+        """Reloads where a file has changed since the last look; returns whether a reload succeeded."""
         return self._file_state() != self._seen and self.reload()
 
     async def watch(self) -> None:
@@ -113,7 +114,10 @@ class ServerTls:
         end.context = self._current
 
     def _file_state(self) -> FileState:
-        """What changes when a file does; a missing one counts as a state of its own."""
+        """Returns times, sizes and inodes of the files, which change with them.
+
+        A missing file counts as a state of its own.
+        """
         states = []
         for path in (
             self._config.certificate,
@@ -144,7 +148,7 @@ class ServerTls:
         return context
 
     def _load(self) -> tuple[ssl.SSLContext, int, list[x509.CertificateRevocationList]]:
-        """A whole new context from the files, when its certificate ends, and the revocation lists."""
+        """Returns a new context from the files, when its certificate ends (UTC ms), and the revocation lists."""
         config = self._config
         not_after_ms = _check_certificate(Path(config.certificate), self._clock_ms())
         _check_private(Path(config.key))
@@ -160,9 +164,9 @@ class ServerTls:
 
 
 def client_context(*, ca: str | Path | None = None, certificate: str = "", key: str = "") -> ssl.SSLContext:
-    """A client's context: trusts ``ca`` alone (None: what the system trusts), shows ``certificate`` where given.
+    """Returns a client's context that trusts ``ca`` alone (None: what the system trusts).
 
-    The server's name is checked. Raises ``CertificateError``.
+    It shows ``certificate`` where one is given, and checks the server's name. Raises ``CertificateError``.
     """
     try:
         context = ssl.create_default_context(cafile=None if ca is None else str(ca))
@@ -180,7 +184,7 @@ def _no_password() -> str:
 
 
 def _reason(error: BaseException) -> str:
-    """Why OpenSSL or the system refuses, without file names."""
+    """Returns why OpenSSL or the system refuses, without file names."""
     if isinstance(error, ssl.SSLError):
         return error.reason or "SSL error"
     if isinstance(error, OSError):
@@ -189,7 +193,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _check_certificate(path: Path, now_ms: int) -> int:
-    """When the certificate ends, UTC ms; raises ``CertificateError`` where it is none or not valid now."""
+    """Returns when the certificate ends (UTC ms); raises ``CertificateError`` where it is none or not valid now."""
     try:
         with path.open("rb") as file:
             leaf = x509.load_pem_x509_certificates(file.read(PEM_BYTES_MAX))[0]
@@ -215,7 +219,7 @@ def _check_private(path: Path) -> None:
 
 
 def _load_lists(path: str) -> list[x509.CertificateRevocationList]:
-    """The revocation lists of a PEM file; raises ``CertificateError`` where one cannot be read."""
+    """Returns the revocation lists of a PEM file; raises ``CertificateError`` where one cannot be read."""
     if not path:
         return []
     try:

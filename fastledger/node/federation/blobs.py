@@ -1,8 +1,8 @@
 """Envelopes between organisations: given against an access that the chain granted, fetched where a read needs one.
 
-A node keeps the envelopes that came to it; records are everywhere. Whoever reads a record at a node that does not hold
-its envelope has signed an ``access.read``, which stands on the chain: that transaction, shown to a peer, is what the
-peer checks, by the same rule and on its own state, chunk by chunk (SPEC-FED-18..19).
+A node keeps the envelopes that came to it, while records are everywhere. Whoever reads a record at a node that does
+not hold its envelope has signed an ``access.read``, which stands on the chain. The node shows that transaction to a
+peer, which checks it by the same rule and on its own state, chunk by chunk (SPEC-FED-18..19).
 """
 
 import asyncio
@@ -29,7 +29,7 @@ COPY_BYTES = 1024 * 1024
 
 
 class EnvelopeGate:
-    """What this node gives to peers (a :class:`~fastledger.peers.port.BlobPort`); on the chain's thread."""
+    """Gives this node's envelopes to peers (a :class:`~fastledger.peers.port.BlobPort`); on the chain's thread."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
@@ -37,7 +37,7 @@ class EnvelopeGate:
     def blob_for(
         self, organisation: str, digest: bytes, access_txid: bytes, offset: int, length: int
     ) -> BlobAnswer:
-        """Part of an envelope, where the access would be granted still; else the code of the refusal."""
+        """Returns a part of an envelope if the access would still be granted, else the code of the refusal."""
         try:
             grant = self._granted(access_txid, digest)
             if not 0 <= offset <= grant.size:
@@ -52,7 +52,10 @@ class EnvelopeGate:
             return BlobAnswer(Code.NOT_FOUND)
 
     def _granted(self, txid: bytes, digest: bytes) -> ReadGrant:
-        """Raises ``InputError`` unless the access stands granted, is recent, and is for this envelope."""
+        """Returns the grant.
+
+        Raises ``InputError`` unless the access was accepted, is recent, and is for this envelope.
+        """
         ledger = self._ledger
         entry = ledger.get(txid)
         if entry.code != Code.OK:
@@ -91,7 +94,7 @@ class EnvelopeGate:
 
 
 class _Spool(BlobSink):
-    """A fetched envelope: in memory while it is short, else in a file that has no name."""
+    """Holds a fetched envelope: in memory while it is short, else in a file that has no name."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -103,7 +106,7 @@ class _Spool(BlobSink):
         return tempfile.SpooledTemporaryFile(MEMORY_BYTES_MAX, dir=str(self._folder))
 
     def write(self, data: bytes) -> None:
-        """The next bytes; a full disk fails the fetch, not the chain."""
+        """Takes the next bytes; a full disk fails the fetch, not the chain."""
         try:
             self._file.write(data)
         except OSError as error:
@@ -111,17 +114,17 @@ class _Spool(BlobSink):
                 self.done.set_exception(error)
 
     def restart(self) -> None:
-        """From the first byte, of another peer."""
+        """Drops the bytes so far: another peer sends the envelope from its first byte."""
         self._file.close()
         self._file = self._new()
 
     def finish(self) -> None:
-        """All of it is there."""
+        """Completes ``done`` with the file, which holds the whole envelope."""
         if not self.done.done():
             self.done.set_result(self._file)
 
     def fail(self, code: Code) -> None:
-        """Nobody gave it."""
+        """Fails ``done``: no peer gave the envelope."""
         self._file.close()
         if not self.done.done():
             self.done.set_exception(NotFoundError("no peer gave the envelope", code=code))
@@ -131,7 +134,7 @@ class EnvelopeFetcher:
     """Brings the envelope of a granted access into this node's own store."""
 
     def __init__(self, ledger: Ledger, federation: Federation, uploads: Uploads, folder: Path) -> None:
-        """``folder`` takes what is too long for memory."""
+        """Takes ``folder`` for envelopes that are too long for memory."""
         self._ledger = ledger
         self._federation = federation
         self._uploads = uploads
@@ -139,7 +142,10 @@ class EnvelopeFetcher:
         self._under_way: dict[bytes, asyncio.Task[None]] = {}
 
     async def fetch(self, transaction: Transaction) -> None:
-        """Raises ``NotFoundError`` where no peer gives the envelope; those who read the same share one fetch."""
+        """Fetches the envelope of an ``access.read`` that was granted; readers of the same envelope share one fetch.
+
+        Raises ``NotFoundError`` where no peer gives it.
+        """
         access = access_body(transaction)
         version = await asyncio.to_thread(self._ledger.record_version, access.record, access.version)
         task = self._under_way.get(version.digest)
@@ -169,7 +175,7 @@ class EnvelopeFetcher:
             return
 
     def _store(self, file: IO[bytes], digest: bytes) -> None:
-        """What is short goes in at once, what is long as an upload of our own."""
+        """Stores a short envelope at once, and a long one as an upload of this node's own."""
         with file:
             size = file.seek(0, 2)
             file.seek(0)

@@ -1,4 +1,4 @@
-"""The federation in a node: peers' bytes to the chain's thread, its actions back, the miner, the operator's words.
+"""The driver of a federation: peers' bytes to the chain's thread, actions back, the miner, operators' requests.
 
 ::
 
@@ -7,8 +7,8 @@
                           └──────────── actions (call_soon_threadsafe) ────────────┘               ▼
     miner's thread    templates ◄─────────────────────────────────────────────────────────── chain events
 
-The network and the chain are touched on the chain's thread only. What peers sent and nobody worked on yet is bounded:
-beyond ``inbox_bytes_max`` no link is read (SPEC-FED-9).
+The network and the chain are touched on the chain's thread only. What peers sent and nobody worked on yet is
+bounded: beyond ``inbox_bytes_max`` no link is read (SPEC-FED-9).
 """
 
 import asyncio
@@ -83,7 +83,7 @@ RENEW_MS_MIN, RENEW_MS_MAX = 100, 2_000
 
 
 class Federation:
-    """One node's part in its chain; made with :meth:`start` on the loop that serves."""
+    """One node's part in its chain; made with :meth:`start` on the event loop that serves."""
 
     def __init__(
         self,
@@ -141,7 +141,7 @@ class Federation:
 
     @classmethod
     async def start(cls, *args: Any, **settings: Any) -> "Federation":
-        """Listens, calls the configured peers, mines where the configuration says so.
+        """Listens, calls the configured peers, and mines where the configuration says so.
 
         Raises ``CertificateError``, and ``OSError`` where it cannot listen.
         """
@@ -215,7 +215,7 @@ class Federation:
     # On the loop: what happens to links goes to the chain's thread.
 
     def connected(self, link: int, address: str, *, inbound: bool, organisation: str) -> None:
-        """A link stands (of :class:`LinkEvents`)."""
+        """Passes a new link on to the network (a method of :class:`LinkEvents`)."""
         self._post(
             lambda now_ms: self._network.connected(
                 link, address, inbound=inbound, organisation=organisation, now_ms=now_ms
@@ -223,18 +223,18 @@ class Federation:
         )
 
     def received(self, link: int, data: bytes) -> None:
-        """Bytes of a peer; where too many wait, no link is read."""
+        """Passes a peer's bytes on to the network; where too many wait, no link is read."""
         self._inbox_bytes += len(data)
         if self._inbox_bytes > self._config.limits.inbox_bytes_max and self._transport is not None:
             self._transport.pause_reading()
         self._post(lambda now_ms: self._network.received(link, data, now_ms), len(data))
 
     def closed(self, link: int) -> None:
-        """A link has ended."""
+        """Passes the end of a link on to the network."""
         self._post(lambda now_ms: self._network.closed(link, now_ms))
 
     def dial_failed(self, address: str) -> None:
-        """Nobody was reached."""
+        """Tells the network that a call reached nobody."""
         self._post(lambda now_ms: self._network.dial_failed(address, now_ms))
 
     def _post(self, work: Callable[[int], object], byte_count: int = 0) -> None:
@@ -259,7 +259,7 @@ class Federation:
             self._to_loop(self._stopped_hearing)
 
     def _work_mail(self, _chain: ForkChain) -> None:
-        """On the chain's thread: some of what waits, so that answers and syncs come in between."""
+        """Does some of the work that waits, on the chain's thread; answers and syncs come in between."""
         done = 0
         try:
             for work, byte_count in self._take_mail():
@@ -286,7 +286,7 @@ class Federation:
             self._transport.pause_reading()
 
     def _hand_back(self, byte_count: int = 0) -> None:
-        """On the chain's thread: what is to be done goes to the loop."""
+        """Gives the network's actions to the loop; on the chain's thread."""
         actions = self._network.take_actions()
         if actions or byte_count:
             self._to_loop(partial(self._perform, actions, byte_count))
@@ -296,7 +296,7 @@ class Federation:
             self._loop.call_soon_threadsafe(work)
 
     def _perform(self, actions: Sequence[Action], byte_count: int) -> None:
-        """On the loop: what the network asked for, frames of one link in one write."""
+        """Carries out the network's actions on the loop; the frames of one link go in one write."""
         transport = self._transport
         self._inbox_bytes -= byte_count
         if transport is None:
@@ -324,7 +324,7 @@ class Federation:
             self._drain = self._loop.call_later(DRAIN_S, self._tell_gone)
 
     def _tell_gone(self) -> None:
-        """What has left the buffers makes room for more."""
+        """Tells the network which bytes have been sent, which makes room for more."""
         self._drain = None
         if self._transport is None or self._stopped:
             return
@@ -374,7 +374,7 @@ class Federation:
             self._post(self._tick)
 
     def _tick(self, now_ms: int) -> None:
-        """On the chain's thread."""
+        """Ticks the network where that is due; on the chain's thread."""
         self._ticking = False
         if now_ms >= self._network.next_tick_ms:
             self._network.tick(now_ms)
@@ -420,7 +420,7 @@ class Federation:
         self._hand_back()
 
     def _note(self, event: object) -> None:
-        """Metrics and log of what does not happen every day."""
+        """Counts and logs events that do not happen every day."""
         if isinstance(event, BlockDisconnected):
             self._metrics.stale.inc()
             self.stale_blocks += 1
@@ -466,17 +466,17 @@ class Federation:
 
     @property
     def organisation(self) -> str:
-        """That of this node's certificate; "" without one."""
+        """The organisation in this node's certificate; "" without one."""
         return self._tls.organisation if self._tls is not None else ""
 
     @property
     def mine_threads(self) -> int:
-        """Threads that search while mining is on."""
+        """How many threads search while mining is on."""
         return self._config.mine_threads
 
     @property
     def mine_percent(self) -> int:
-        """The share of each that the search takes."""
+        """The share of each thread's time that the search takes."""
         return self._config.mine_percent
 
     @property
@@ -485,7 +485,7 @@ class Federation:
         return self.figures.lag > self._config.ready_lag_blocks
 
     def update_metrics(self) -> None:
-        """At a scrape."""
+        """Sets the metrics that are read at a scrape."""
         miner = self.miner
         self._metrics.set_figures(self.figures, miner.hashes_per_second, miner.blocks_found)
         if self._transport is not None:
@@ -493,7 +493,10 @@ class Federation:
             self._metrics.set_links(dict(counted.refused), counted.bytes_in, dict(self._traffic))
 
     async def ask(self, question: Callable[[PeerNetwork, int], T]) -> T:
-        """What the network answers, on the chain's thread; raises its ``FastLedgerError``."""
+        """Returns what ``question`` does on the chain's thread, given the network.
+
+        Raises its ``FastLedgerError``.
+        """
 
         def job(_chain: ForkChain) -> "T | FastLedgerError":
             try:
@@ -513,11 +516,11 @@ class Federation:
         await self.ask(lambda network, now_ms: network.fetch_blob(digest, access_txid, sink, now_ms))
 
     async def peers(self) -> list[PeerInfo]:
-        """Every link."""
+        """Returns what is known of every link."""
         return await self.ask(lambda network, _now_ms: network.peers())
 
     async def bans(self) -> list[Ban]:
-        """Who is shut out."""
+        """Returns the bans that hold."""
         return await self.ask(lambda network, now_ms: network.bans(now_ms))
 
     async def add_peer(self, address: str) -> None:
@@ -530,11 +533,11 @@ class Federation:
         await self.ask(lambda network, _now_ms: network.add_peer(address))
 
     async def ban(self, subject: Subject, duration_ms: int) -> None:
-        """Shuts an organisation or a host out, also after a restart."""
+        """Shuts an organisation or a host out for a time, also after a restart."""
         await self.ask(lambda network, now_ms: network.ban(subject, duration_ms, now_ms))
 
     async def unban(self, subject: Subject) -> bool:
-        """Lets it in again; False where it was not shut out."""
+        """Lets an organisation or a host in again; False where it was not shut out."""
         found = await self.ask(lambda network, _now_ms: network.unban(subject))
         self._remember_bans()
         return found
@@ -542,7 +545,7 @@ class Federation:
     # Certificates.
 
     def reload(self) -> bool:
-        """Reads the certificates again; whether they are good. Called off the loop."""
+        """Reads the certificates again; returns whether they are good. Called off the loop."""
         return self._tls is not None and self._tls.reload()
 
     def _tls_reloaded(self, error: CertificateError | None) -> None:
@@ -556,5 +559,5 @@ class Federation:
 
 
 def _kind_of(frame: bytes) -> str:
-    """The message in a frame that is about to be sent, for metrics."""
+    """Returns the name of the message in a frame that is about to be sent, for metrics."""
     return _KINDS.get(frame[_TAG_AT], "other")

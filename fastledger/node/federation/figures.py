@@ -1,4 +1,4 @@
-"""Where a node of a federation stands: what its driver reads from the chain now and then, for metrics and RPC."""
+"""The state of a federation's node as its driver reads it from the chain now and then, for metrics and RPC."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from fastledger.peers.settings import PeerInfo, SyncStatus
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Where chain and network stood a moment ago; read by RPC and metrics without asking the chain's thread."""
+    """The state of chain and network a moment ago; RPC and metrics read it without asking the chain's thread."""
 
     tip_height: int = 0
     tip_id: bytes = bytes(32)
@@ -23,5 +23,5 @@ class Figures:
 
     @property
     def lag(self) -> int:
-        """Blocks whose headers are proven and that this node has not executed."""
+        """How many blocks have proven headers and were not executed by this node yet."""
         return max(0, self.sync.header_height - self.tip_height)

@@ -1,6 +1,7 @@
-"""What Prometheus is told of peers, forks and mining (SPEC-FED-14).
+"""The metrics of peers, forks and mining for Prometheus (SPEC-FED-14).
 
-Kinds of messages and reasons of refusals are closed sets; organisations are no labels, since their number is not ours.
+Kinds of messages and reasons of refusals are closed sets; organisations are no labels, since their number is not
+ours.
 """
 
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ DEPTH_BUCKETS = (1, 2, 3, 5, 10, 20, 50, 100)
 
 
 class FederationMetrics:
-    """Counted as it happens or set at a scrape; in the node's registry."""
+    """The metrics of a federation, counted as things happen or set at a scrape; in the node's registry."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._registry = registry
@@ -57,7 +58,7 @@ class FederationMetrics:
         return Counter(f"fastledger_federation_{name}", text, labels, registry=self._registry)
 
     def set_figures(self, figures: Figures, hash_rate: float, mined: int) -> None:
-        """Where chain and network stand, at a scrape."""
+        """Sets the state of chain, network and miner, at a scrape."""
         ready = [peer for peer in figures.peers if peer.ready]
         inbound = sum(peer.inbound for peer in ready)
         self.peers.labels("inbound").set(inbound)
@@ -74,7 +75,7 @@ class FederationMetrics:
         self._grow(("mined",), mined, self.mined)
 
     def set_links(self, refused: Mapping[str, int], received: int, sent: Mapping[str, int]) -> None:
-        """What links counted, at a scrape: refusals, bytes received, bytes given to be sent by kind."""
+        """Sets the counters of the links, at a scrape: refusals, bytes received, bytes given to be sent by kind."""
         for reason, count in refused.items():
             self._grow(("refused", reason), count, self.refused.labels(reason))
         self._grow(("received",), received, self.received)

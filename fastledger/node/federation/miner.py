@@ -1,4 +1,4 @@
-"""The miner: one thread that has templates searched, renews them, and can be called off within milliseconds.
+"""The miner: one thread that has templates searched, renews them, and can be stopped within milliseconds.
 
 ::
 
@@ -6,8 +6,8 @@
                         ▲ a new tip: at once
                         ▲ transactions arrived, or the template's time is old: not before ``renew_ms``
 
-A template costs the chain an execution of what waits, so that a flood of transactions must not renew it for each: the
-pause grows with what the last one cost (SPEC-FED-11, SPEC-FED-12).
+A template costs the chain an execution of the transactions that wait, so that a flood of them must not renew it for
+each: the pause grows with the cost of the last template (SPEC-FED-11, SPEC-FED-12).
 """
 
 import threading
@@ -30,14 +30,14 @@ RATE_WINDOW_S = 10.0
 
 
 class Template(Protocol):
-    """What the miner needs of a block that lacks work."""
+    """The part of a block without work that the miner needs."""
 
     @property
     def target(self) -> int:
-        """The hash as a little-endian number has to be at most this."""
+        """The greatest hash, as a little-endian number, that is work enough."""
 
     def make_header(self, extra_nonce: int) -> bytes:
-        """The 80 bytes to search through."""
+        """Returns the 80 bytes of the header to search, for one extra nonce."""
 
 
 class Miner:
@@ -79,11 +79,11 @@ class Miner:
 
     @property
     def is_on(self) -> bool:
-        """Whether it searches."""
+        """Whether mining is on."""
         return self._on
 
     def switch(self, *, on: bool) -> None:
-        """On or off; off ends a search within milliseconds."""
+        """Turns mining on or off; off ends a search within milliseconds."""
         with self._changed:
             self._on = on and not self._closing
             if self._on and self._thread is None:
@@ -92,7 +92,7 @@ class Miner:
             self._cancel()
 
     def close(self) -> None:
-        """Ends the thread."""
+        """Ends the miner's thread."""
         with self._changed:
             self._closing = True
             self._on = False
@@ -101,7 +101,7 @@ class Miner:
             self._thread.join()
 
     def _cancel(self) -> None:
-        """With the lock held: whoever searches or rests comes back."""
+        """Ends a search or a pause that is under way; the caller holds the lock."""
         if self._search is not None:
             self._search.cancel()
         self._changed.notify_all()
@@ -109,17 +109,20 @@ class Miner:
     # Renewing.
 
     def tip_moved(self) -> None:
-        """What is searched can no longer be the next block."""
+        """Ends the search: the block that is searched can no longer be the next one."""
         with self._changed:
             self._moves += 1
             self._cancel()
 
     def transactions_arrived(self) -> None:
-        """There is more to put into a block; it goes in with the next renewal."""
+        """Notes that there are new transactions, which the next renewal puts into the template."""
         self._stale = True
 
     def tick(self) -> None:
-        """Called several times a second: renews a template that is due, since more came or its time grew old."""
+        """Ends the search of a template that is due for renewal; called several times a second.
+
+        Where transactions came it is due after its pause (at least ``renew_ms``), else ``renew_ms`` later.
+        """
         with self._changed:
             now = time.monotonic()
             if (
@@ -184,7 +187,7 @@ class Miner:
             self._found(template, work.header, work.extra_nonce)
 
     def _paced(self, template: Template) -> Callable[[int], bytes]:
-        """The template's headers, each after the rest that the share asks for."""
+        """Returns the template's ``make_header`` with a rest before each further header, for the share of time."""
         last = time.monotonic()
 
         def make_header(extra_nonce: int) -> bytes:
@@ -198,7 +201,7 @@ class Miner:
         return make_header
 
     def _rest(self, seconds: float) -> None:
-        """Waits, unless something happens."""
+        """Waits that long, unless the search is cancelled."""
         with self._changed:
             if self._search is not None and not self._search.cancelled:
                 self._changed.wait(seconds)
@@ -214,13 +217,13 @@ class Miner:
 
     @property
     def hashes(self) -> int:
-        """Nonces tried since the start."""
+        """How many nonces were tried since the start."""
         with self._changed:
             return self._hashes + (self._search.hashes_done if self._search is not None else 0)
 
     @property
     def hashes_per_second(self) -> float:
-        """Of the last seconds."""
+        """How many nonces a second were tried in the last ten seconds."""
         with self._changed:
             since = time.monotonic() - RATE_WINDOW_S
             recent = sum(count for at, count in self._samples if at >= since)

@@ -36,7 +36,10 @@ KEPT = 2
 
 
 class SnapshotGate:
-    """What a running node gives of its kept snapshots (a ``SnapshotPort``); on the chain's thread. It takes none."""
+    """Gives a running node's kept snapshots to peers (a ``SnapshotPort``); on the chain's thread.
+
+    It takes none in.
+    """
 
     def __init__(self, path: Path, genesis: Genesis, key: SigningKey | None) -> None:
         """``path`` holds the kept snapshots; ``key`` attests them (None: nothing is offered)."""
@@ -49,7 +52,7 @@ class SnapshotGate:
         self._last: tuple[bytes, bytes] = (b"", b"")
 
     def snapshot_offers(self) -> list[SnapshotOffer]:
-        """The newest whole snapshots, attested."""
+        """Returns attestations of the newest whole snapshots."""
         names = sorted(self._path.iterdir(), reverse=True)[:KEPT] if self._path.is_dir() else []
         for path in names:
             if path not in self._offers:
@@ -79,7 +82,7 @@ class SnapshotGate:
         self._pieces |= {digest: (path, number) for number, digest in enumerate(manifest.chunks)}
 
     def snapshot_piece(self, digest: bytes) -> bytes | None:
-        """A manifest or chunk; None where it is not here any more."""
+        """Returns a manifest or chunk by its SHA-256; None where it is not here any more."""
         if digest in self._manifests:
             return self._manifests[digest]
         if self._last[0] != digest:
@@ -95,25 +98,28 @@ class SnapshotGate:
         return self._last[1]
 
     def manifest_pieces(self, offer: SnapshotOffer, manifest: bytes) -> list[bytes]:
-        """A running node takes no snapshots: see :func:`fetch_snapshot`."""
+        """Raises ``InputError``: a running node takes no snapshots.
+
+        :func:`fetch_snapshot` does, before the start.
+        """
         raise InputError("a running node takes no snapshot")
 
     def install_piece(self, number: int, piece: bytes) -> None:
-        """The same."""
+        """Raises ``InputError``: a running node takes no snapshots."""
         raise InputError("a running node takes no snapshot")
 
     def install_snapshot(self, offer: SnapshotOffer) -> None:
-        """The same."""
+        """Raises ``InputError``: a running node takes no snapshots."""
         raise InputError("a running node takes no snapshot")
 
 
 class SnapshotKeeper:
-    """Keeps a snapshot when the final height reaches a multiple of ``every``, and the newest two of them."""
+    """Makes a snapshot when the final height reaches a multiple of ``every``, and keeps the newest two of them."""
 
     def __init__(
         self, ledger: Ledger, path: Path, every: int, failed: Callable[[BaseException], None]
     ) -> None:
-        """``every`` 0: none are kept by itself."""
+        """Takes the ledger and the place of its snapshots; with ``every`` 0 the keeper makes none."""
         self._ledger = ledger
         self._path = path
         self._every = every
@@ -121,7 +127,10 @@ class SnapshotKeeper:
         self._busy = threading.Lock()
 
     def final_height(self, height: int) -> None:
-        """Called where it moves; the work is done on a thread of its own."""
+        """Makes a snapshot, on a thread of its own, if one is due at this height.
+
+        Called where the final height moves.
+        """
         if self._every and height % self._every == 0 and self._busy.acquire(blocking=False):
             threading.Thread(
                 target=self._keep, args=(height,), name="fastledger-snapshot", daemon=True
@@ -140,7 +149,10 @@ class SnapshotKeeper:
             self._busy.release()
 
     def _drop_old(self) -> None:
-        """Of those that were kept here; one that a pruned log starts from is the newest, and stays."""
+        """Drops all but the newest snapshots that were made here.
+
+        The one that a pruned log starts from is the newest.
+        """
         for path in sorted(self._path.iterdir(), reverse=True)[KEPT:]:
             if path.name.isdigit() and int(path.name) % self._every == 0:
                 rmtree(path, ignore_errors=True)
@@ -174,7 +186,7 @@ def fetch_snapshot(config: FederationConfig, genesis: Genesis, folder: Path) -> 
 
 
 def _agreed(links: Sequence[Conversation], genesis: Genesis) -> tuple[Attestation, list[Conversation]]:
-    """The highest content that more than half of the proposers signed, and who holds it."""
+    """Returns the highest content that more than half of the proposers signed, and the links whose peers hold it."""
     signers: dict[tuple[object, ...], set[bytes]] = defaultdict(set)
     holders: dict[tuple[object, ...], list[Conversation]] = defaultdict(list)
     found: dict[tuple[object, ...], Attestation] = {}
@@ -217,7 +229,7 @@ def _taken_manifest(offer: Attestation, holders: Sequence[Conversation]) -> Mani
 
 
 def _piece(holders: Sequence[Conversation], digest: bytes, bytes_max: int) -> bytes:
-    """A piece from the first holder that gives the right one."""
+    """Returns a piece from the first holder that gives the right one."""
     for link in holders:
         with suppress(OSError, InputError, UnreachableError):
             data = b""

@@ -1,4 +1,4 @@
-"""Blocks asked of peers one after another, by a program that is no running node (SPEC-REP-8)."""
+"""A source of blocks for a program that is no running node: it asks peers one after another (SPEC-REP-8)."""
 
 import contextlib
 import os
@@ -39,13 +39,17 @@ RECEIVE_BYTES = 1 << 18
 
 
 class PeerSource:
-    """A :class:`~fastledger.chain.keeping.repair.BlockSource` over configured peers; the first that answers is asked.
+    """A :class:`~fastledger.chain.keeping.repair.BlockSource` over the configured peers.
 
-    Where one fails, the next is asked the same; where all did, ``UnreachableError``.
+    The first peer that answers is asked. Where it fails, the next is asked the same; where all did,
+    ``UnreachableError``.
     """
 
     def __init__(self, config: FederationConfig, genesis: Genesis) -> None:
-        """Raises ``InputError`` where no peer is configured, ``CertificateError`` for the TLS files."""
+        """Loads the TLS files.
+
+        Raises ``InputError`` where no peer is configured, ``CertificateError`` for the files.
+        """
         if not config.peers:
             raise InputError("federation.peers names nobody to ask")
         self._config = config
@@ -55,7 +59,7 @@ class PeerSource:
         self._link: Conversation | None = None
 
     def headers_after(self, block_id: bytes, limit: int) -> Sequence[SealedHeader]:
-        """Headers of a peer's chain behind a block."""
+        """Returns up to ``limit`` headers of a peer's best chain after a block."""
 
         def ask(link: "Conversation") -> Sequence[SealedHeader]:
             answer = link.ask(GetHeaders(block_id, limit), Headers)
@@ -64,12 +68,12 @@ class PeerSource:
         return self._with_link(ask)
 
     def blocks(self, block_ids: Sequence[bytes]) -> Iterator[Block]:
-        """Copies of these blocks."""
+        """Yields copies of these blocks, in order."""
         for block_id in block_ids:
             yield self._with_link(partial(Conversation.block, block_id=block_id))
 
     def _with_link(self, ask: "Callable[[Conversation], T]") -> T:
-        """What the present peer answers, or else the next."""
+        """Returns the answer of the present peer, or of the next one that gives any."""
         for _ in range(len(self._addresses) + 1):
             try:
                 if self._link is None:
@@ -81,14 +85,14 @@ class PeerSource:
         raise UnreachableError("no peer answers, or none has what is missing")
 
     def close(self) -> None:
-        """Ends the link."""
+        """Closes the connection to the present peer."""
         if self._link is not None:
             self._link.close()
             self._link = None
 
 
 class Conversation:
-    """One blocking connection, handshake done."""
+    """One blocking connection to a peer, whose handshake is done."""
 
     def __init__(self, address: str, tls: PeerTls, config: FederationConfig, genesis: Genesis) -> None:
         timeout_s = config.limits.dial_timeout_ms / 1000
@@ -119,12 +123,12 @@ class Conversation:
             raise
 
     def ask(self, question: Message, kind: type[MessageT]) -> MessageT:
-        """The answer of that kind; what else comes is not for us."""
+        """Sends a question and returns the next message of the kind ``kind``; other messages are passed over."""
         self._send(question)
         return self._next(kind)
 
     def block(self, block_id: bytes) -> Block:
-        """One block; raises where the peer has none."""
+        """Returns one block by its id; raises where the peer does not send it."""
         answer = self.ask(GetBlocks(block_id), BlockMessage)
         return Block.decode(answer.block)
 
@@ -150,6 +154,6 @@ class Conversation:
             self._inbox += self._reader.feed(data)
 
     def close(self) -> None:
-        """Hangs up."""
+        """Closes the connection."""
         with contextlib.suppress(OSError):
             self._socket.close()

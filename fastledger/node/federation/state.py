@@ -1,4 +1,4 @@
-"""What a node remembers of its peers over a restart: bans, and addresses that the operator added (SPEC-FED-10)."""
+"""The state of a node's peers that outlives a restart: bans, and addresses that the operator added (SPEC-FED-10)."""
 
 import contextlib
 import os
@@ -29,10 +29,10 @@ class _State(msgspec.Struct, kw_only=True):
 
 
 class PeerState:
-    """The file ``peers.json`` in a ledger directory; written whole or not at all, from any thread."""
+    """The file ``peers.json`` in a ledger directory; written wholly or not at all, from any thread."""
 
     def __init__(self, directory: Path) -> None:
-        """Reads the file where there is one; raises ``CorruptionError`` where it cannot be read as what it is."""
+        """Reads the file where there is one; raises ``CorruptionError`` where it is damaged."""
         self._path = directory / STATE_NAME
         self._lock = threading.Lock()
         self._state = self._load()
@@ -48,7 +48,7 @@ class PeerState:
 
     @property
     def bans(self) -> tuple[Ban, ...]:
-        """As they were saved; those that have ended too."""
+        """The bans that were saved; some may have ended since."""
         return tuple(
             Ban(Subject(SubjectKind[ban.kind.upper()], ban.name), ban.until_ms, ban.why)
             for ban in self._state.bans
@@ -56,18 +56,18 @@ class PeerState:
 
     @property
     def peers(self) -> tuple[str, ...]:
-        """Addresses that were added."""
+        """The addresses that the operator added."""
         return tuple(self._state.peers)
 
     def add_peer(self, address: str) -> None:
-        """Remembers an address."""
+        """Saves an address."""
         with self._lock:
             if address not in self._state.peers:
                 self._state.peers.append(address)
                 self._save()
 
     def set_bans(self, bans: "list[Ban]") -> None:
-        """Remembers exactly these."""
+        """Saves exactly these bans."""
         held = [
             _Ban("address" if ban.subject.kind is SubjectKind.ADDRESS else "organisation", *_rest(ban))
             for ban in bans

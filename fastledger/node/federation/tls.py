@@ -26,7 +26,7 @@ _PEM_LIST = re.compile(rb"-----BEGIN X509 CRL-----.*?-----END X509 CRL-----", re
 
 
 class PeerCertificate(NamedTuple):
-    """Who is at the other end: organisation, SHA-256 of the DER in hex, and what a revocation list names it by."""
+    """The certificate at the other end: organisation, SHA-256 of the DER in hex, issuer and serial number."""
 
     organisation: str
     sha256: str
@@ -35,9 +35,10 @@ class PeerCertificate(NamedTuple):
 
 
 def peer_certificate(end: SslEnd | None) -> PeerCertificate:
-    """The verified certificate of the other side; raises ``CertificateError`` where it is no organisation's node.
+    """Returns the verified certificate of the other side.
 
-    The organisation is the subject's organisation name, or its common name where it has none.
+    Raises ``CertificateError`` where it is no organisation's node. The organisation is the subject's organisation
+    name, or its common name where it has none.
     """
     der = end.getpeercert(binary_form=True) if end is not None else None
     if not der:
@@ -66,7 +67,7 @@ def peer_certificate(end: SslEnd | None) -> PeerCertificate:
 
 
 class PeerTls:
-    """The contexts of both directions, loaded again when the files change."""
+    """The TLS contexts of both directions, loaded again when the files change."""
 
     def __init__(
         self,
@@ -75,7 +76,10 @@ class PeerTls:
         clock_ms: Callable[[], int] = system_clock_ms,
         on_reload: Callable[[CertificateError | None], None] = lambda _error: None,
     ) -> None:
-        """Raises ``CertificateError`` where the files cannot be used now; ``on_reload`` as of ``ServerTls``."""
+        """Loads the files; raises ``CertificateError`` where they cannot be used now.
+
+        ``on_reload`` is as for ``ServerTls``.
+        """
         self._config = config
         self._on_reload = on_reload
         as_server = TlsConfig(
@@ -95,15 +99,15 @@ class PeerTls:
 
     @property
     def server_context(self) -> ssl.SSLContext:
-        """The listener's; its handshakes use the newest good files."""
+        """The listener's context; its handshakes use the newest good files."""
         return self.server.context
 
     def reload(self) -> bool:
-        """Loads the files again. Where they are not good, the old ones stay, and False says so."""
+        """Loads the files again; False where they are not good, and the old ones stay in use."""
         return self.server.reload()
 
     async def watch(self) -> None:
-        """Reloads for ever when a file changes."""
+        """Loads the files again whenever one changes; runs for ever."""
         await self.server.watch()
 
     def _reloaded(self, error: CertificateError | None) -> None:
@@ -135,7 +139,7 @@ class PeerTls:
         return context
 
     def _load_revoked(self) -> frozenset[tuple[bytes, int]]:
-        """(issuer, serial) of every revoked certificate, so that links that are open already end too."""
+        """Returns (issuer, serial) of every revoked certificate, so that links that are open already end too."""
         if not self._config.revoked:
             return frozenset()
         try:
@@ -146,12 +150,12 @@ class PeerTls:
         return frozenset((crl.issuer.public_bytes(), entry.serial_number) for crl in lists for entry in crl)
 
     def is_revoked(self, peer: PeerCertificate) -> bool:
-        """Whether a list names the certificate by now."""
+        """Whether a revocation list names the certificate by now."""
         return (peer.issuer, peer.serial) in self.revoked
 
 
 def own_organisation(config: FederationTlsConfig) -> str:
-    """The organisation that the node's own certificate names; raises ``CertificateError``."""
+    """Returns the organisation that the node's own certificate names; raises ``CertificateError``."""
     try:
         leaf = x509.load_pem_x509_certificates(_read(config.certificate))[0]
     except (OSError, ValueError, IndexError):

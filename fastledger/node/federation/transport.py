@@ -40,23 +40,23 @@ CONGESTED_BYTES = 1024 * 1024
 
 
 class LinkEvents(Protocol):
-    """What is told of links, on the loop; ``closed`` comes once for each ``connected``."""
+    """The receiver of what happens to links, called on the loop; ``closed`` comes once for each ``connected``."""
 
     def connected(self, link: int, address: str, *, inbound: bool, organisation: str) -> None:
-        """A handshake is done."""
+        """Takes in a link whose handshake is done."""
 
     def received(self, link: int, data: bytes) -> None:
-        """Bytes, in order."""
+        """Takes bytes of a link, in order."""
 
     def closed(self, link: int) -> None:
-        """The link has ended."""
+        """Hears that a link has ended."""
 
     def dial_failed(self, address: str) -> None:
-        """Nobody was reached there, or not who may be a peer."""
+        """Hears that a call reached nobody, or nobody who may be a peer."""
 
 
 class PeerLink(asyncio.Protocol):
-    """One connection; becomes a link once its certificate turned out to be an organisation's."""
+    """One connection; it becomes a link once its certificate turned out to be an organisation's."""
 
     def __init__(self, transport: "Transport", address: str, *, inbound: bool) -> None:
         self._owner = transport
@@ -72,41 +72,41 @@ class PeerLink(asyncio.Protocol):
         self._stall: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """The handshake is done."""
+        """Takes the connection after its TLS handshake."""
         self.stream = cast(asyncio.Transport, transport)
         self.stream.set_write_buffer_limits(high=CONGESTED_BYTES)
         self._owner._made(self)
 
     def data_received(self, data: bytes) -> None:
-        """Bytes of the peer."""
+        """Passes the peer's bytes on."""
         if self.number:
             self._owner._received(self, data)
 
     def pause_writing(self) -> None:
-        """The peer does not read: it has some time to begin."""
+        """Starts the time that a peer that does not read has to begin again."""
         loop = asyncio.get_running_loop()
         self._stall = loop.call_later(STALL_TIMEOUT_S, self._owner._stalled, self)
 
     def resume_writing(self) -> None:
-        """It reads again."""
+        """Ends that time: the peer reads again."""
         if self._stall is not None:
             self._stall.cancel()
             self._stall = None
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The end, whoever made it."""
+        """Reports the end of the connection, whichever side made it."""
         self.resume_writing()
         self._owner._lost(self)
 
 
 class CallRates:
-    """How often each address may call: a bucket of handshakes each, of a bounded number of addresses."""
+    """A token bucket of handshakes for each calling address; the number of addresses is bounded."""
 
     def __init__(self) -> None:
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def admit(self, host: str, now: float) -> bool:
-        """Takes one handshake of an address, where it has one left; ``now`` in seconds."""
+        """Takes one handshake of an address; False where it has none left. ``now`` is in seconds."""
         left, at = self._buckets.pop(host, (float(HANDSHAKES_BURST), now))
         left = min(HANDSHAKES_BURST, left + (now - at) * HANDSHAKES_PER_SECOND)
         admitted = left >= 1
@@ -118,7 +118,7 @@ class CallRates:
 
 @dataclass(slots=True)
 class TransportFigures:
-    """Counters since the start."""
+    """Counters of a transport since its start."""
 
     bytes_in: int = 0
     bytes_out: int = 0
@@ -136,7 +136,7 @@ class Transport:
         *,
         may_join: Callable[[str], bool] = lambda _organisation: True,
     ) -> None:
-        """``may_join`` says whether an organisation may be a peer at all."""
+        """Takes the receiver of events; ``may_join`` says whether an organisation may be a peer at all."""
         self._tls = tls
         self._events = events
         self._limits = limits
@@ -155,7 +155,7 @@ class Transport:
     # Starting and ending.
 
     async def listen(self, address: str) -> int:
-        """Takes calls at ``address`` from now on; the port. Raises ``OSError``."""
+        """Takes calls at ``address`` (``host:port``) from now on; returns the port. Raises ``OSError``."""
         host, port = split_address(address)
         loop = asyncio.get_running_loop()
         found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -214,7 +214,7 @@ class Transport:
             self._begin(self._take(connection, host, _text(place)))
 
     async def _take(self, connection: socket.socket, host: str, address: str) -> None:
-        """One handshake with a caller."""
+        """Makes one handshake with a caller."""
         self._handshakes[host] += 1
         try:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -235,7 +235,7 @@ class Transport:
     # Calling others.
 
     def dial(self, address: str) -> None:
-        """Calls ``address``; a call that is under way is not made twice. When to call again others decide."""
+        """Calls ``address`` once; a call to it that is under way is not made twice."""
         if not self._stopped and address not in self._dialling:
             self._dialling.add(address)
             self._begin(self._call(address))
@@ -260,7 +260,7 @@ class Transport:
     # Links.
 
     def _made(self, link: PeerLink) -> None:
-        """A handshake is done: whoever may not be a peer hears nothing."""
+        """Makes a link of a connection whose handshake is done, or ends it without a word."""
         try:
             peer = peer_certificate(link.stream.get_extra_info("ssl_object"))
         except CertificateError:
@@ -278,7 +278,7 @@ class Transport:
         )
 
     def _problem_of(self, peer: PeerCertificate) -> str:
-        """Why there can be no link to this organisation now; "" where there can."""
+        """Returns why there can be no link to this organisation now; "" where there can."""
         if self._stopped:
             return "stopped"
         if not self._may_join(peer.organisation) or self._tls.is_revoked(peer):
@@ -312,7 +312,7 @@ class Transport:
             self._events.dial_failed(link.address)
 
     def send(self, link: int, data: bytes) -> None:
-        """Bytes to a peer; a link that has too much unsent already ends."""
+        """Sends bytes to a peer; a link that has too much unsent already is ended."""
         found = self._links.get(link)
         if found is None or found.stream.is_closing():
             return
@@ -325,7 +325,7 @@ class Transport:
         found.stream.write(data)
 
     def gone(self) -> list[tuple[int, int]]:
-        """(link, bytes) of what has left since this was last asked."""
+        """Returns (link, bytes) of what has been sent since the last call."""
         counts = []
         for link in self._links.values():
             # What waits in the transport is encrypted already and a little longer than what was given.
@@ -337,22 +337,22 @@ class Transport:
 
     @property
     def has_unsent(self) -> bool:
-        """Whether anything that was given to be sent has not been told of as gone."""
+        """Whether :meth:`gone` has not reported everything that was given to be sent."""
         return any(link.given > link.told for link in self._links.values())
 
     def close(self, link: int) -> None:
-        """Ends a link once what was sent has left, which may take a moment and no longer."""
+        """Ends a link once what was given to it has been sent, or after FLUSH_TIMEOUT_S."""
         found = self._links.get(link)
         if found is not None:
             found.stream.close()
             asyncio.get_running_loop().call_later(FLUSH_TIMEOUT_S, found.stream.abort)
 
     def pause_reading(self) -> None:
-        """Reads from nobody: what came has to be worked on first."""
+        """Stops reading from all links: what came has to be worked on first."""
         self._set_reading(reading=False)
 
     def resume_reading(self) -> None:
-        """Reads again."""
+        """Reads from all links again."""
         self._set_reading(reading=True)
 
     def _set_reading(self, *, reading: bool) -> None:
@@ -368,7 +368,7 @@ class Transport:
                 (link.stream.resume_reading if self._reading else link.stream.pause_reading)()
 
     def drop_revoked(self) -> int:
-        """Ends the links whose certificates are revoked by now; how many."""
+        """Ends the links whose certificates are revoked by now, and returns how many those were."""
         revoked = [
             link for link in self._links.values() if link.peer is not None and self._tls.is_revoked(link.peer)
         ]
@@ -378,7 +378,7 @@ class Transport:
 
     @property
     def link_count(self) -> int:
-        """Open links."""
+        """How many links are open."""
         return len(self._links)
 
 
