@@ -1,4 +1,4 @@
-"""What systemd is told of the service's state: sd_notify(3) without a library (SPEC-NODE-131)."""
+"""Notifications to systemd about the service's state: sd_notify(3) without a library (SPEC-NODE-131)."""
 
 import os
 import socket
@@ -17,25 +17,25 @@ class Notifier:
 
     @property
     def watchdog_interval_ms(self) -> int:
-        """How often :meth:`watchdog` has to be called, half of what the manager waits; 0: not at all."""
+        """How often :meth:`watchdog` has to be called, half of the time that the manager waits; 0: never."""
         if not self._watchdog_us.isdigit() or self._watchdog_pid not in ("", str(os.getpid())):
             return 0
         return max(1, int(self._watchdog_us) // 2_000)
 
     def ready(self) -> bool:
-        """The node serves; whether anyone was told."""
+        """Tells that the node serves; returns whether anyone was told."""
         return self._send(f"READY=1\nMAINPID={os.getpid()}")
 
     def stopping(self) -> bool:
-        """The node drains and will end."""
+        """Tells that the node drains and will end; returns whether anyone was told."""
         return self._send("STOPPING=1")
 
     def watchdog(self) -> bool:
-        """The event loop is alive."""
+        """Tells that the event loop is alive; returns whether anyone was told."""
         return self._send("WATCHDOG=1")
 
     def status(self, text: str) -> bool:
-        """A line for ``systemctl status``: figures only."""
+        """Sends a line for ``systemctl status``, which holds figures only; returns whether anyone was told."""
         return self._send("STATUS=" + text.replace("\n", " "))
 
     def _send(self, state: str) -> bool:

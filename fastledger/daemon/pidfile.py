@@ -12,7 +12,7 @@ PID_NAME = "node.pid"
 
 
 def process_start(pid: int) -> str:
-    """The start of a process as in proc(5); "" where it does not run, or only waits to be reaped."""
+    """Returns the start of a process as in proc(5); "" where it does not run, or only waits to be reaped."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -23,14 +23,17 @@ def process_start(pid: int) -> str:
 
 
 def write_pid(directory: Path, url: str) -> Path:
-    """Notes this process and its ``url``; the file appears whole."""
+    """Writes the file for this process and its ``url``, whole at once; returns its path."""
     fresh = directory / f".{PID_NAME}.new"
     fresh.write_text(f"{os.getpid()} {process_start(os.getpid())}\n{url}\n")
     return fresh.replace(directory / PID_NAME)
 
 
 def running(directory: Path) -> tuple[int, str] | None:
-    """Process and URL of what serves ``directory``; None where nothing does, whatever a killed one left behind."""
+    """Returns id and URL of the process that serves ``directory``.
+
+    None where none does, whatever a killed one left.
+    """
     try:
         lines = (directory / PID_NAME).read_text(encoding="ascii", errors="replace").splitlines()
     except OSError:
@@ -43,12 +46,12 @@ def running(directory: Path) -> tuple[int, str] | None:
 
 
 def running_pid(directory: Path) -> int | None:
-    """The process alone."""
+    """Returns the id of the process that serves ``directory``, or None."""
     found = running(directory)
     return None if found is None else found[0]
 
 
 def remove_pid(directory: Path) -> None:
-    """Removes the note of this process, and no other's."""
+    """Removes the file if it is this process's own."""
     if running_pid(directory) == os.getpid():
         (directory / PID_NAME).unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""The node as a process: opens the ledger, serves it, and ends as it was told to, with nothing taken left unanswered.
+"""The node as a process: opens the ledger, serves it, and answers everything that it took before it ends.
 
 ::
 
@@ -54,7 +54,7 @@ _TIDY_INTERVAL_S = 600.0
 
 
 def run(config: NodeConfig) -> int:
-    """Serves until it is told to stop; returns the exit code.
+    """Serves until the process is told to stop; returns the exit code.
 
     Raises ``FastLedgerError`` where it cannot start: ``LedgerLockedError`` where another node has the directory,
     ``ConfigError`` where it cannot listen, ``CertificateError``, and whatever opening the ledger raises.
@@ -121,7 +121,7 @@ def service_options(config: NodeConfig) -> ServiceOptions:
 
 
 class Daemon:
-    """One node from start to end."""
+    """One node from its start to its end."""
 
     def __init__(self, config: NodeConfig) -> None:
         """Opens the log; everything else is opened by :meth:`serve`."""
@@ -138,7 +138,7 @@ class Daemon:
         self._scraped: dict[str, int] = {}
 
     async def serve(self) -> int:
-        """The whole life of a node."""
+        """Starts the node, waits until it is told to stop, and ends it; returns the exit code."""
         self._loop = asyncio.get_running_loop()
         handler = _IncidentHandler(self.log)
         INCIDENT_LOGGER.addHandler(handler)
@@ -219,7 +219,7 @@ class Daemon:
         return ledger
 
     async def _join_federation(self, service: NodeService, undo: contextlib.AsyncExitStack) -> None:
-        """Meets the other organisations' nodes, where the chain has any."""
+        """Starts the federation with the other organisations' nodes, where the chain has any."""
         config, ledger = self.config.federation, service.ledger
         if ledger.forks is None or ledger.genesis.work is None:
             if config.listen or config.peers or config.mine:
@@ -301,7 +301,7 @@ class Daemon:
         return server
 
     def _render_metrics(self, server: RpcServer, blobs: BlobService) -> bytes:
-        """What is counted elsewhere is read at the scrape; on a thread."""
+        """Returns the text of ``/metrics``, reading at the scrape what is counted elsewhere; on a thread."""
         service, metrics = server.service, self.metrics
         if self._federation is not None:
             self._federation.update_metrics()
@@ -355,7 +355,7 @@ class Daemon:
         await asyncio.to_thread(self.reload)
 
     def reload(self) -> list[str]:
-        """Opens the log file and the certificates again; returns what could be."""
+        """Opens the log file and the certificates again; returns the names of those that could be opened."""
         self.log.reopen()
         done = ["log"]
         if self._tls is not None and self._tls.reload():
@@ -392,7 +392,7 @@ class Daemon:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _flush_access_log(self) -> None:
-        """The sum of a busy second is told though no request follows it."""
+        """Writes the access log's sum of each second, even where no request follows it."""
         while True:
             await asyncio.sleep(1)
             self._access_log.flush()
@@ -423,7 +423,7 @@ class Daemon:
 
 
 class _IncidentHandler(logging.Handler):
-    """What nobody expected, as lines of the node's own log: incident, type and place, never a message."""
+    """Writes unexpected errors as lines of the node's own log: incident, type and place, never a message."""
 
     def __init__(self, log: Log) -> None:
         super().__init__(logging.ERROR)
@@ -444,7 +444,7 @@ class _IncidentHandler(logging.Handler):
 
 
 def read_password_file(path: str) -> str | None:
-    """The first line of the file; None where none is configured."""
+    """Returns the first line of the file; None where none is configured. Raises ``ConfigError``."""
     if not path:
         return None
     try:

@@ -46,14 +46,17 @@ class Header:
     version: int = HEADER_VERSION
 
     def encode(self) -> bytes:
-        """The 80-byte wire form."""
+        """Returns the 80 bytes of the header."""
         return _HEADER.pack(
             self.version, self.previous_id, self.commitment, self.time_s, self.bits, self.nonce
         )
 
     @classmethod
     def decode(cls, data: bytes) -> "Header":
-        """The header of exactly 80 bytes."""
+        """Returns the header in ``data``.
+
+        Raises ``InputError`` with ``BAD_BLOCK`` unless that has exactly 80 bytes.
+        """
         if len(data) != HEADER_BYTES:
             raise _bad_block(f"a header has {HEADER_BYTES} bytes, not {len(data)}")
         version, previous_id, commitment, time_s, bits, nonce = _HEADER.unpack(data)
@@ -61,13 +64,13 @@ class Header:
 
     @property
     def block_id(self) -> bytes:
-        """SHA-256d of the header."""
+        """The SHA-256d of the 80 bytes, in internal byte order."""
         return hashlib.sha256(hashlib.sha256(self.encode()).digest()).digest()
 
 
 @dataclass(frozen=True, slots=True)
 class HeaderBody:
-    """What the commitment covers; roots and ids are 32 bytes, ``proposer`` a 33-byte key."""
+    """The fields that the header commits to; roots and ids are 32 bytes, ``proposer`` a 33-byte key."""
 
     height: int
     time_ms: int
@@ -80,7 +83,7 @@ class HeaderBody:
     extra_nonce: int = 0
 
     def encode(self) -> bytes:
-        """Deterministic CBOR array of the nine fields in order."""
+        """Returns the nine fields in order as a deterministic CBOR array."""
         return encode(
             [
                 self.height,
@@ -97,7 +100,7 @@ class HeaderBody:
 
     @classmethod
     def decode(cls, data: bytes) -> "HeaderBody":
-        """The body of ``data``; raises ``InputError`` with ``BAD_BLOCK`` where a field has another shape."""
+        """Returns the body in ``data``; raises ``InputError`` with ``BAD_BLOCK`` where a field has another shape."""
         fields = decode(data, what="header body")
         if not isinstance(fields, list) or len(fields) != 9:
             raise _bad_block("a header body has nine fields")
@@ -111,7 +114,7 @@ class HeaderBody:
 
     @property
     def commitment(self) -> bytes:
-        """SHA-256 of the encoded body."""
+        """The SHA-256 of the encoded body."""
         return hashlib.sha256(self.encode()).digest()
 
 
@@ -126,10 +129,10 @@ def _check_commitment(header: Header, body: HeaderBody, encoded_body: bytes) -> 
 
 @dataclass(frozen=True, slots=True)
 class SealedHeader:
-    """A block without its ``count`` transactions: what nodes tell each other first (SPEC-TREE-8).
+    """A block without its ``count`` transactions, which nodes tell each other first (SPEC-TREE-8).
 
-    Made by :meth:`decode` or from a :class:`Block`, so that header and body belong together; whether the seal is
-    good, ``model.receipt.check_seals`` says.
+    It is made by :meth:`decode` or from a :class:`Block`, so that header and body belong together. Whether the seal
+    is good, ``model.receipt.check_seals`` tells.
     """
 
     header: Header
@@ -139,7 +142,10 @@ class SealedHeader:
 
     @classmethod
     def decode(cls, header80: bytes, body: bytes, seal: bytes, count: int) -> "SealedHeader":
-        """Of the wire forms; raises ``InputError`` with ``BAD_BLOCK`` (or a codec error) as :meth:`Block.decode`."""
+        """Returns the sealed header with these parts in their wire form.
+
+        Raises ``InputError`` as :meth:`Block.decode`.
+        """
         if not 0 <= count <= BLOCK_TRANSACTIONS_MAX:
             raise _bad_block("more than a block may hold")
         header, decoded = Header.decode(header80), HeaderBody.decode(body)
@@ -148,7 +154,7 @@ class SealedHeader:
 
     @property
     def block_id(self) -> bytes:
-        """SHA-256d of the header."""
+        """The SHA-256d of the header."""
         return self.header.block_id
 
 
@@ -166,12 +172,12 @@ class Block:
 
     @cached_property
     def block_id(self) -> bytes:
-        """SHA-256d of the header."""
+        """The SHA-256d of the header."""
         return self.header.block_id
 
     @property
     def height(self) -> int:
-        """Genesis is 0."""
+        """The number of blocks before this one; the genesis block's is 0."""
         return self.body.height
 
     @property
@@ -181,7 +187,7 @@ class Block:
 
     @cached_property
     def offsets(self) -> list[int]:
-        """n + 1 byte offsets of the transactions."""
+        """The n + 1 byte offsets of the transactions in ``transactions``."""
         lengths = struct.unpack(f"<{self.count}I", self.lengths)
         return list(accumulate(lengths, initial=0))
 
@@ -194,7 +200,7 @@ class Block:
         return int.from_bytes(self.results[2 * index : 2 * index + 2], "big")
 
     def encode(self) -> bytes:
-        """The stored and sent form."""
+        """Returns the block's stored and sent form."""
         return encode(
             [
                 BLOCK_FORMAT_VERSION,
@@ -210,7 +216,7 @@ class Block:
 
     @classmethod
     def decode(cls, data: bytes) -> "Block":
-        """The block of ``data``: its shape and its header's commitment are checked, its contents are not.
+        """Returns the block in ``data``. Its shape and its header's commitment are checked, its contents are not.
 
         Raises ``InputError`` with ``BAD_BLOCK`` (or a codec error); execution checks roots and seal.
         """
@@ -230,7 +236,7 @@ class Block:
 
     @property
     def sealed_header(self) -> "SealedHeader":
-        """The block without its transactions."""
+        """The block's header, body and seal, without its transactions."""
         return SealedHeader(self.header, self.body, self.seal, self.count)
 
     def _check_shape(self, encoded_body: bytes) -> None:
@@ -244,6 +250,9 @@ class Block:
 
 
 def result_entries(txids: bytes, results: bytes) -> tuple[bytes, list[int]]:
-    """The n entries txid || code u16 BE that ``result_root`` hashes, as one buffer with n + 1 offsets."""
+    """Returns the n entries txid || code u16 BE that ``result_root`` hashes, as one buffer with n + 1 offsets.
+
+    ``txids`` are n × 32 bytes, ``results`` n × 2.
+    """
     entries = join_rows(txids, 32, results, 2)
     return entries, list(range(0, len(entries) + 1, 34))

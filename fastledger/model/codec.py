@@ -13,16 +13,16 @@ from fastledger.errors import Code, InputError
 
 
 def encode(value: Any) -> bytes:
-    """``value`` (None-free: ints, bytes, text, bools, lists, dicts) as deterministic CBOR.
+    """Encodes ``value`` (ints, bytes, text, bools, lists and dicts of them) as deterministic CBOR.
 
-    Map keys of one type only, since the encoder orders by length first and the rule is bytewise: for keys of one
-    type shorter than 24 bytes the two orders agree.
+    The keys of a map must be of one type and shorter than 24 bytes. The encoder orders keys by length first, while
+    the rule is bytewise: for such keys the two orders agree.
     """
     return cbor2.dumps(value, canonical=True)
 
 
 def decode(data: bytes, *, what: str = "CBOR item") -> Any:
-    """The value of ``data``, one deterministic CBOR item and nothing after it.
+    """Returns the value of ``data``, which is one deterministic CBOR item and nothing after it.
 
     Raises ``InputError`` with ``MALFORMED`` or ``NON_CANONICAL``, naming ``what`` and the offset.
     """

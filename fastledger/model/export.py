@@ -1,4 +1,4 @@
-"""Transactions as lines of JSON, and which blocks an export is of (SPEC-EXP-1): the same from a ledger and a node."""
+"""The lines of an export, in JSON, and its range of blocks (SPEC-EXP-1), alike from a ledger and a node."""
 
 import base64
 from typing import NamedTuple
@@ -12,13 +12,16 @@ _ENCODE = msgspec.json.Encoder().encode
 
 
 class BlockRange(NamedTuple):
-    """Heights, both ends included; None: as far as there are blocks."""
+    """A range of heights, both ends included; an end of None is where the blocks begin or end."""
 
     from_height: int | None = None
     to_height: int | None = None
 
     def within(self, first_height: int, durable_height: int) -> tuple[int, int]:
-        """The first and last of it on a ledger that keeps these; NotFoundError (PRUNED), or InputError for none."""
+        """Returns the first and last height of the range on a ledger that keeps blocks from ``first_height`` on.
+
+        NotFoundError (PRUNED) where its first block is not kept, InputError where it has no block.
+        """
         first = first_height if self.from_height is None else self.from_height
         last = durable_height if self.to_height is None else min(self.to_height, durable_height)
         if 0 <= first < first_height:
@@ -29,7 +32,7 @@ class BlockRange(NamedTuple):
 
 
 def pruned(height: int) -> NotFoundError:
-    """The block at ``height`` is not kept any more."""
+    """Returns the error that says that the block at ``height`` is not kept any more."""
     return NotFoundError(f"the block at height {height} was pruned", code=Code.PRUNED)
 
 
@@ -48,7 +51,7 @@ class ExportLine(msgspec.Struct, frozen=True):
 
     @classmethod
     def of_entry(cls, entry: Entry) -> "ExportLine":
-        """The line of a transaction that a query found."""
+        """Returns the line of a transaction that a query found."""
         return cls(
             entry.seq,
             entry.height,
@@ -62,5 +65,5 @@ class ExportLine(msgspec.Struct, frozen=True):
         )
 
     def encode(self) -> bytes:
-        """With its end of line."""
+        """Returns the line in JSON with its end of line."""
         return _ENCODE(self) + b"\n"

@@ -44,11 +44,11 @@ class Authority:
 
 @dataclass(frozen=True)
 class WorkParameters:
-    """What the ``pow`` engine's rules leave to the chain (SPEC-WORK-9).
+    """The parameters that the rules of the ``pow`` engine leave to the chain (SPEC-WORK-9).
 
     ``bits`` are compact targets: block 1 has ``initial_bits``, no block an easier target than ``limit_bits``. The
-    target follows the mean interval of about ``window_blocks`` blocks. ``rewards`` are pairs (height, credits of each
-    block from this height on), ascending from height 0.
+    target follows the mean interval of about ``window_blocks`` blocks. ``rewards`` are pairs (height, credits of
+    each block from this height on), ascending from height 0.
     """
 
     spacing_ms: int = 10_000
@@ -59,7 +59,10 @@ class WorkParameters:
     rewards: tuple[tuple[int, int], ...] = ()
 
     def checked(self) -> "WorkParameters":
-        """Itself, where every field is in its range; raises ``InputError`` with ``BAD_GENESIS``."""
+        """Returns the parameters unchanged.
+
+        Raises ``InputError`` with ``BAD_GENESIS`` where a field is out of its range.
+        """
         self._check_numbers()
         try:
             initial, limit = bits_to_target(self.initial_bits), bits_to_target(self.limit_bits)
@@ -93,7 +96,7 @@ class WorkParameters:
             below = height
 
     def to_map(self) -> dict[str, Any]:
-        """As it stands in the genesis document."""
+        """Returns the parameters as the map that stands in the genesis document."""
         return {
             "spacing_ms": self.spacing_ms,
             "initial_bits": self.initial_bits,
@@ -105,7 +108,7 @@ class WorkParameters:
 
     @classmethod
     def from_map(cls, value: Any) -> "WorkParameters":
-        """The inverse of :meth:`to_map`; raises ``InputError`` with ``BAD_GENESIS``."""
+        """Returns the parameters in a map of :meth:`to_map`; raises ``InputError`` with ``BAD_GENESIS``."""
         if not isinstance(value, dict) or set(value) != {field.name for field in fields(cls)}:
             raise _bad_genesis("work parameters have other fields")
         steps = _list(value["rewards"])
@@ -116,7 +119,7 @@ class WorkParameters:
 
 @dataclass(frozen=True)
 class Genesis:
-    """The agreed beginning. ``proposers`` are the 33-byte keys that may seal blocks; ``salt`` makes chains differ."""
+    """A genesis document. ``proposers`` are the 33-byte keys that may seal blocks; ``salt`` makes chains differ."""
 
     created_ms: int
     proposers: tuple[bytes, ...]
@@ -135,11 +138,17 @@ class Genesis:
         engine: str = "solo",
         work: WorkParameters | None = None,
     ) -> "Genesis":
-        """A new chain with a random salt; ``work`` goes with the ``pow`` engine and no other."""
+        """Makes the document of a new chain, with a random salt.
+
+        ``work`` goes with the ``pow`` engine and no other.
+        """
         return cls(created_ms, proposers, authorities, engine, os.urandom(16), work).checked()
 
     def checked(self) -> "Genesis":
-        """Itself, where every field has its shape; raises ``InputError`` with ``BAD_GENESIS``."""
+        """Returns the document unchanged.
+
+        Raises ``InputError`` with ``BAD_GENESIS`` where a field has another shape.
+        """
         if self.engine not in ENGINES:
             raise _bad_genesis(f"engine is one of {', '.join(ENGINES)}")
         if type(self.created_ms) is not int or not 0 <= self.created_ms < 1000 * 2**32:
@@ -165,7 +174,7 @@ class Genesis:
 
     @cached_property
     def encoded(self) -> bytes:
-        """The document's bytes, as kept in ``genesis.cbor``."""
+        """The document's bytes, as they are kept in ``genesis.cbor``."""
         document: dict[str, Any] = {
             "version": GENESIS_FORMAT_VERSION,
             "created_ms": self.created_ms,
@@ -180,7 +189,7 @@ class Genesis:
 
     @classmethod
     def decode(cls, data: bytes) -> "Genesis":
-        """The document of ``data``; raises ``InputError`` with ``BAD_GENESIS`` or a codec error."""
+        """Returns the document in ``data``; raises ``InputError`` with ``BAD_GENESIS`` or a codec error."""
         value = decode(data, what="genesis")
         keys = {"version", "created_ms", "engine", "proposers", "authorities", "salt"}
         if not isinstance(value, dict) or set(value) - {"work"} != keys:
@@ -198,7 +207,7 @@ class Genesis:
 
     @cached_property
     def digest(self) -> bytes:
-        """SHA-256 of the document."""
+        """The SHA-256 of the document's bytes."""
         return hashlib.sha256(self.encoded).digest()
 
     @property
@@ -207,7 +216,7 @@ class Genesis:
         return self.digest[:CHAIN_ID_BYTES]
 
     def block(self, state_root: bytes) -> Block:
-        """Block 0: no transactions, no seal, no work; its ``seal_ref`` is the digest of this document.
+        """Returns block 0: no transactions, no seal, no work; its ``seal_ref`` is the digest of this document.
 
         Under the ``pow`` engine it has the bits that block 1 must meet.
         """

@@ -7,18 +7,18 @@ ID_BYTES = 16
 
 
 def random_id() -> bytes:
-    """A fresh record, folder or consent id: 16 bytes from the operating system."""
+    """Returns a fresh record, folder or consent id: 16 bytes from the operating system."""
     return os.urandom(ID_BYTES)
 
 
 def identity_id(first_key: bytes) -> bytes:
-    """The pseudonym of the identity registered with the 33-byte key ``first_key``.
+    """Returns the pseudonym (16 bytes) of the identity registered with the 33-byte key ``first_key``.
 
-    Derived, so that nobody can register a pseudonym that another announced; it survives key rotation.
+    It is derived, so that nobody can register a pseudonym that another announced; it survives key rotation.
     """
     return hashlib.sha256(b"fastledger/identity/v1" + first_key).digest()[:ID_BYTES]
 
 
 def rotation_digest(chain_id: bytes, identity: bytes, new_key: bytes) -> bytes:
-    """What a new key signs to prove that its holder agreed to take over ``identity``."""
+    """Returns the 32 bytes that a new key signs to prove that its holder agreed to take over ``identity``."""
     return hashlib.sha256(b"fastledger/rotate/v1" + chain_id + identity + new_key).digest()

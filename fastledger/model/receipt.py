@@ -36,10 +36,10 @@ STATEMENT_BYTES_MAX = 256 * 1024
 
 @dataclass(frozen=True)
 class SealHeader:
-    """The protected header of a seal: who sealed which block of which chain.
+    """The protected header of a seal, which names the proposer, the chain and the block.
 
-    ``count`` is the number of its transactions: a root alone would let the last leaf of an uneven tree pass for
-    an earlier leaf of a smaller one.
+    ``count`` is the number of its transactions: a root alone would let the last leaf of an uneven tree pass for an
+    earlier leaf of a smaller one.
     """
 
     proposer: bytes
@@ -49,7 +49,7 @@ class SealHeader:
     count: int
 
     def encode(self) -> bytes:
-        """The protected header map as deterministic CBOR."""
+        """Returns the protected header map as deterministic CBOR."""
         return encode(
             {
                 ALGORITHM_LABEL: ES256K,
@@ -61,7 +61,7 @@ class SealHeader:
 
     @classmethod
     def decode(cls, data: bytes) -> "SealHeader":
-        """Exactly the header that :meth:`encode` writes; raises ``ReceiptError`` for any other."""
+        """Returns the header in ``data``; raises ``ReceiptError`` for bytes that :meth:`encode` would not write."""
         fields = _strict(data, "protected header")
         block = fields.get(BLOCK_LABEL) if isinstance(fields, dict) else None
         if not isinstance(block, list) or len(block) != 4 or {type(block[1]), type(block[3])} != {int}:
@@ -76,7 +76,7 @@ class SealHeader:
 
 
 def _seal_digest(protected: bytes, tx_root: bytes) -> bytes:
-    """SHA-256 of the Sig_structure with ``tx_root`` as payload (RFC 9052 §4.4)."""
+    """Returns the SHA-256 of the Sig_structure with ``tx_root`` as payload (RFC 9052 §4.4)."""
     return hashlib.sha256(encode(["Signature1", protected, b"", tx_root])).digest()
 
 
@@ -87,7 +87,7 @@ def _cose_sign1(
 
 
 def _strict(data: bytes, what: str) -> Any:
-    """``data`` as one deterministic CBOR item: what is not signed must not have two forms either."""
+    """Returns the value of one deterministic CBOR item: what is not signed must not have two forms either."""
     try:
         return decode(data, what=what)
     except InputError as error:
@@ -110,7 +110,7 @@ def _parse_cose_sign1(data: bytes, what: str) -> tuple[bytes, dict[Any, Any], by
 
 
 def make_seal(key: SigningKey, chain_id: bytes, header: Header, body: HeaderBody, count: int) -> bytes:
-    """The proposer's seal of a block of ``count`` transactions, as COSE_Sign1 with detached payload."""
+    """Makes the proposer's seal of a block of ``count`` transactions: COSE_Sign1, payload detached (SPEC-RCP-1)."""
     protected = SealHeader(key.public_key, chain_id, body.height, header.block_id, count).encode()
     return _cose_sign1(protected, {}, None, key.sign(_seal_digest(protected, body.tx_root)))
 
@@ -125,7 +125,7 @@ def check_seal(block: Block, chain_id: bytes) -> None:
 
 
 def check_seals(headers: Sequence[SealedHeader], chain_id: bytes, *, threads: int | None = None) -> bytes:
-    """Which of n seals are their own proposers' over these very headers: n bytes, 1 for each that is (SPEC-TREE-9).
+    """Returns n bytes: 1 for each of n headers whose seal is its own proposer's over this very header (SPEC-TREE-9).
 
     The same seals pass as in :func:`check_seal`, at the cost of one batch of signatures.
     """
@@ -160,7 +160,7 @@ def _check_signature(protected: bytes, body: HeaderBody, signature: bytes) -> No
 
 
 def make_receipt(block: Block, txids: bytes, index: int) -> bytes:
-    """The COSE Receipt of transaction ``index``; ``txids`` are the block's n × 32 bytes."""
+    """Makes the COSE Receipt of transaction ``index`` (RFC 9942); ``txids`` are the block's n × 32 bytes."""
     entries, offsets = result_entries(txids, block.results)
     tx_path = inclusion_proof(txids, index)
     result_path = inclusion_proof(leaf_hashes(entries, offsets), index, hashed=True)
@@ -172,14 +172,14 @@ def make_receipt(block: Block, txids: bytes, index: int) -> bytes:
 
 
 def make_statement(transaction: bytes, receipt: bytes) -> bytes:
-    """The transparent statement: the transaction with ``receipt`` in its unprotected header."""
+    """Makes the transparent statement (RFC 9943): the transaction with ``receipt`` in its unprotected header."""
     protected, _, payload, signature = _parse_cose_sign1(transaction, "transaction")
     return _cose_sign1(protected, {RECEIPTS_LABEL: [receipt]}, payload, signature)
 
 
 @dataclass(frozen=True)
 class Verified:
-    """What a verified statement proves: this transaction stands at this place with this result."""
+    """The facts that a verified statement proves: this transaction stands at this place with this result."""
 
     transaction: Transaction
     code: Code
@@ -260,7 +260,7 @@ def _parse_outcome(encoded: Any) -> tuple[Header, HeaderBody, Code, list[bytes]]
 
 
 def _array(encoded: Any, count: int, what: str) -> list[Any]:
-    """The items of an encoded array of ``count`` items."""
+    """Returns the items of an encoded array of ``count`` items; raises ``ReceiptError`` for anything else."""
     items = _strict(encoded, what) if isinstance(encoded, bytes) else None
     if not isinstance(items, list) or len(items) != count:
         raise ReceiptError(f"the {what} is malformed")

@@ -1,4 +1,4 @@
-"""What operations on a ledger report, whether it lies in a directory or behind a node: pure values."""
+"""The reports of operations on a ledger, be it in a directory or behind a node: pure values."""
 
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -10,7 +10,7 @@ PROBLEMS_MAX = 100
 
 @dataclass
 class VerifyReport:
-    """What a verification looked at, and everything that it found wrong.
+    """The extent of a verification, and everything that it found wrong.
 
     ``height`` is how far it reached; ``first_height`` is more than 0 on a pruned ledger, where the blocks before the
     snapshot's are checked for all but the state that they led to.
@@ -26,17 +26,17 @@ class VerifyReport:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing is wrong."""
+        """Whether the verification found nothing wrong."""
         return not self.problems
 
     def note(self, problem: str) -> None:
-        """Keeps a problem, up to a bound."""
+        """Adds a problem; those beyond the first PROBLEMS_MAX are dropped."""
         if len(self.problems) < PROBLEMS_MAX:
             self.problems.append(problem)
 
 
 class BackupReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run did: files in the backup and their bytes, how many of the bytes were copied, objects dropped."""
+    """The result of a backup: files and bytes in it, how many bytes were copied, how many objects dropped."""
 
     height: int
     block_id: bytes
@@ -49,7 +49,7 @@ class BackupReport(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class RestoreReport:
-    """The ledger that was made; ``verified`` is None where that was not asked for."""
+    """The ledger that a restore made; ``verified`` is None where no verification was asked for."""
 
     chain_id: bytes
     height: int
@@ -62,7 +62,7 @@ class RestoreReport:
 
 @dataclass(frozen=True, slots=True)
 class SnapshotReport:
-    """What a snapshot is of and how large it is; ``root`` commits to all of it."""
+    """The state that a snapshot is of, and its size; ``root`` commits to all of it."""
 
     chain_id: bytes
     height: int
@@ -75,7 +75,7 @@ class SnapshotReport:
 
 @dataclass(frozen=True, slots=True)
 class PruneReport:
-    """``freed_bytes`` went back to the file system; blocks below ``first_height`` are gone."""
+    """The result of pruning: blocks below ``first_height`` are gone, ``freed_bytes`` are free on the file system."""
 
     first_height: int
     freed_bytes: int
@@ -84,7 +84,10 @@ class PruneReport:
 
 @dataclass(frozen=True, slots=True)
 class RepairReport:
-    """``damaged_places`` were found; ``fetched`` blocks came from elsewhere; the log now ends at ``height``."""
+    """The result of a repair: ``damaged_places`` were found, ``fetched`` blocks came from a source.
+
+    ``kept`` blocks were whole; the log now ends at ``height``.
+    """
 
     damaged_places: int
     kept: int
@@ -94,7 +97,7 @@ class RepairReport:
 
 
 class ExportReport(NamedTuple):
-    """What was written."""
+    """The blocks, transactions and envelopes that an export wrote."""
 
     from_height: int
     to_height: int
@@ -105,7 +108,7 @@ class ExportReport(NamedTuple):
 
 
 class Collected(NamedTuple):
-    """What a collection took."""
+    """The number and bytes of the envelopes that a collection erased."""
 
     envelopes: int
     byte_count: int

@@ -1,4 +1,4 @@
-"""/openrpc.json and /openapi.json, made from the tables that the server dispatches by (SPEC-RPC-9)."""
+"""The documents /openrpc.json and /openapi.json, made from the tables that the server dispatches by (SPEC-RPC-9)."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
@@ -57,7 +57,7 @@ class AnswerBody(msgspec.Struct, frozen=True):
 
 
 def openrpc(methods: Iterable[Method]) -> bytes:
-    """The OpenRPC 1.3 document of the methods."""
+    """Returns the OpenRPC 1.3 document of the methods, in JSON."""
     rows = sorted(methods, key=lambda row: row.name)
     types = [type_ for row in rows for type_ in (row.params, row.result)]
     schemas, components = msgspec.json.schema_components(types, ref_template=_OPENRPC_REFS)
@@ -99,7 +99,7 @@ def _resolved(schema: dict[str, Any], components: dict[str, Any]) -> dict[str, A
 
 
 def openapi(routes: Sequence[Route]) -> bytes:
-    """The OpenAPI 3.1 document of the paths."""
+    """Returns the OpenAPI 3.1 document of the paths, in JSON."""
     types = [ErrorBody, *_schema_types(routes)]
     schemas, components = msgspec.json.schema_components(types, ref_template=_OPENRPC_REFS)
     by_type = {repr(type_): schema for type_, schema in zip(types, schemas, strict=True)}

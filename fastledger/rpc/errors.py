@@ -1,8 +1,8 @@
-"""Errors on their way out: as JSON-RPC errors and as HTTP statuses (SPEC-RPC-5).
+"""Errors in the forms that clients get: JSON-RPC errors and HTTP statuses (SPEC-RPC-5).
 
-A code is one of JSON-RPC's own (negative) or of :class:`fastledger.Code` (positive, stable). What nobody expected
-becomes ``INTERNAL_ERROR`` with an incident id that stands in the log beside where it happened; neither the answer nor
-the log repeats what such an exception says, since it could hold a part of the input.
+A code is one of JSON-RPC's own (negative) or of :class:`fastledger.Code` (positive, stable). An unexpected error
+becomes ``INTERNAL_ERROR`` with an incident id that stands in the log beside where it happened; neither the answer
+nor the log repeats what such an exception says, since it could hold a part of the input.
 """
 
 import logging
@@ -54,7 +54,7 @@ _CLOSED_RETRY_MS = 1_000
 
 
 class RpcFault(Exception):
-    """One of JSON-RPC's own errors; ``path`` points into the parameters."""
+    """Raised for one of JSON-RPC's own errors; ``path`` points into the parameters."""
 
     def __init__(self, code: int, reason: str, message: str, *, path: str | None = None) -> None:
         super().__init__(message)
@@ -62,7 +62,7 @@ class RpcFault(Exception):
 
 
 def rpc_error(error: BaseException) -> RpcError:
-    """What a client is told of ``error``; logs what it is not told."""
+    """Returns the error that a client is told of; an error that it is not told is logged."""
     if isinstance(error, RpcFault):
         return error.error
     if isinstance(error, FastLedgerError) and not isinstance(error, _PRIVATE):
@@ -81,7 +81,7 @@ def rpc_error(error: BaseException) -> RpcError:
 
 
 def report(error: BaseException) -> str:
-    """Logs what nobody expected, by type and place alone; returns the incident's id."""
+    """Logs an unexpected error by type and place alone; returns the incident's id."""
     incident = secrets.token_hex(8)
     frames = traceback.extract_tb(error.__traceback__)[-12:]
     places = [
@@ -93,14 +93,14 @@ def report(error: BaseException) -> str:
 
 
 def retry_after_ms(error: BaseException) -> int | None:
-    """When to come again, where that helps."""
+    """Returns after how many milliseconds to try again, None where that does not help."""
     if isinstance(error, LedgerBusyError | RateLimitedError):
         return error.retry_after_ms
     return _CLOSED_RETRY_MS if isinstance(error, LedgerClosedError) else None
 
 
 def http_status(error: BaseException) -> int:
-    """The HTTP status that says the same."""
+    """Returns the HTTP status of an error."""
     if isinstance(error, RpcFault):
         return 400
     if isinstance(error, BadRequestError):
@@ -115,7 +115,7 @@ def http_status(error: BaseException) -> int:
 
 
 def http_headers(error: BaseException) -> Mapping[str, str]:
-    """Headers that belong to an error's answer."""
+    """Returns the HTTP headers that belong to an error's answer."""
     headers: dict[str, str] = {}
     if isinstance(error, BadRequestError) and error.headers:
         headers.update(error.headers)
@@ -129,6 +129,6 @@ def http_headers(error: BaseException) -> Mapping[str, str]:
 
 
 class ErrorBody(msgspec.Struct, frozen=True):
-    """The body of every error of a path other than /v1/rpc."""
+    """The body of every error answer of a path other than /v1/rpc."""
 
     error: RpcError

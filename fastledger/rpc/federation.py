@@ -34,10 +34,10 @@ class MiningView(msgspec.Struct, frozen=True):
 
 
 class FederationStatusView(msgspec.Struct, frozen=True):
-    """Where the node stands among its peers. Blocks up to ``final_height`` stay; above, the best chain may change.
+    """The node's state among its peers. Blocks up to ``final_height`` stay; above, the best chain may change.
 
-    ``header_height`` is proven by work, ``lag_blocks`` of it are not executed yet; ``claimed_height`` is peers' word.
-    ``reorganisations`` and the ``stale_blocks`` that they dropped are counted since the node's start.
+    ``header_height`` is proven by work, ``lag_blocks`` of it are not executed yet; ``claimed_height`` is peers'
+    word. ``reorganisations`` and the ``stale_blocks`` that they dropped are counted since the node's start.
     """
 
     organisation: str
@@ -61,7 +61,7 @@ class FederationStatusView(msgspec.Struct, frozen=True):
 
 
 class PeerView(msgspec.Struct, frozen=True):
-    """A link. ``height`` and ``work`` are what the peer told, ``points`` what is held against its organisation."""
+    """A link. ``height`` and ``work`` are what the peer claims, ``points`` its organisation's offences."""
 
     address: str
     organisation: str
@@ -79,7 +79,7 @@ class PeerView(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, peer: PeerInfo) -> "PeerView":
-        """A link as it goes out."""
+        """Returns a link in its wire form."""
         return cls(
             peer.address,
             peer.organisation,
@@ -98,7 +98,7 @@ class PeerView(msgspec.Struct, frozen=True):
 
 
 class BanView(msgspec.Struct, frozen=True):
-    """Who is shut out, until when and why: an offence's word, or ``operator``."""
+    """A ban: on whom, until when and why (an offence's word, or ``operator``)."""
 
     kind: SubjectWord
     name: str
@@ -107,7 +107,7 @@ class BanView(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, ban: Ban) -> "BanView":
-        """A ban as it goes out."""
+        """Returns a ban in its wire form."""
         kind: SubjectWord = "address" if ban.subject.kind is SubjectKind.ADDRESS else "organisation"
         return cls(kind, ban.subject.name, ban.until_ms, ban.why)
 
@@ -120,26 +120,26 @@ class PeersView(msgspec.Struct, frozen=True):
 
 
 class AddPeerParams(Params, frozen=True):
-    """``host:port`` of another organisation's node."""
+    """The address, ``host:port``, of another organisation's node."""
 
     address: AddressText
 
 
 class SubjectParams(Params, frozen=True):
-    """Exactly one: an organisation by the name in its certificate, or the host of an address."""
+    """Exactly one of an organisation, by the name in its certificate, and the host of an address."""
 
     organisation: SubjectName | None = None
     address: SubjectName | None = None
 
 
 class BanParams(SubjectParams, frozen=True):
-    """The same, and for how long."""
+    """The organisation or host to ban, and for how long."""
 
     duration_ms: Annotated[int, Meta(ge=1, le=BAN_MS_MAX)] = BAN_MS_DEFAULT
 
 
 class MineParams(Params, frozen=True):
-    """On or off until the node ends; absent: nothing changes."""
+    """Whether to mine until the node ends; absent, nothing changes."""
 
     on: bool | None = None
 
@@ -151,7 +151,7 @@ class DoneView(msgspec.Struct, frozen=True):
 
 
 def federation_methods(federation: Federation | None) -> tuple[Method, ...]:
-    """The methods of a node; without a federation each says that there is none."""
+    """Returns the federation's methods; of a node without a federation each raises ``NotFoundError``."""
 
     def present() -> Federation:
         if federation is None:

@@ -1,7 +1,7 @@
-"""Long work that an operator starts and looks after: one job at a time, with progress and an end that can be asked for.
+"""Jobs: long work that an operator starts, one at a time, with progress and a cancellation.
 
-A job runs on a thread beside the node's work. It is told to stop through an event that it looks at itself, so that it
-always leaves whole files behind.
+A job runs on a thread beside the node's work. It is told to stop through an event that it looks at itself, so that
+it always leaves whole files behind.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ Work: TypeAlias = Callable[[Progress, threading.Event], Any]
 
 
 class ProgressView(msgspec.Struct, frozen=True):
-    """How far a stage of a job is; ``total`` 0: nobody knows yet."""
+    """The progress of a stage of a job; ``total`` is 0 while it is not known."""
 
     stage: str
     done: Count
@@ -57,7 +57,7 @@ JobId = Annotated[str, msgspec.Meta(max_length=32)]
 
 
 class Job:
-    """One piece of long work."""
+    """One piece of long work: its state, its progress and the event that cancels it."""
 
     def __init__(self, name: str, operation: str, started_ms: int, request: str | None = None) -> None:
         self.name = name
@@ -72,11 +72,14 @@ class Job:
         self.cancel = threading.Event()
 
     def report(self, stage: str, done: int, total: int) -> None:
-        """Called by the work, on its thread: one assignment, which readers see whole."""
+        """Notes the progress of a stage; the work calls it, on its own thread.
+
+        Readers see it whole or not at all.
+        """
         self.progress = ProgressView(stage, done, total)
 
     def view(self) -> JobView:
-        """The job as it goes out."""
+        """Returns the job in its wire form."""
         return JobView(
             self.name,
             self.operation,
@@ -90,17 +93,20 @@ class Job:
 
 
 class Jobs:
-    """The jobs of a node, to be used on its loop."""
+    """The jobs of a node. They are used on the node's event loop."""
 
     def __init__(self, clock_ms: Callable[[], int] = system_clock_ms) -> None:
-        """``clock_ms`` tells when jobs begin and end."""
+        """Takes the clock that tells when jobs begin and end."""
         self._clock_ms = clock_ms
         self._jobs: OrderedDict[str, Job] = OrderedDict()
         self._task: asyncio.Task[None] | None = None
         self._running: Job | None = None
 
     def start(self, operation: str, work: Work, request: str | None = None) -> JobView:
-        """Begins a job, or finds the one that the same ``request`` began; ``LedgerBusyError`` while another runs."""
+        """Begins a job, or returns the one that the same ``request`` began.
+
+        ``LedgerBusyError`` while another runs.
+        """
         for known in self._jobs.values():
             if request is not None and (known.operation, known.request) == (operation, request):
                 return known.view()
@@ -129,14 +135,14 @@ class Jobs:
             self._running = None
 
     def get(self, name: str) -> Job:
-        """A job by its id; raises ``NotFoundError``."""
+        """Returns a job by its id; raises ``NotFoundError``."""
         job = self._jobs.get(name)
         if job is None:
             raise NotFoundError("there is no such job")
         return job
 
     def all(self) -> list[JobView]:
-        """The newest jobs, the newest first."""
+        """Returns the newest jobs, newest first."""
         return [job.view() for job in reversed(self._jobs.values())]
 
     def cancel(self, name: str) -> JobView:
@@ -155,7 +161,7 @@ class Jobs:
 
 
 def report_of(value: Any) -> dict[str, Any]:
-    """A job's result as plain JSON: dataclasses and structs as objects, bytes as hexadecimal."""
+    """Returns a job's result as plain JSON: dataclasses and structs as objects, bytes as hexadecimal."""
     if value is None:
         return {}
     if is_dataclass(value) and not isinstance(value, type):

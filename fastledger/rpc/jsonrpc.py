@@ -43,7 +43,7 @@ _UNSET = msgspec.UNSET
 
 
 class Reply(NamedTuple):
-    """The body (None: there was nothing but notifications), the HTTP status and headers of an answer."""
+    """The body (None where there were only notifications), the HTTP status and the headers of an answer."""
 
     body: bytes | None
     status: int = 200
@@ -54,13 +54,13 @@ class JsonRpc:
     """Answers request bodies by the method table."""
 
     def __init__(self, context: Context, methods: Mapping[str, Method], counters: "Counter[str]") -> None:
-        """``counters`` gets "method result" for every call."""
+        """Takes the method table; ``counters`` counts "method result" for every call."""
         self._context = context
         self._methods = methods
         self._counters = counters
 
     async def answer(self, data: bytes, caller: Caller) -> Reply:
-        """The answer to one body: a request or a batch of them."""
+        """Answers one request body, which holds a request or a batch of them; never raises for what it holds."""
         try:
             if data.lstrip(b" \t\r\n")[:1] == b"[":
                 return await self._answer_batch(data, caller)
@@ -143,7 +143,7 @@ class JsonRpc:
         return [bytes(call) for call in calls]
 
     def _check_weight(self, calls: "list[Request | RpcFault]") -> None:
-        """A page is long: a batch of a hundred of them would be an answer of hundreds of megabytes."""
+        """Raises ``RpcFault`` for a batch with too many long answers: a hundred pages are hundreds of megabytes."""
         methods = [self._methods.get(call.method) for call in calls if isinstance(call, Request)]
         heavy = sum(method is not None and method.heavy for method in methods)
         heavy_max = self._context.options.heavy_calls_per_request_max
@@ -188,19 +188,19 @@ class JsonRpc:
 
 
 def _code_of(error: BaseException) -> Code:
-    """An error in the words of the metrics."""
+    """Returns the code under which metrics count an error."""
     if isinstance(error, FastLedgerError):
         return error.code
     return Code.BAD_REQUEST if isinstance(error, RpcFault) else Code.STORAGE
 
 
 def refusal(error: BaseException) -> Reply:
-    """The answer where a request as a whole is refused."""
+    """Returns the answer that refuses a request as a whole."""
     return Reply(failure(None, rpc_error(error)), http_status(error), http_headers(error))
 
 
 def decode_request(data: bytes) -> Request:
-    """A request; raises ``RpcFault``."""
+    """Returns the request in ``data``; raises ``RpcFault`` where it is none."""
     request: Request = _guard(_decode_request, data)
     return request
 
@@ -213,7 +213,7 @@ def _decoded(encoded: bytes) -> "Request | RpcFault":
 
 
 def _guard(decode: Any, data: bytes) -> Any:
-    """What ``decode`` makes of ``data``; its errors, which may repeat the input, become ours."""
+    """Returns what ``decode`` makes of ``data``. Its errors, which may repeat the input, become ``RpcFault``."""
     try:
         return decode(data)
     except msgspec.ValidationError:
@@ -223,9 +223,9 @@ def _guard(decode: Any, data: bytes) -> Any:
 
 
 def decode_params(decode: Any, request: Request, data: bytes, *, required: int) -> Any:
-    """The parameters; ``data`` is the whole request. Raises ``RpcFault`` where they do not fit.
+    """Returns a request's parameters; raises ``RpcFault`` where they do not fit.
 
-    ``required`` is how many names they have at least.
+    ``data`` is the whole request; ``required`` is how many names the parameters have at least.
     """
     raw = request.params
     present = not isinstance(raw, msgspec.UnsetType)
@@ -264,14 +264,14 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def success(identifier: Any, result: Any) -> bytes:
-    """The response to a call, empty for a notification."""
+    """Returns the response to a call, empty for a notification."""
     if identifier is _UNSET:
         return b""
     return b'{"jsonrpc":"2.0","id":%b,"result":%b}' % (_encode(identifier), _encode(result))
 
 
 def failure(identifier: Any, error: RpcError) -> bytes:
-    """The error response to a call, empty for a notification."""
+    """Returns the error response to a call, empty for a notification."""
     if identifier is _UNSET:
         return b""
     return b'{"jsonrpc":"2.0","id":%b,"error":%b}' % (_encode(identifier), _encode(error))

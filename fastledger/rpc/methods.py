@@ -1,6 +1,6 @@
 """The JSON-RPC methods as one table: name, role, types and the coroutine that answers.
 
-Dispatch, role checks and /openrpc.json all read this table, so they cannot differ (SPEC-RPC-2).
+Dispatch, role checks and /openrpc.json all read this table, so that they cannot differ (SPEC-RPC-2).
 """
 
 from collections import Counter
@@ -26,7 +26,7 @@ ResultT = TypeVar("ResultT")
 
 @dataclass(slots=True, eq=False)
 class Context:
-    """What handlers work with."""
+    """The parts of a node that handlers work with."""
 
     service: NodeService
     options: RpcOptions
@@ -35,7 +35,7 @@ class Context:
     metrics: NodeMetrics | None = None
 
     def count_verdicts(self, outcomes: Sequence[Outcome]) -> None:
-        """For the metrics; once a batch."""
+        """Counts the verdicts of a batch in the metrics."""
         if self.metrics is not None:
             codes = [outcome.code for outcome in outcomes]
             # Counting hashes each code, which for a member of an enum is a call; most batches have one code.
@@ -48,10 +48,10 @@ Read = Callable[[Ledger, Any], Any]
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """One method. ``heavy``: a request may hold only a few of them. ``result`` is what the answer is made of.
+    """One method. A request may hold only a few ``heavy`` ones. ``result`` is the type of the answer.
 
-    A coroutine may return ``msgspec.Raw`` instead: its result, encoded where the work was done. ``read`` is set where
-    all that ``run`` does is to read shortly: a server may then begin it without a task.
+    A coroutine may return ``msgspec.Raw`` instead: its result, encoded where the work was done. ``read`` is set
+    where all that ``run`` does is one short read: a server may then begin it without a task.
     """
 
     name: str
@@ -66,7 +66,7 @@ class Method:
     required: int = field(init=False)
 
     def __post_init__(self) -> None:
-        """Makes the decoder once."""
+        """Makes the decoder of the parameters, once."""
         object.__setattr__(self, "decode", msgspec.json.Decoder(self.params).decode)
         fields = msgspec.structs.fields(self.params)
         object.__setattr__(self, "required", sum(item.required for item in fields))
@@ -80,7 +80,10 @@ def method(
     *,
     heavy: bool = False,
 ) -> Callable[[Callable[[Context, Caller, ParamsT], Awaitable[Any]]], Method]:
-    """Makes the table's row of a coroutine; its docstring's first line is the summary."""
+    """Makes a decorator that turns a coroutine into a row of the table.
+
+    Its docstring's first line is the summary.
+    """
 
     def make(run: Callable[[Context, Caller, ParamsT], Awaitable[Any]]) -> Method:
         summary = (run.__doc__ or "").strip().partition("\n")[0]
@@ -92,7 +95,7 @@ def method(
 def short_read(
     name: str, role: Role, params: type[ParamsT], result: Any
 ) -> Callable[[Callable[[Ledger, ParamsT], Any]], Method]:
-    """Makes the table's row of a function that asks the ledger once, on a reader's thread."""
+    """Makes a decorator for a function that asks the ledger once: it becomes a row and runs on a reader's thread."""
 
     def make(read: Callable[[Ledger, ParamsT], Any]) -> Method:
         async def run(context: Context, caller: Caller, params: ParamsT) -> Any:
@@ -105,7 +108,7 @@ def short_read(
 
 
 def method_table(methods: Iterable[Method]) -> Mapping[str, Method]:
-    """The methods by name; raises ``ValueError`` where two have one name."""
+    """Returns the methods by name; raises ``ValueError`` where two have one name."""
     table: dict[str, Method] = {}
     for row in methods:
         if row.name in table:

@@ -24,11 +24,11 @@ Rate = Annotated[int, Meta(ge=1)]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hooks:
-    """What only the process around the server can do. ``reload`` returns what was read again.
+    """The acts of a node that only the process around the server can do.
 
-    ``backed_up`` is called when a backup is whole. ``backups``: the only directory that backups and snapshots are
-    written into; None: wherever the operator says. ``verify_bytes_per_second``: the rate of a
-    verification that names none.
+    ``reload`` returns the names of what was read again. ``backed_up`` is called when a backup is whole. ``backups``
+    is the only directory that backups and snapshots are written into; with None the operator may name any.
+    ``verify_bytes_per_second`` is the rate of a verification that names none.
     """
 
     figures: Callable[[], dict[str, int]]
@@ -49,26 +49,29 @@ class NodeStatusView(msgspec.Struct, frozen=True):
 
 
 class CheckpointView(msgspec.Struct, frozen=True):
-    """Everything up to ``height`` stands in the index."""
+    """The height up to which everything stands in the index."""
 
     height: Count
 
 
 class WorkParams(Params, frozen=True, kw_only=True):
-    """Of long work. ``request`` is a random id: asked for again under it, the job that it began is the answer."""
+    """The parameters of all long work.
+
+    ``request`` is a random id: a second call with it gets the job that the first began.
+    """
 
     request: Hex16 | None = None
 
 
 class VerifyParams(WorkParams, frozen=True):
-    """``online``: submissions go on meanwhile. ``rate_bytes_per_second`` spares the disk."""
+    """A verification. ``online``: submissions go on meanwhile. ``rate_bytes_per_second`` spares the disk."""
 
     online: bool = True
     rate_bytes_per_second: Rate | None = None
 
 
 class BackupParams(WorkParams, frozen=True):
-    """``destination`` is a path on the node's machine: new, empty, or an older backup of this chain.
+    """A backup. ``destination`` is a path on the node's machine: new, empty, or an older backup of this chain.
 
     It is absolute, or a name in the backup directory where one is configured.
     """
@@ -81,7 +84,7 @@ class BackupParams(WorkParams, frozen=True):
 
 
 class PruneParams(WorkParams, frozen=True):
-    """Exactly one: the height below which blocks may go, or how many blocks have to stay."""
+    """Exactly one of the height below which blocks may go, and how many blocks have to stay."""
 
     before_height: Height | None = None
     keep_blocks: Annotated[int, Meta(ge=1)] | None = None
@@ -89,37 +92,37 @@ class PruneParams(WorkParams, frozen=True):
 
 
 class SnapshotParams(WorkParams, frozen=True):
-    """``target`` is a path as of a backup's destination; without one the node keeps the snapshot itself."""
+    """A snapshot. ``target`` is a path as a backup's destination; without one the node keeps the snapshot itself."""
 
     target: FilePath | None = None
     rate_bytes_per_second: Rate | None = None
 
 
 class JobParams(Params, frozen=True):
-    """A job's id."""
+    """The id of a job."""
 
     job: JobId
 
 
 class ReloadView(msgspec.Struct, frozen=True):
-    """What was read again."""
+    """The names of what was read again."""
 
     reloaded: list[str]
 
 
 class StopView(msgspec.Struct, frozen=True):
-    """The node answers what it took and ends."""
+    """Whether the node stops: it answers what it took and ends."""
 
     stopping: bool
 
 
 def operator_methods(jobs: Jobs, hooks: Hooks) -> tuple[Method, ...]:
-    """The operator's methods over these jobs and hooks."""
+    """Returns the operator's methods over these jobs and hooks."""
     return (*_work_methods(jobs, hooks), *_job_methods(jobs), *_process_methods(jobs, hooks))
 
 
 def _place(path: str, backups: str | None) -> str:
-    """Where the operator may write: in the backup directory alone, where one is configured."""
+    """Returns where the operator may write: inside the backup directory, where one is configured."""
     if "\0" in path:
         raise InputError("the path has a zero byte", code=Code.BAD_QUERY)
     if backups is None:

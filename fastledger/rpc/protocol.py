@@ -59,7 +59,7 @@ Status = Literal["accepted", "ordered", "durable", "refused", "rejected"]
 
 
 class Verdict(msgspec.Struct, frozen=True, gc=False):
-    """What is known of one transaction. ``code`` 0 is success; ``height`` is null while it stands in no block."""
+    """The verdict on one transaction. ``code`` 0 is success; ``height`` is null while it stands in no block."""
 
     txid: Hex32
     status: Status
@@ -71,7 +71,7 @@ class Verdict(msgspec.Struct, frozen=True, gc=False):
 
     @classmethod
     def of(cls, outcome: Outcome, status: Status | None = None) -> "Verdict":
-        """An outcome as it goes out; ``status`` where it is not durable yet."""
+        """Returns an outcome in its wire form; ``status`` is given where it is not durable yet."""
         code = outcome.code
         return cls(
             outcome.txid.hex(),
@@ -84,7 +84,7 @@ class Verdict(msgspec.Struct, frozen=True, gc=False):
         )
 
     def outcome(self) -> Outcome:
-        """The inverse of :meth:`of`."""
+        """Returns the outcome that :meth:`of` was given."""
         return Outcome(bytes.fromhex(self.txid), Code(self.code), self.height, self.index, self.duplicate)
 
 
@@ -104,7 +104,7 @@ class EntryView(msgspec.Struct, frozen=True):
 
 
 class BlockView(msgspec.Struct, frozen=True):
-    """A block without its transactions."""
+    """A block's header fields and counts, without its transactions."""
 
     height: Count
     block_id: Hex32
@@ -118,7 +118,7 @@ class BlockView(msgspec.Struct, frozen=True):
 
 
 class Request(msgspec.Struct, frozen=True):
-    """A call; without an id it is a notification."""
+    """A JSON-RPC 2.0 call; without an id it is a notification."""
 
     jsonrpc: Literal["2.0"]
     method: str
@@ -127,7 +127,7 @@ class Request(msgspec.Struct, frozen=True):
 
 
 class ErrorData(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a program needs of an error besides its code; all but ``reason`` where they apply."""
+    """The data of an error that a program needs beside its code; all but ``reason`` are set where they apply."""
 
     reason: str
     txid: str | None = None
@@ -137,7 +137,7 @@ class ErrorData(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class RpcError(msgspec.Struct, frozen=True):
-    """``code`` is one of JSON-RPC's own (negative) or of :class:`fastledger.Code` (positive)."""
+    """An error: ``code`` is one of JSON-RPC's own (negative) or of :class:`fastledger.Code` (positive)."""
 
     code: int
     message: str
@@ -155,7 +155,7 @@ INTERNAL_ERROR = -32603
 
 
 class Event(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One thing that happened. ``cursor`` resumes a subscription behind it. Either ``block`` or ``entry`` is set."""
+    """An event of a subscription: a block or a transaction. ``cursor`` resumes the subscription behind it."""
 
     cursor: Count
     block: BlockView | None = None
@@ -163,9 +163,10 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Events(msgspec.Struct, frozen=True):
-    """A page of events of one subscription; ``next_cursor`` resumes behind all of it (skipped ones included).
+    """A page of events of one subscription.
 
-    ``caught_up`` tells that nothing older than the newest block is left.
+    ``next_cursor`` resumes behind all of it, events that were skipped included. ``caught_up`` tells that nothing
+    older than the newest block is left.
     """
 
     subscription: str
@@ -192,10 +193,10 @@ _ITEM = {"H": _TAG_U16, "I": _TAG_U32, "Q": _TAG_U64}
 
 
 def encode_outcomes(outcomes: Sequence[Outcome], *, wait: Wait) -> bytes:
-    """``[1, wait, codes, heights, indexes, flags]`` in the order of the batch (SPEC-RPC-4).
+    """Encodes outcomes as ``[1, wait, codes, heights, indexes, flags]`` in the order of the batch (SPEC-RPC-4).
 
-    codes: u16, 0 is success. heights: u64, 2^64 - 1 where the transaction stands in no block. indexes: u32.
-    flags: a byte each, bit 0 for a duplicate, whose verdict is the first one's.
+    codes: u16, 0 is success. heights: u64, 2^64 - 1 where the transaction stands in no block. indexes: u32. flags: a
+    byte each, bit 0 for a duplicate, whose verdict is the first one's.
     """
     codes = array("H", [outcome.code for outcome in outcomes])
     heights = array("Q", [_NOWHERE if outcome.height is None else outcome.height for outcome in outcomes])
@@ -211,7 +212,10 @@ def _typed(column: "array[int]") -> cbor2.CBORTag:
 
 
 def decode_outcomes(data: bytes, txids: Sequence[bytes]) -> tuple[Wait, list[Outcome]]:
-    """The inverse, for the transactions ``txids``; raises ``InputError`` where the answer does not fit them."""
+    """Decodes the answer of :func:`encode_outcomes` for the transactions ``txids``.
+
+    Returns ``wait`` and the outcomes. Raises ``InputError`` where the answer does not fit the transactions.
+    """
     try:
         version, wait, codes, heights, indexes, flags = cbor2.loads(data)
         if version != PROTOCOL_VERSION or wait not in get_args(Wait):
@@ -247,7 +251,7 @@ def _outcome(txid: bytes, code: int, height: int, index: int, flags: int) -> Out
 
 
 def encode_blobs(blobs: Sequence[Buffer]) -> Iterator[bytes]:
-    """Envelopes as a CBOR sequence of byte strings, piece by piece."""
+    """Yields envelopes as a CBOR sequence of byte strings (RFC 8742), one piece each."""
     for blob in blobs:
         yield cbor2.dumps(bytes(blob))
 
@@ -256,7 +260,7 @@ _BYTES_HEAD = {0x58: 1, 0x59: 2, 0x5A: 4, 0x5B: 8}
 
 
 def decode_blobs(data: bytes, *, count_max: int) -> list[bytes]:
-    """The byte strings of a CBOR sequence; raises ``InputError`` naming the byte where it breaks."""
+    """Returns the byte strings of a CBOR sequence; raises ``InputError`` naming the byte where it breaks."""
     blobs: list[bytes] = []
     place = 0
     while place < len(data):

@@ -14,7 +14,7 @@ TICKET_BYTES = 32
 
 
 class _Held(NamedTuple):
-    """A grant, whom the ticket was given to, and until when it is good."""
+    """A grant, the owner that its ticket was given to, and when the ticket expires (UTC ms)."""
 
     grant: ReadGrant
     owner: bytes
@@ -22,13 +22,13 @@ class _Held(NamedTuple):
 
 
 class ReadTickets:
-    """A bounded table in memory: a restart ends every ticket. For one thread.
+    """A bounded table of tickets in memory, for one thread; a restart ends every ticket.
 
-    Tickets are looked up by their SHA-256, so that how long a look-up takes tells nothing of one.
+    Tickets are looked up by their SHA-256, so that the time of a look-up tells nothing of one.
     """
 
     def __init__(self, *, lifetime_ms: int, tickets_max: int, clock_ms: Callable[[], int]) -> None:
-        """Beyond ``tickets_max`` the oldest make room."""
+        """Takes the bounds; beyond ``tickets_max`` the oldest tickets make room."""
         self._lifetime_ms = lifetime_ms
         self._tickets_max = tickets_max
         self._clock_ms = clock_ms
@@ -38,7 +38,7 @@ class ReadTickets:
         return len(self._held)
 
     def issue(self, grant: ReadGrant, owner: bytes) -> str:
-        """A new ticket, 64 hexadecimal digits."""
+        """Issues a ticket for a grant: 64 hexadecimal digits that only ``owner`` (32 bytes) can use."""
         now_ms = self._clock_ms()
         # All live equally long, so the oldest end first.
         while self._held and (
@@ -50,14 +50,14 @@ class ReadTickets:
         return ticket.hex()
 
     def find(self, ticket: str, owner: bytes) -> ReadGrant:
-        """The grant; ``NotFoundError`` for a ticket that is unknown, over, or of somebody else."""
+        """Returns a ticket's grant; ``NotFoundError`` for one that is unknown, expired, or another owner's."""
         held = self._held.get(_key_of(ticket))
         if held is None or not hmac.compare_digest(held.owner, owner) or held.expires_ms <= self._clock_ms():
             raise NotFoundError("there is no such ticket")
         return held.grant
 
     def end(self, ticket: str) -> None:
-        """The ticket is good no more."""
+        """Ends a ticket before its time."""
         self._held.pop(_key_of(ticket), None)
 
 

@@ -14,7 +14,7 @@ _TAIL_BYTES = 66
 
 
 def low_s(encoded: bytes) -> bytes:
-    """The transaction ``encoded`` with a canonical signature where it ends in one that only has a high s."""
+    """Returns a transaction with its signature in canonical form, where the only fault of that is a high s."""
     if len(encoded) < _TAIL_BYTES or encoded[-32] < _LOW_FIRST_BYTE or encoded[-66:-64] != SIGNATURE_HEAD:
         return encoded
     try:
@@ -24,7 +24,7 @@ def low_s(encoded: bytes) -> bytes:
 
 
 def low_s_sequence(data: bytes) -> tuple[bytes, int]:
-    """The same for a CBOR sequence of transactions, and how many there are.
+    """Returns a CBOR sequence of transactions with signatures made canonical as by :func:`low_s`, and their number.
 
     Raises ``InputError`` naming the byte where the sequence breaks.
     """

@@ -53,7 +53,7 @@ class Streams:
     def __init__(
         self, service: NodeService, options: RpcOptions, counters: "Counter[str]", rates: RateLimits
     ) -> None:
-        """Bounds are those of ``options``; every message counts as a request."""
+        """Takes the bounds in ``options``; every message counts as a request of its caller."""
         self.service = service
         self.options = options
         self.counters = counters
@@ -63,11 +63,11 @@ class Streams:
 
     @property
     def connection_count(self) -> int:
-        """How many are connected."""
+        """How many WebSocket connections are open."""
         return len(self._open)
 
     async def serve(self, call: Call) -> web.StreamResponse:
-        """Takes a connection over; returns when it ends."""
+        """Takes a connection over as a WebSocket; returns when it ends."""
         socket = web.WebSocketResponse(
             compress=False,
             heartbeat=self.options.ping_interval_ms / 1000,
@@ -88,14 +88,14 @@ class Streams:
         return socket
 
     async def close(self) -> None:
-        """Tells everyone that the node goes away."""
+        """Closes all connections, and tells each client that the node goes away."""
         await asyncio.gather(
             *(stream.close(WSCloseCode.GOING_AWAY, "stopping") for stream in list(self._open))
         )
 
 
 class Stream:
-    """One connection and its subscriptions."""
+    """One WebSocket connection and its subscriptions."""
 
     def __init__(self, streams: Streams, call: Call, socket: web.WebSocketResponse) -> None:
         self._streams = streams
@@ -114,7 +114,7 @@ class Stream:
     # What the client sends.
 
     async def run(self) -> None:
-        """Answers the client until it goes, or is made to."""
+        """Answers the client until it closes the connection, or the node does."""
         try:
             while True:
                 message = await self._socket.receive()
@@ -192,7 +192,7 @@ class Stream:
     # What the client gets.
 
     async def _pump(self, name: str, subscription: Subscription) -> None:
-        """Sends page after page, none before the one before has left."""
+        """Sends a subscription's pages, each once the one before has left the socket's buffer."""
         try:
             while True:
                 await self._drained()
@@ -223,7 +223,7 @@ class Stream:
                 return
 
     async def _end(self, name: str, error: Exception) -> None:
-        """Tells that a subscription cannot go on, and why."""
+        """Tells the client that a subscription cannot go on, and why."""
         params = {"subscription": name, "cursor": self._sent[name], "error": rpc_error(error)}
         notice = {"jsonrpc": "2.0", "method": ENDED, "params": params}
         self._forget(name)
@@ -255,7 +255,11 @@ class Stream:
             raise ConnectionResetError from None
 
     def _end_slow(self) -> None:
-        """Leaves the reason behind what lies in the socket, for a client that wakes up, and gives up soon after."""
+        """Closes the connection of a client that does not read.
+
+        The reason stands behind what lies in the socket, for a client that wakes up; soon after the connection is
+        aborted.
+        """
         self._streams.counters["stream slow"] += 1
         transport = self._transport
         if transport is None or transport.is_closing():
@@ -277,7 +281,7 @@ class Stream:
 
 
 def conditions_of(conditions: Filter | None) -> feed.Filter:
-    """The wire's filter as the feed's; raises ``InputError`` (``BAD_QUERY``) for a kind that is none."""
+    """Returns the feed's form of the wire's filter; raises ``InputError`` (``BAD_QUERY``) for an unknown kind."""
     if conditions is None:
         return feed.Filter()
     signer = None if conditions.signer is None else bytes.fromhex(conditions.signer)
@@ -287,7 +291,7 @@ def conditions_of(conditions: Filter | None) -> feed.Filter:
 
 
 def _events(page: FeedPage) -> Iterator[tuple[Event, int]]:
-    """The events of a page and about how long each is."""
+    """Yields the events of a page, and about how many bytes each takes."""
     for block, first_seq in page.blocks:
         yield Event(block.height + 1, block=block_view(block, first_seq)), 512
     for entry in page.entries:
@@ -295,7 +299,7 @@ def _events(page: FeedPage) -> Iterator[tuple[Event, int]]:
 
 
 def _chunks(name: str, page: FeedPage) -> Iterator[tuple[bytes, int]]:
-    """The notifications of a page, each with the cursor behind it."""
+    """Yields the notifications of a page, each with the cursor behind it."""
     events: list[Event] = []
     byte_count = 0
     for event, length in _events(page):

@@ -1,4 +1,4 @@
-"""What was answered before it was durable, so that its status can be told until the chain itself tells it."""
+"""The ids of transactions that were answered before they were durable, so that their status can be told."""
 
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -9,14 +9,14 @@ UNDER_WAY_MAX = 100_000
 
 
 class UnderWay:
-    """Ids that were answered before they were durable, so that their status can be told; the newest so many."""
+    """A bounded set of ids whose transactions were answered before they were durable; the oldest are dropped."""
 
     def __init__(self, count_max: int = UNDER_WAY_MAX) -> None:
         self._txids: OrderedDict[bytes, None] = OrderedDict()
         self._count_max = count_max
 
     def note(self, outcomes: Sequence[Outcome]) -> None:
-        """Remembers those that were taken."""
+        """Adds the ids of the outcomes that were not rejected."""
         for outcome in outcomes:
             if outcome.status != "rejected":
                 self._txids[outcome.txid] = None
@@ -24,7 +24,7 @@ class UnderWay:
             self._txids.popitem(last=False)
 
     def forget(self, txid: bytes) -> None:
-        """It stands in the chain by now."""
+        """Drops an id whose transaction stands in the chain by now."""
         self._txids.pop(txid, None)
 
     def __contains__(self, txid: bytes) -> bool:

@@ -1,8 +1,8 @@
-"""Who calls, and what they may do: a client certificate, a bearer token, or nobody in particular (SPEC-RPC-6).
+"""Access control: a caller shows a client certificate or a bearer token, or is anonymous (SPEC-RPC-6).
 
 Roles: *reader* asks, *submitter* brings transactions and envelopes, *operator* runs the node. None contains another;
-a client that needs two has two. Without any configuration whoever reaches the port reads and submits, which is why the
-port is loopback's unless told otherwise.
+a client that needs two has two. Without any configuration whoever reaches the port reads and submits, which is why
+the port is loopback's unless told otherwise.
 """
 
 import hashlib
@@ -19,8 +19,11 @@ TOKEN_CHARS_MAX = 512
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientRule:
-    """One configured client, known by exactly one of: SHA-256 of its certificate (DER), its certificate's subject
-    common name, SHA-256 of its token; hashes are hexadecimal."""
+    """One configured client, known by exactly one of certificate digest, certificate name and token digest.
+
+    The digests are SHA-256 in hexadecimal, of the certificate's DER or of the token; the name is the subject's
+    common name.
+    """
 
     name: str
     roles: frozenset[Role]
@@ -31,21 +34,21 @@ class ClientRule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccessOptions:
-    """``anonymous_roles`` are those of a caller that no rule knows."""
+    """The configured clients; ``anonymous_roles`` are the roles of a caller that no rule knows."""
 
     anonymous_roles: frozenset[Role] = frozenset({"reader", "submitter"})
     clients: Sequence[ClientRule] = ()
 
 
 class Access:
-    """Finds the caller of a request. A connection's certificate is looked at once, a token with every request."""
+    """Finds the caller of a request. A connection's certificate is examined once, a token with every request."""
 
     def __init__(self, options: AccessOptions) -> None:
-        """Takes the rules as they are; see :meth:`replace`."""
+        """Takes the rules, as :meth:`replace` does."""
         self.replace(options)
 
     def replace(self, options: AccessOptions) -> None:
-        """New rules, for the requests that come from now on, on whatever connection."""
+        """Replaces the rules, for every request that comes from now on, also on connections that are open."""
         self._anonymous = options.anonymous_roles
         self._tokens = [
             (bytes.fromhex(rule.token_sha256), rule) for rule in options.clients if rule.token_sha256
@@ -58,7 +61,7 @@ class Access:
         self._names = {rule.certificate_name: rule for rule in options.clients if rule.certificate_name}
 
     def caller(self, authorization: str | None, of_connection: Caller) -> Caller:
-        """Who sent a request with this ``Authorization``: ``of_connection`` unless a token says otherwise.
+        """Returns the caller with this ``Authorization`` header: ``of_connection`` unless a token names a client.
 
         Raises ``UnauthenticatedError`` for a token that nobody has: a caller with a wrong one is not anonymous.
         """
@@ -71,7 +74,7 @@ class Access:
         return Caller(rule.name, of_connection.address, rule.roles, authenticated=True)
 
     def of_connection(self, address: str, tls: SSLObject | None) -> Caller:
-        """The caller by its certificate, which the TLS layer has verified; else an anonymous one."""
+        """Returns the caller by its certificate, which the TLS layer has verified; else an anonymous one."""
         rule = None if tls is None else self._rule_of_certificate(tls)
         if rule is None:
             return Caller(address, address, self._anonymous)
@@ -102,7 +105,7 @@ class Access:
 
 
 def _common_names(certificate: object) -> Iterable[str]:
-    """The common names in the subject of a certificate in the form of :meth:`ssl.SSLSocket.getpeercert`."""
+    """Yields the common names in a certificate's subject, given in the form of :meth:`ssl.SSLSocket.getpeercert`."""
     if not isinstance(certificate, dict):
         return
     for part in certificate.get("subject", ()):
@@ -112,7 +115,7 @@ def _common_names(certificate: object) -> Iterable[str]:
 
 
 def check_role(caller: Caller, role: Role | None) -> None:
-    """Raises ``UnauthenticatedError`` or ``ForbiddenError`` where the caller may not do what ``role`` may."""
+    """Raises ``ForbiddenError``, or ``UnauthenticatedError`` for an anonymous caller, that lacks ``role``."""
     if role is None or role in caller.roles:
         return
     if caller.authenticated:

@@ -1,7 +1,7 @@
-"""Who a request says it is for: the defence of a node in plain HTTP against web pages (SPEC-RPC-11).
+"""The check of the host that a request names: the defence of a node in plain HTTP against web pages (SPEC-RPC-11).
 
-A page that a browser opened can point its own site's name at this machine (DNS rebinding) and then speak to a node that
-trusts whoever reaches it. The browser tells on it: ``Host`` is the name of the page's site.
+A page that a browser opened can point its own site's name at this machine (DNS rebinding) and then speak to a node
+that trusts whoever reaches it. The browser gives it away: ``Host`` is the name of the page's site.
 """
 
 import ipaddress
@@ -16,10 +16,13 @@ _HOST_CHARS_MAX = 300
 
 
 class HostCheck:
-    """The names and addresses that requests may be for."""
+    """The names and addresses that a request may name as its host."""
 
     def __init__(self, listening: str, allowed: Iterable[str], *, plain: bool) -> None:
-        """``listening`` is the address listened on; ``plain``: without TLS, whose certificate says the same."""
+        """Takes the address listened on and further names that are ``allowed``.
+
+        ``plain``: the node speaks without TLS, whose certificate would prove the host.
+        """
         self._plain = plain
         self._allowed = {_bare(name) for name in allowed}
         self._names = {_bare(listening), "localhost", *self._allowed}
@@ -31,7 +34,7 @@ class HostCheck:
     def check(self, headers: Mapping[str, str], *, authenticated: bool) -> None:
         """Raises ``BadRequestError``: 421 for another ``Host``, 403 for the ``Origin`` of another site.
 
-        Who proved a name by a token is no page that found its way here: for them the host may be any.
+        A caller that proved a name by a token is no web page, so its ``Host`` may be any.
         """
         host = headers.get("Host")
         if self._plain and host is not None and not authenticated and not self._is_own(host):
@@ -66,13 +69,13 @@ class HostCheck:
 
 
 def _without_port(authority: str) -> str:
-    """The host of ``host:port``; "" where that is not its form."""
+    """Returns the host of ``host:port``; "" where the text has another form."""
     found = _AUTHORITY.fullmatch(authority)
     return "" if found is None else found[1]
 
 
 def _bare(name: str) -> str:
-    """A name or address as it is compared: without brackets, case, and the dot at a name's end."""
+    """Returns a name or address as it is compared: without brackets, case, and the dot at a name's end."""
     return name.strip("[]").lower().removesuffix(".")
 
 

@@ -1,4 +1,4 @@
-"""Byte ranges of a representation whose bytes never change (RFC 9110 §14), as far as resuming a download needs."""
+"""Byte ranges of a representation whose bytes never change (RFC 9110 §14), for downloads that are resumed."""
 
 import re
 from typing import NamedTuple
@@ -7,7 +7,7 @@ _RANGE = re.compile(r"bytes=[ \t]*(\d{0,19})-(\d{0,19})[ \t]*", re.ASCII | re.IG
 
 
 class ByteRange(NamedTuple):
-    """Bytes [start, end) of ``size``."""
+    """The bytes [start, end) of a representation of ``size`` bytes."""
 
     start: int
     end: int
@@ -15,15 +15,16 @@ class ByteRange(NamedTuple):
 
     @property
     def content_range(self) -> str:
-        """The value of Content-Range for a 206."""
+        """The value of Content-Range in a 206 answer."""
         return f"bytes {self.start}-{self.end - 1}/{self.size}"
 
 
 def parse_range(header: str | None, if_range: str | None, *, size: int, etag: str) -> ByteRange | None:
-    """The one range asked for; None where the whole is to be sent.
+    """Returns the one range that is asked for; None where the whole is to be sent.
 
-    That is where there is no header, one that is malformed or in other units or of several ranges (a server may
-    ignore those), or one whose If-Range names other bytes. Raises ``ValueError`` where no byte is in range (416).
+    The whole is sent where there is no header, where it is malformed or in other units or of several ranges (a
+    server may ignore those), or where its If-Range names other bytes. Raises ``ValueError`` where no byte is in
+    range (416).
     """
     if header is None or (if_range is not None and if_range.strip() != etag):
         return None

@@ -1,4 +1,4 @@
-"""How much one client may send: token buckets in a bounded table (SPEC-RPC-7)."""
+"""Rate limits of each client: token buckets in a bounded table (SPEC-RPC-7)."""
 
 from collections import Counter, OrderedDict
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from fastledger.rpc.options import RateOptions
 
 
 class Bucket:
-    """Fills at ``rate`` tokens a second up to ``burst``; a taker may leave it in debt, and then it waits."""
+    """A token bucket that fills at ``rate`` tokens a second up to ``burst``; a taker may leave it in debt."""
 
     __slots__ = ("_at", "_burst", "_rate", "_tokens")
 
@@ -20,7 +20,7 @@ class Bucket:
         self._at = now
 
     def take(self, count: float, now: float) -> float:
-        """Takes ``count`` and returns 0, or takes nothing and returns the seconds until it would.
+        """Takes ``count`` tokens and returns 0, or takes none and returns the seconds until it would.
 
         More than a burst at once is let through where the bucket is full, and paid for afterwards: else it could
         never pass.
@@ -34,15 +34,15 @@ class Bucket:
         return 0.0
 
     def is_full(self, now: float) -> bool:
-        """Whether forgetting it would change nothing."""
+        """Whether the bucket is full, so that dropping it would change nothing."""
         return self._tokens + (now - self._at) * self._rate >= self._burst
 
 
 class RateLimits:
-    """The buckets of all clients; a client is its configured name, or the address it calls from."""
+    """The token buckets of all clients; a client is its configured name, or the address it calls from."""
 
     def __init__(self, options: RateOptions, clock: Callable[[], float]) -> None:
-        """``clock`` gives monotonic seconds."""
+        """Takes the limits; ``clock`` gives monotonic seconds."""
         self._options = options
         self._clock = clock
         self._requests: OrderedDict[str, Bucket] = OrderedDict()
@@ -51,19 +51,22 @@ class RateLimits:
         self.refused: Counter[str] = Counter()
 
     def take_request(self, caller: Caller, count: int = 1) -> None:
-        """Raises ``RateLimitedError`` where the caller sent too many requests."""
+        """Counts requests of a caller; raises ``RateLimitedError`` where it sent too many."""
         rate = self._options.requests_per_second
         if rate is not None:
             self._take(self._requests, caller, count, rate, self._options.requests_burst, "requests")
 
     def take_probe(self, caller: Caller) -> None:
-        """The same for health and metrics, which have tokens of their own: a flood of calls must not blind an alarm."""
+        """Counts a request for health or metrics; raises ``RateLimitedError`` where the caller sent too many.
+
+        Probes have tokens of their own: a flood of calls must not blind an alarm.
+        """
         options = self._options
         if options.requests_per_second is not None:
             self._take(self._probes, caller, 1, options.probes_per_second, options.probes_burst, "requests")
 
     def take_transactions(self, caller: Caller, count: int) -> None:
-        """Raises ``RateLimitedError`` where the caller sent too many transactions."""
+        """Counts transactions of a caller; raises ``RateLimitedError`` where it sent too many."""
         rate = self._options.transactions_per_second
         if rate is not None:
             self._take(
@@ -94,7 +97,7 @@ class RateLimits:
             raise RateLimitedError(f"too many {what}", retry_after_ms=max(1, int(wait_s * 1000) + 1))
 
     def _forget_some(self, table: OrderedDict[str, Bucket], now: float) -> None:
-        """Keeps the table within its bound: full buckets go first, then whoever was quiet longest."""
+        """Keeps the table within its bound: drops full buckets first, then those of the longest quiet clients."""
         while table and next(iter(table.values())).is_full(now) and len(table) > 1:
             table.popitem(last=False)
         while len(table) > self._options.clients_max:

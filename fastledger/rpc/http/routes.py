@@ -1,4 +1,4 @@
-"""The paths of the wire as one table: what is dispatched, limited, checked for roles and described in /openapi.json.
+"""The paths of the wire as one table, by which requests are dispatched, limited, checked for roles and described.
 
 A handler is a coroutine over a :class:`Call` that returns an answer; what it raises becomes an error answer
 (:mod:`fastledger.rpc.errors`). It reads the body through its call, which bounds bytes and time.
@@ -23,7 +23,7 @@ _SMALL_BYTES = 16 * 1024
 
 @dataclass(slots=True, eq=False)
 class Caller:
-    """Who is at the other end: ``name`` from the configuration or the address, and what they may do."""
+    """The client at the other end: ``name`` from the configuration or the address, and its roles."""
 
     name: str
     address: str
@@ -32,19 +32,19 @@ class Caller:
 
     @property
     def key(self) -> str:
-        """What is counted by client is counted under this: the name that was proved, else the address."""
+        """The key under which the caller's use is counted: the name that was proved, else the address."""
         return f"client:{self.name}" if self.authenticated else f"address:{self.address}"
 
 
 class BodyRoom:
-    """Memory for the bodies that are being received and worked on, all connections together.
+    """The memory for bodies that are being received and worked on, all connections together.
 
-    Counted is what arrived, not what was announced: who sends slowly holds little. One client may hold ``share_max``
-    at most, so that however many connections it has, others find room.
+    It counts what arrived, not what was announced: a client that sends slowly holds little. One client may hold
+    ``share_max`` at most, so that however many connections it has, others find room.
     """
 
     def __init__(self, bytes_max: int, share_max: int) -> None:
-        """At most so many bytes; one body alone is always let in."""
+        """Takes the bounds in bytes; a body that is alone is let in whatever its length."""
         self.bytes_max = bytes_max
         self.share_max = share_max
         self.bytes = 0
@@ -64,7 +64,7 @@ class BodyRoom:
         self._shares[caller.key] = share + count
 
     def give_back(self, caller: Caller, count: int) -> None:
-        """The body is gone."""
+        """Gives back ``count`` bytes of a body that is gone."""
         self.bytes -= count
         share = self._shares.get(caller.key, 0) - count
         if share:
@@ -74,7 +74,7 @@ class BodyRoom:
 
 
 class Call:
-    """One request on its way through its handler."""
+    """One request while its handler works on it."""
 
     __slots__ = ("_held", "_take_transactions", "caller", "parameters", "request", "room", "timeout_ms")
 
@@ -87,7 +87,7 @@ class Call:
         room: BodyRoom,
         take_transactions: Callable[[Caller, int], None],
     ) -> None:
-        """``parameters`` are the parts of the path that its template names."""
+        """Takes a request; ``parameters`` are the parts of its path that the route's template names."""
         self._take_transactions = take_transactions
         self.request = request
         self.caller = caller
@@ -97,11 +97,11 @@ class Call:
         self._held = 0
 
     def take_transactions(self, count: int) -> None:
-        """Raises ``RateLimitedError`` where the caller sent too many transactions."""
+        """Counts transactions of the caller; raises ``RateLimitedError`` where it sent too many."""
         self._take_transactions(self.caller, count)
 
     def release(self) -> None:
-        """The body is not needed any more."""
+        """Gives back the memory of the body, which is not needed any more."""
         if self._held:
             self.room.give_back(self.caller, self._held)
             self._held = 0
@@ -111,7 +111,10 @@ class Call:
         self._held += count
 
     async def body(self, bytes_max: int) -> bytes:
-        """The whole body; raises ``InputError`` (``OVERSIZED``), ``BadRequestError`` where it does not come in time."""
+        """Returns the whole body.
+
+        Raises ``InputError`` (``OVERSIZED``), and ``BadRequestError`` where it does not come in time.
+        """
         self.check_announced(bytes_max)
         content = self.request.content
         if content.is_eof():
@@ -140,7 +143,10 @@ class Call:
         return b"".join(pieces)
 
     async def pieces(self, bytes_max: int) -> AsyncIterator[bytes]:
-        """The body as it comes, for what is too long to hold; each piece has to come within the time of a request."""
+        """Yields the body in pieces as it comes, for one that is too long to hold. Raises as :meth:`body`.
+
+        Each piece has to come within the time of a request.
+        """
         self.check_announced(bytes_max)
         self.invite()
         room = bytes_max
@@ -160,13 +166,13 @@ class Call:
             yield piece
 
     def invite(self) -> None:
-        """Answers ``Expect: 100-continue`` (RFC 9110 §10.1.1), now that the body is wanted."""
+        """Answers ``Expect: 100-continue`` (RFC 9110 §10.1.1) once the body is wanted."""
         transport = self.request.transport
         if transport is not None and self.request.headers.get("Expect", "").lower() == "100-continue":
             transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def check_announced(self, bytes_max: int) -> None:
-        """Refuses a body that is announced as too long, or as compressed, before it is read."""
+        """Raises for a body that is announced as too long, or as compressed, before it is read."""
         headers = self.request.headers
         length = headers.get("Content-Length")
         if length is not None and int(length) > bytes_max:
@@ -180,12 +186,12 @@ def _oversized(bytes_max: int) -> InputError:
 
 
 def _gone() -> BadRequestError:
-    """For a client that hung up within its request: nobody hears it, and it is no fault of the node."""
+    """Returns the error for a client that hung up within its request. Nobody hears it; the node is not at fault."""
     return BadRequestError("the connection ended within the body")
 
 
 def body_too_slow() -> BadRequestError:
-    """The error for a body that does not come in time."""
+    """Returns the error for a body that does not come in time."""
     return BadRequestError("the body did not come in time", status=408)
 
 
@@ -194,7 +200,7 @@ Handler: TypeAlias = Callable[[Call], Awaitable[web.StreamResponse]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Content:
-    """A body in the description: its media type and, for JSON, the msgspec type it is made of."""
+    """The description of a body: its media type and, for JSON, the msgspec type it is made of."""
 
     media_type: str
     schema: Any = None
@@ -203,7 +209,7 @@ class Content:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parameter:
-    """A parameter in the description; ``schema`` is a msgspec-describable type."""
+    """The description of a parameter; ``schema`` is a type that msgspec can describe."""
 
     name: str
     place: Literal["path", "query", "header"]
@@ -216,8 +222,8 @@ class Parameter:
 class Route:
     """One method on one path. ``path`` may have ``{name}`` as a whole segment; ``role`` None: anyone.
 
-    ``probe``: asked by who watches the node; counted apart, so that a flood of other calls does not blind them.
-    ``responses``: what success looks like, by status; ``errors``: statuses of its own beside the common ones.
+    A ``probe`` is asked by monitoring and counted apart, so that a flood of other calls does not blind it.
+    ``responses`` describe success, by status; ``errors`` are the route's own statuses beside the common ones.
     """
 
     method: HttpMethod
@@ -233,21 +239,24 @@ class Route:
 
     @property
     def word(self) -> str:
-        """What the log calls it: ``post.v1.transactions``; a path's parameters are not in it."""
+        """The route's name in the log, such as ``post.v1.transactions``; a path's parameters are not in it."""
         parts = [part for part in self.path.split("/") if part and not part.startswith("{")]
         return ".".join([self.method.lower(), *parts])
 
     @property
     def name(self) -> str:
-        """What metrics call it: ``POST /v1/transactions``; "" for /v1/rpc, whose methods are counted each."""
+        """The route's name in metrics, such as ``POST /v1/transactions``.
+
+        "" for /v1/rpc, whose methods are counted each.
+        """
         return "" if self.path == "/v1/rpc" else f"{self.method} {self.path}"
 
 
 class RouteTable:
-    """Finds the route of a request; paths without parameters in one look-up."""
+    """Finds the route of a request; paths without parameters take one look-up."""
 
     def __init__(self, routes: Sequence[Route]) -> None:
-        """Raises ``ValueError`` where two routes are the same."""
+        """Takes the routes; raises ``ValueError`` where two have the same method and path."""
         self.routes = tuple(routes)
         self._fixed: dict[str, dict[str, Route]] = {}
         self._templates: list[tuple[list[str], dict[str, Route]]] = []
@@ -268,7 +277,7 @@ class RouteTable:
         return self._templates[-1][1]
 
     def find(self, method: str, path: str) -> tuple[Route, Mapping[str, str]]:
-        """The route and its path's parameters; raises ``BadRequestError`` with status 404 or 405."""
+        """Returns the route and its path's parameters; raises ``BadRequestError`` with status 404 or 405."""
         methods = self._fixed.get(path)
         if methods is not None:
             route = methods.get(method)
