@@ -16,7 +16,7 @@ name_option = click.option(
 
 
 def days_option(default: int) -> Callable[[CommandT], CommandT]:
-    """How long it is valid."""
+    """Makes the option ``--days``, how long a certificate or authority is valid."""
     return click.option("--days", type=click.IntRange(1, 36_500), default=default, show_default=True)
 
 

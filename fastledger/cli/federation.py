@@ -1,4 +1,4 @@
-"""``fastledger peers`` and ``fastledger mine``: what an operator does about the other organisations' nodes."""
+"""The commands ``fastledger peers`` and ``fastledger mine``, by which an operator acts on the federation."""
 
 import re
 from typing import Any
@@ -14,12 +14,12 @@ _UNIT_MS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
 
 class Duration(click.ParamType[int]):
-    """A number with s, m, h or d; milliseconds."""
+    """A duration as a number with s, m, h or d; its value is in milliseconds."""
 
     name = "duration"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Milliseconds, or a usage error."""
+        """Returns the milliseconds, or fails with a usage error."""
         found = _DURATION.fullmatch(str(value))
         if found is None:
             self.fail("is not a number with s, m, h or d", param, ctx)

@@ -1,4 +1,4 @@
-"""``fastledger genesis``: the document that the organisations of a federation agree on before the first block."""
+"""The command ``fastledger genesis``: the document that organisations agree on before the first block."""
 
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,14 @@ KEY_BYTES = 33
 
 
 class Reward(click.ParamType[tuple[int, int]]):
-    """``HEIGHT:CREDITS``."""
+    """A reward as ``HEIGHT:CREDITS``; its value is both numbers."""
 
     name = "height:credits"
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[int, int]:
-        """Both numbers, or a usage error."""
+        """Returns both numbers, or fails with a usage error."""
         if isinstance(value, tuple):
             return value
         height, colon, credits = str(value).partition(":")
@@ -116,7 +116,7 @@ def show(output: Output, file: Path) -> None:
 
 
 def load_genesis(file: Path) -> Any:
-    """The document in a file."""
+    """Returns the genesis document in a file; raises ``InputError``."""
     from fastledger.limits import GENESIS_BYTES_MAX
     from fastledger.model.genesis import Genesis
 
@@ -143,7 +143,7 @@ def _described(document: Any) -> dict[str, Any]:
 
 
 class PublicKeys(msgspec.Struct, forbid_unknown_fields=True):
-    """What others have to know of a wallet before its chain begins, hexadecimal."""
+    """The public keys of a wallet, in hexadecimal, which others need before the wallet's chain begins."""
 
     key: str
     kem: str

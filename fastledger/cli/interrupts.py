@@ -1,8 +1,8 @@
-"""Interrupts that are heard: Ctrl-C at the wrong moment would be lost.
+"""Interrupts that are never lost: Ctrl-C at the wrong moment would be.
 
 Python raises ``KeyboardInterrupt`` wherever the main thread is. Where that is a finaliser or the callback of a weak
-reference (the import system has one), the exception is reported as ignored and gone, and a command that waits for
-ever does.
+reference (the import system has one), the exception is reported as ignored and gone. A command that waits for ever
+then goes on waiting.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ _AGAIN_S = 0.05
 
 
 def hear_interrupts() -> None:
-    """An interrupt that was ignored comes again, from now on; for a program, not for a library."""
+    """From now on repeats an interrupt that Python ignored. For a program, not for a library."""
     before = sys.unraisablehook
 
     def hook(unraisable: Any) -> None:

@@ -42,12 +42,12 @@ to_height_option = click.option("--to-height", type=click.IntRange(min=0), help=
 
 
 class LocalPath(click.ParamType[Path]):
-    """A path on this machine; a usage error for a node's URL."""
+    """A path on this machine; a node's URL is a usage error."""
 
     name = "path"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
-        """The path."""
+        """Returns the path, or fails with a usage error."""
         return Target(str(value)).path
 
 
@@ -175,7 +175,7 @@ def export(
 
 @contextmanager
 def _opened(target: Path) -> "Iterator[BinaryIO]":
-    """A new file, or standard output."""
+    """Yields a new file, or standard output for ``-``."""
     if str(target) == "-":
         yield sys.stdout.buffer
         return
@@ -209,7 +209,7 @@ def import_(
 
 
 def _node_key(path: Path | None, password_file: Path | None) -> "tuple[SigningKey | None, str | None]":
-    """The key in a node.key file, and the password under which it is kept again; sealed where it was sealed."""
+    """Returns the key in a node.key file, and the password that it was sealed under, or None."""
     from fastledger.crypto.node_key import is_sealed, load_node_key
 
     if path is None:

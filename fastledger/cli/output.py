@@ -1,4 +1,4 @@
-"""How commands answer: a table for people or one JSON document for programs, and exit codes that mean something.
+"""The answers of commands: a table for people or one JSON document for programs, and exit codes that mean something.
 
 ====  ==================================================================
 code  meaning
@@ -34,7 +34,7 @@ from fastledger.errors import (
 
 
 class Exit(IntEnum):
-    """Exit codes; see the module's docstring."""
+    """The exit codes; the module's docstring says what they mean."""
 
     OK = 0
     WRONG = 1
@@ -45,7 +45,7 @@ class Exit(IntEnum):
 
 
 def exit_code(error: FastLedgerError) -> Exit:
-    """Which exit code an error means."""
+    """Returns the exit code for an error."""
     if isinstance(error, InputError):
         return Exit.INPUT
     if isinstance(error, LedgerBusyError | LedgerLockedError | UnreachableError):
@@ -54,13 +54,13 @@ def exit_code(error: FastLedgerError) -> Exit:
 
 
 class Output:
-    """Where a command's answer goes; progress and errors go to standard error."""
+    """Writes a command's answer to standard output; progress and errors go to standard error."""
 
     def __init__(self, *, as_json: bool) -> None:
         self.as_json = as_json
 
     def answer(self, value: Mapping[str, Any], title: str = "") -> None:
-        """The command's result: one JSON object, or lines of names and values."""
+        """Writes the command's result: one JSON object, or lines of names and values."""
         if self.as_json:
             click.echo(msgspec.json.encode(value).decode())
             return
@@ -77,7 +77,7 @@ class Output:
                 click.echo(f"{name}: {item}")
 
     def table(self, title: str, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-        """A table for people; nothing in JSON mode."""
+        """Writes a table for people; in JSON mode nothing."""
         if self.as_json:
             return
         from rich.console import Console
@@ -89,13 +89,13 @@ class Output:
         Console(width=None if sys.stdout.isatty() else 110).print(table)
 
     def say(self, text: str) -> None:
-        """A line for people; nothing in JSON mode."""
+        """Writes a line for people; in JSON mode nothing."""
         if not self.as_json:
             click.echo(text)
 
     @contextmanager
     def progress(self, label: str) -> "Iterator[ProgressBar]":
-        """A progress bar on standard error, where that is a terminal and no JSON is asked for."""
+        """Shows a progress bar on standard error, where that is a terminal and no JSON is asked for; yields it."""
         if self.as_json or not sys.stderr.isatty():
             yield ProgressBar(None, 0)
             return
@@ -113,14 +113,14 @@ class Output:
 
 
 class ProgressBar:
-    """One bar, or none."""
+    """A progress bar on the terminal, or none."""
 
     def __init__(self, display: Any, task: int) -> None:
         self._display = display
         self._task = task
 
     def update(self, done: int, total: int, label: str | None = None) -> None:
-        """Moves the bar."""
+        """Moves the bar to ``done`` of ``total``, and changes its label where one is given."""
         if self._display is not None:
             changes = {} if label is None else {"description": label}
             self._display.update(self._task, completed=done, total=total, **changes)

@@ -73,7 +73,7 @@ def _node_events(
 def _local_events(
     ledger: "Ledger", topic: str, cursor: int | None, conditions: dict[str, Any]
 ) -> Iterator[dict[str, Any]]:
-    """The same lines from a directory, which nothing is added to while this process holds it."""
+    """Yields the lines of a followed directory, which nothing is added to while this process holds it."""
     if topic == "blocks":
         first_seq = 0
         for height in range(ledger.height + 1):

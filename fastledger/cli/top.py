@@ -30,19 +30,19 @@ Labels = tuple[tuple[str, str], ...]
 
 @dataclass
 class Sample:
-    """One scrape: values by metric and labels, whether the node is ready, and when (monotonic seconds)."""
+    """One scrape: values by metric and labels, whether the node is ready, and its time (monotonic seconds)."""
 
     values: dict[str, dict[Labels, float]] = field(default_factory=dict)
     ready: bool = False
     at: float = 0.0
 
     def total(self, name: str, **labels: str) -> float:
-        """The sum over all label sets that contain ``labels``."""
+        """Returns the sum over all label sets that contain ``labels``."""
         wanted = set(labels.items())
         return sum(value for found, value in self.values.get(name, {}).items() if wanted <= set(found))
 
     def label_values(self, name: str, label: str) -> list[str]:
-        """The values that a label takes."""
+        """Returns the values that a label takes, sorted."""
         return sorted({dict(found).get(label, "") for found in self.values.get(name, {})} - {""})
 
 
@@ -54,7 +54,10 @@ def fetch(
     data: bytes | None = None,
     token: str = "",
 ) -> tuple[int, bytes]:
-    """Status and body of a GET, or of a POST of JSON ``data``; raises ``LedgerError`` where nobody answers."""
+    """Returns status and body of a GET, or of a POST of JSON ``data``.
+
+    Raises ``LedgerError`` where nobody answers.
+    """
     if not url.startswith(("http://", "https://")):
         raise LedgerError("a node's address starts with http:// or https://")
     headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
@@ -70,7 +73,7 @@ def fetch(
 
 
 def scrape(address: str, context: SSLContext | None = None, token: str = "") -> Sample:
-    """One sample of the node at ``address``; raises ``LedgerError``."""
+    """Takes one sample of the node at ``address``; raises ``LedgerError``."""
     from prometheus_client.parser import text_string_to_metric_families
 
     status, body = fetch(f"{address}/metrics", context, token=token)
@@ -89,14 +92,17 @@ def scrape(address: str, context: SSLContext | None = None, token: str = "") -> 
 
 
 def rate(before: Sample, now: Sample, name: str, **labels: str) -> float:
-    """Per second between two samples; 0 where the counter began anew."""
+    """Returns the change of a counter per second between two samples; 0 where the counter began anew."""
     seconds = now.at - before.at
     change = now.total(name, **labels) - before.total(name, **labels)
     return change / seconds if seconds > 0 and change > 0 else 0.0
 
 
 def quantile(before: Sample, now: Sample, name: str, q: float, **labels: str) -> float | None:
-    """The upper end of the bucket that holds quantile ``q`` of what came between, in seconds; None without any."""
+    """Returns the upper end, in seconds, of the histogram's bucket that holds quantile ``q``.
+
+    Only what was observed between the two samples counts; None where that is nothing.
+    """
     ends = sorted(now.label_values(f"{name}_bucket", "le"), key=float)
     counts = [
         now.total(f"{name}_bucket", le=end, **labels) - before.total(f"{name}_bucket", le=end, **labels)
@@ -108,7 +114,7 @@ def quantile(before: Sample, now: Sample, name: str, q: float, **labels: str) ->
 
 
 def figures(before: Sample, now: Sample) -> dict[str, Any]:
-    """What a frame shows, as plain values; times in ms, sizes in bytes."""
+    """Returns the values that a frame shows; times in ms, sizes in bytes."""
     stages = {
         stage: rate(before, now, "fastledger_stage_seconds_sum", stage=stage)
         for stage in now.label_values("fastledger_stage_seconds_sum", "stage")
@@ -135,7 +141,7 @@ def figures(before: Sample, now: Sample) -> dict[str, Any]:
 
 
 def _federation_figures(now: Sample) -> dict[str, Any]:
-    """Where the node stands among its peers; nothing for a chain of one organisation."""
+    """Returns the node's figures among its peers; nothing for a chain of one organisation."""
     name = "fastledger_federation"
     if f"{name}_tip_height" not in now.values:
         return {}
@@ -156,7 +162,7 @@ def _ms(seconds: float | None) -> float | None:
 
 
 def frame(address: str, shown: Mapping[str, Any]) -> "RenderableType":
-    """A frame for the terminal."""
+    """Returns a frame for the terminal."""
     from rich.console import Group
     from rich.panel import Panel
     from rich.progress_bar import ProgressBar
@@ -191,7 +197,7 @@ def _cell(name: str, value: Any) -> str:
 
 
 def read_token(path: Path | None) -> str:
-    """The bearer token in a file's first line; "" without one."""
+    """Returns the bearer token in a file's first line; "" where there is no file to read."""
     if path is None:
         return ""
     try:

@@ -1,4 +1,4 @@
-"""Where a demo's ledger lives: in a directory of this process, or with a node."""
+"""The places where a demo's ledger can live: a directory of this process, or a node."""
 
 import signal
 import socket
@@ -29,7 +29,7 @@ STOP_S = 120.0
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """What a ledger turned out to be when it was verified from disk."""
+    """The findings of a verification from disk of a demo's ledger."""
 
     how: str
     ok: bool
@@ -47,24 +47,24 @@ class Home(Protocol):
 
     @property
     def path(self) -> Path | None:
-        """Its directory, where this process can see it."""
+        """The ledger's directory, where this process can see it; else None."""
 
     @property
     def ledger(self) -> LedgerApi:
         """The open ledger."""
 
     def stage_seconds(self) -> dict[str, float]:
-        """Where the ledger's own time went so far, as far as this process sees it."""
+        """Returns the seconds that each stage of the ledger took so far, as far as this process sees them."""
 
     def settle(self, progress: Progress) -> Settled:
         """Closes the ledger where that can be done, and verifies all of it."""
 
     def close(self) -> None:
-        """Lets go of it; may be called twice."""
+        """Closes the ledger or the connections to it; may be called twice."""
 
 
 class DirectoryHome:
-    """A new ledger directory."""
+    """A home that is a new ledger directory."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -73,13 +73,13 @@ class DirectoryHome:
         self.regulator.join(self.ledger.chain_id)
 
     def stage_seconds(self) -> dict[str, float]:
-        """Every stage of the pipeline."""
+        """Returns the seconds of every stage of the pipeline."""
         seconds = {name: total for name, (total, _) in self.ledger.times.snapshot().items()}
         seconds["border"] = seconds.get("admit", 0.0) - seconds.get("verify", 0.0)
         return seconds
 
     def settle(self, progress: Progress) -> Settled:
-        """Closed, opened again, verified."""
+        """Closes the ledger, opens it again and verifies it."""
         self.ledger.close()
         self.ledger = Ledger.open(self.path)
         return verified(self.ledger, "closed, reopened and verified from disk", progress)
@@ -90,13 +90,13 @@ class DirectoryHome:
 
 
 def verified(ledger: Ledger, how: str, progress: Progress) -> Settled:
-    """The report of an open ledger; blocks to replay after a clean close are a problem too."""
+    """Verifies an open ledger and returns the findings; blocks to replay after a clean close are a problem too."""
     problems = ["a clean close left blocks to replay"] if ledger.replayed_blocks else []
     return settled(ledger.verify(progress), how, problems)
 
 
 def settled(report: VerifyReport, how: str, problems: Sequence[str] = ()) -> Settled:
-    """A report, with problems found beside it."""
+    """Returns the findings of a report, with problems that were found beside it."""
     return Settled(
         how,
         report.ok and not problems,
@@ -109,7 +109,7 @@ def settled(report: VerifyReport, how: str, problems: Sequence[str] = ()) -> Set
 
 
 class NodeHome:
-    """A ledger behind a node that runs already, with a regulator whose wallet the caller holds."""
+    """A home behind a node that runs already; the caller holds its regulator's wallet."""
 
     path: Path | None = None
 
@@ -119,11 +119,11 @@ class NodeHome:
         self.regulator = regulator.join(client.chain_id)
 
     def stage_seconds(self) -> dict[str, float]:
-        """Nothing: the stages are the node's own."""
+        """Returns nothing: the stages are the node's own."""
         return {}
 
     def settle(self, progress: Progress) -> Settled:
-        """Verified by the node, which goes on; takes the operator's role."""
+        """Has the node verify its ledger, while it goes on; that takes the operator's role."""
         return settled(self._client.verify(progress), "verified from disk by the node")
 
     def close(self) -> None:
@@ -132,7 +132,7 @@ class NodeHome:
 
 
 class ChildNodeHome:
-    """A new ledger under a node that this process starts, and stops at the end."""
+    """A home under a node that this process starts, and stops at the end."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "ledger"
@@ -149,18 +149,18 @@ class ChildNodeHome:
         self._opened: Ledger | None = None
 
     def stage_seconds(self) -> dict[str, float]:
-        """Nothing: the stages are the node's own."""
+        """Returns nothing: the stages are the node's own."""
         return {}
 
     def settle(self, progress: Progress) -> Settled:
-        """The node stopped, its ledger opened and verified here."""
+        """Stops the node, opens its ledger in this process and verifies it."""
         self._client.close()
         self._node.stop()
         self._opened = Ledger.open(self.path)
         return verified(self._opened, "node stopped, ledger opened and verified from disk", progress)
 
     def close(self) -> None:
-        """Leaves no process behind."""
+        """Ends the node's process, and closes what this process opened."""
         self._client.close()
         self._node.kill()
         if self._opened is not None:
@@ -168,7 +168,7 @@ class ChildNodeHome:
 
 
 class ChildNode:
-    """``fastledger node start`` on a loopback port, as a child of this process."""
+    """The process ``fastledger node start`` on a loopback port, a child of this one."""
 
     def __init__(self, folder: Path, ledger: Path) -> None:
         with socket.create_server((LOOPBACK, 0)) as server:
@@ -183,7 +183,7 @@ class ChildNode:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)  # noqa: S603
 
     def connect(self) -> "Client":
-        """A client, once the node answers."""
+        """Returns a client, once the node answers; ``LedgerError`` where it does not start."""
         from fastledger.client.sync import Client
 
         begun = time.monotonic()
@@ -195,7 +195,7 @@ class ChildNode:
                     raise LedgerError(f"the node did not start: see {self._log.name}") from None
 
     def stop(self) -> None:
-        """Asks it to stop, and waits until it has."""
+        """Asks the node to stop, and waits until it has; ``LedgerError`` where it does not."""
         self._process.send_signal(signal.SIGTERM)
         try:
             code = self._process.wait(STOP_S)
@@ -205,7 +205,7 @@ class ChildNode:
             raise LedgerError(f"the node ended with {code}: see {self._log.name}")
 
     def kill(self) -> None:
-        """Ends it where it still runs."""
+        """Kills the process if it still runs."""
         if self._process.poll() is None:
             self._process.kill()
             self._process.wait()

@@ -31,7 +31,10 @@ SETTLED_S = 0.8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetOptions:
-    """Of a small network. ``percent`` is each miner's share of a thread, ``settings`` every node's environment."""
+    """The settings of a small network. ``percent`` is each miner's share of a thread.
+
+    ``settings`` are environment variables of every node; ``miners`` names those that mine, None: all.
+    """
 
     names: Sequence[str] = NAMES
     spacing_ms: int = 500
@@ -47,9 +50,9 @@ _OWN_PORTS = (10_000, 32_000)
 
 
 def free_port() -> int:
-    """A port that nobody listens on now, and that nobody is given by the system meanwhile.
+    """Returns a port that nobody listens on now, and that the system gives to nobody meanwhile.
 
-    What the system hands out, to whoever connects anywhere, begins at 32,768 on Linux and higher elsewhere.
+    The ports that a system gives to whoever connects begin at 32,768 on Linux and higher elsewhere.
     """
     while True:
         port = random.SystemRandom().randrange(
@@ -60,7 +63,7 @@ def free_port() -> int:
 
 
 def measured_hash_rate() -> float:
-    """Hashes a second of one thread of this machine."""
+    """Measures how many hashes a second one thread of this machine makes."""
     from fastledger.crypto.work import search_nonce
 
     began = time.perf_counter()
@@ -82,26 +85,26 @@ class Member:
 
     @property
     def url(self) -> str:
-        """Where its node answers."""
+        """The URL at which the member's node answers."""
         return f"http://{LOOPBACK}:{self.rpc_port}"
 
     @property
     def ledger(self) -> Path:
-        """Its ledger's directory."""
+        """The directory of the member's ledger."""
         return self.folder / "ledger"
 
     @property
     def log(self) -> Path:
-        """What its node wrote."""
+        """The file that the member's node logs to."""
         return self.folder / "node.log"
 
     @property
     def runs(self) -> bool:
-        """Whether the process is there."""
+        """Whether the node's process runs."""
         return self.process is not None and self.process.poll() is None
 
     def start(self) -> Self:
-        """Starts the node; :meth:`connect` waits for it."""
+        """Starts the node's process; :meth:`connect` waits until it answers."""
         command = [
             sys.executable,
             "-m",
@@ -119,7 +122,7 @@ class Member:
         return self
 
     def connect(self, *, timeout_s: float = START_S) -> "Client":
-        """A client, once the node answers."""
+        """Returns a client, once the node answers; ``LedgerError`` where it does not start."""
         from fastledger.client.sync import Client
 
         if self._client is not None:
@@ -136,7 +139,7 @@ class Member:
                 return self._client
 
     def call(self, method: str, **params: Any) -> Any:
-        """A JSON-RPC method's result; raises ``LedgerError`` where it is an error."""
+        """Calls a JSON-RPC method and returns its result; ``LedgerError`` where the answer is an error."""
         body = msgspec.json.encode({"jsonrpc": "2.0", "id": 1, "method": method, "params": params})
         answer = msgspec.json.decode(fetch(f"{self.url}/v1/rpc", data=body)[1])
         if "result" not in answer:
@@ -144,28 +147,28 @@ class Member:
         return answer["result"]
 
     def metric(self, name: str) -> float:
-        """The sum of a metric over its labels."""
+        """Returns the sum of a metric over its labels."""
         return scrape(self.url).total(name)
 
     def state_root(self, height: int | None = None) -> str:
-        """After the final block at ``height``, or the newest."""
+        """Returns the state root (hex) after the final block at ``height``, or after the newest one."""
         given = {} if height is None else {"height": height}
         root: str = self.call("block.header", **given)["state_root"]
         return root
 
     def status(self) -> dict[str, Any]:
-        """Where the node stands among its peers."""
+        """Returns the node's state among its peers, as ``federation.status`` answers it."""
         return self.connect().federation_status()
 
     def kill(self) -> None:
-        """As a power cut would, for the process."""
+        """Kills the process, which is for it what a power cut would be."""
         self._forget_client()
         if self.process is not None and self.process.poll() is None:
             self.process.kill()
             self.process.wait()
 
     def stop(self) -> int:
-        """As an operator would; the exit code."""
+        """Stops the node by SIGTERM, as an operator would; returns the exit code."""
         self._forget_client()
         if self.process is None:
             return 0
@@ -186,7 +189,7 @@ class NetWorld:
     """The organisations and the wires between them; ``regulator`` is an authority of the chain."""
 
     def __init__(self, folder: Path, options: NetOptions | None = None) -> None:
-        """Makes everything and starts nothing."""
+        """Makes keys, certificates, genesis document and ledgers, and starts nothing."""
         from fastledger.client.wallet import Wallet
         from fastledger.node.authority import Authority
 
@@ -204,7 +207,7 @@ class NetWorld:
             self._configure(member)
 
     def _found(self) -> "Genesis":
-        """Keys first, then the document, then a ledger for each."""
+        """Makes the nodes' keys, then the genesis document, then a ledger for each member."""
         from fastledger.chain.ledger import Ledger
         from fastledger.clock import system_clock_ms
         from fastledger.crypto.signing import SigningKey
@@ -292,11 +295,11 @@ class NetWorld:
         return self
 
     def running(self) -> list[Member]:
-        """The members whose nodes run."""
+        """Returns the members whose nodes run."""
         return [member for member in self.members.values() if member.runs]
 
     def wait_for(self, condition: Callable[[], bool], what: str, *, timeout_s: float = 60.0) -> None:
-        """Returns once ``condition`` holds; raises ``LedgerError`` with ``what`` where it does not come."""
+        """Waits until ``condition`` holds; raises ``LedgerError`` with ``what`` where it does not in time."""
         deadline = time.monotonic() + timeout_s
         while True:
             try:
@@ -309,7 +312,7 @@ class NetWorld:
             time.sleep(0.05)
 
     def wait_until_linked(self, links_min: int, *, timeout_s: float = 60.0) -> None:
-        """Every running node has so many peers."""
+        """Waits until every running node has at least ``links_min`` peers."""
         self.wait_for(
             lambda: all(member.status()["peers"] >= links_min for member in self.running()),
             f"{links_min} peers of each",
@@ -317,7 +320,10 @@ class NetWorld:
         )
 
     def agree(self) -> bool:
-        """Whether all running nodes have one tip, and still the same a moment later: what they tell is as old."""
+        """Whether all running nodes have one tip, and have the same one a moment later.
+
+        A node's answer is a moment old, so that one look would not do.
+        """
         before = {member.status()["tip"] for member in self.running()}
         if len(before) > 1:
             return False
@@ -325,7 +331,7 @@ class NetWorld:
         return {member.status()["tip"] for member in self.running()} == before
 
     def close(self) -> None:
-        """Leaves no process behind."""
+        """Ends all processes and the proxies between them."""
         for member in self.members.values():
             member.kill()
         self.wires.close()

@@ -12,7 +12,7 @@ START_S = 30.0
 
 
 class _Pipe(asyncio.Protocol):
-    """One end of a proxied connection; what comes here goes to the other end."""
+    """One end of a proxied connection; bytes that arrive here go to the other end."""
 
     def __init__(self, pair: "_Pair") -> None:
         self._pair = pair
@@ -36,7 +36,7 @@ class _Pipe(asyncio.Protocol):
 
 
 class _Pair:
-    """A caller and whom it called."""
+    """The two ends of one proxied connection: the caller and the called."""
 
     def __init__(self, proxy: "Proxy") -> None:
         self._proxy = proxy
@@ -89,7 +89,7 @@ class _Pair:
 
 
 class Proxy:
-    """Passes what comes to ``port`` on to ``target``, until it is cut."""
+    """Passes connections to ``port`` on to ``target``, until it is cut."""
 
     def __init__(self, target: int) -> None:
         self.target = target
@@ -105,13 +105,13 @@ class Proxy:
         self.port = server.sockets[0].getsockname()[1]
 
     def cut(self) -> None:
-        """Ends what is open and lets nobody in."""
+        """Ends the connections that are open and takes no new ones."""
         self.is_cut = True
         for pair in list(self.pairs):
             pair.close()
 
     def heal(self) -> None:
-        """Lets callers in again."""
+        """Takes connections again."""
         self.is_cut = False
 
 
@@ -131,7 +131,7 @@ class Wires:
         return asyncio.run_coroutine_threadsafe(run(), self._loop).result(START_S)
 
     def between(self, caller: str, called: str, target: int) -> int:
-        """The port on which ``caller`` reaches ``called``, which listens on ``target``."""
+        """Makes a proxy and returns the port on which ``caller`` reaches ``called``, which listens on ``target``."""
         proxy = self._proxies[caller, called] = Proxy(target)
         asyncio.run_coroutine_threadsafe(proxy.start(), self._loop).result(START_S)
         return proxy.port
@@ -147,7 +147,7 @@ class Wires:
         self._call(cut)
 
     def heal(self) -> None:
-        """Every wire carries again."""
+        """Makes every proxy take connections again."""
 
         def heal() -> None:
             for proxy in self._proxies.values():
@@ -157,7 +157,7 @@ class Wires:
 
     @property
     def byte_count(self) -> int:
-        """Bytes carried, both ways, TLS included."""
+        """How many bytes the proxies carried, both ways, TLS included."""
         return sum(proxy.byte_count for proxy in self._proxies.values())
 
     def close(self) -> None:
