@@ -20,10 +20,10 @@ T = TypeVar("T")
 
 
 class AsyncLedger:
-    """Coroutines over a :class:`Ledger`; concurrent ``submit`` calls overlap their stages."""
+    """The methods of a :class:`Ledger` as coroutines; concurrent ``submit`` calls overlap their stages."""
 
     def __init__(self, ledger: Ledger) -> None:
-        """Wraps an open ledger, which ``ledger`` still reaches."""
+        """Wraps an open ledger, which stays reachable as ``ledger``."""
         self.ledger = ledger
 
     @classmethod
@@ -36,7 +36,7 @@ class AsyncLedger:
         password: str | None = None,
         options: LedgerOptions | None = None,
     ) -> Self:
-        """See :meth:`Ledger.create`."""
+        """Makes a new solo ledger and opens it, as :meth:`Ledger.create` does."""
         ledger = await asyncio.to_thread(
             lambda: Ledger.create(
                 path, authorities=authorities, node_key=node_key, password=password, options=options
@@ -55,7 +55,7 @@ class AsyncLedger:
         password: str | None = None,
         options: LedgerOptions | None = None,
     ) -> Self:
-        """See :meth:`Ledger.join`."""
+        """Makes the ledger of a chain that others have begun and opens it, as :meth:`Ledger.join` does."""
         ledger = await asyncio.to_thread(
             lambda: Ledger.join(
                 path, genesis, node_key=node_key, keep_key=keep_key, password=password, options=options
@@ -72,7 +72,7 @@ class AsyncLedger:
         password: str | None = None,
         options: LedgerOptions | None = None,
     ) -> Self:
-        """See :meth:`Ledger.open`."""
+        """Opens the ledger in ``path``, as :meth:`Ledger.open` does."""
         ledger = await asyncio.to_thread(
             lambda: Ledger.open(path, node_key=node_key, password=password, options=options)
         )
@@ -81,32 +81,38 @@ class AsyncLedger:
     async def submit(
         self, batch: Sequence[bytes | Transaction], blobs: Sequence[bytes] = ()
     ) -> list[Outcome]:
-        """See :meth:`Ledger.submit`. Raises ``LedgerBusyError`` where the queue is full."""
+        """Returns the verdicts on a batch once they are durable, as :meth:`Ledger.submit` does.
+
+        Raises ``LedgerBusyError`` where the queue is full, instead of waiting.
+        """
         future = await asyncio.to_thread(self.ledger.submit_nowait, batch, blobs)
         return await asyncio.wrap_future(future)
 
     async def read(self, access: bytes | Transaction) -> bytes:
-        """See :meth:`Ledger.read`."""
+        """Returns the envelope that a signed ``access.read`` asks for, as :meth:`Ledger.read` does."""
         return await self._run(lambda: self.ledger.read(access))
 
     async def get(self, txid: bytes) -> Entry:
-        """See :meth:`Ledger.get`."""
+        """Returns the transaction ``txid``, as :meth:`Ledger.get` does."""
         return await self._run(lambda: self.ledger.get(txid))
 
     async def query(self, query: Query | None = None, **conditions: Any) -> Page:
-        """See :meth:`Ledger.query`."""
+        """Returns a page of the transactions that meet a query, as :meth:`Ledger.query` does."""
         return await self._run(lambda: self.ledger.query(query, **conditions))
 
     async def prove(self, txid: bytes) -> bytes:
-        """See :meth:`Ledger.prove`."""
+        """Returns the transparent statement of ``txid``, as :meth:`Ledger.prove` does."""
         return await self._run(lambda: self.ledger.prove(txid))
 
     async def verify(self, progress: Progress | None = None) -> VerifyReport:
-        """See :meth:`Ledger.verify`; ``progress`` is called from another thread."""
+        """Re-checks everything from disk, as :meth:`Ledger.verify` does.
+
+        ``progress`` is called from another thread.
+        """
         return await self._run(lambda: self.ledger.verify(progress))
 
     async def close(self) -> None:
-        """See :meth:`Ledger.close`."""
+        """Closes the ledger, as :meth:`Ledger.close` does."""
         await self._run(self.ledger.close)
 
     async def _run(self, work: Callable[[], T]) -> T:

@@ -1,4 +1,4 @@
-"""Blocks that were read lately, bounded by what they take: one block may have 32 MiB, most have a thousandth."""
+"""A cache of blocks that were read lately, bounded by bytes: one block may have 32 MiB, most have a thousandth."""
 
 import threading
 from collections import OrderedDict
@@ -14,7 +14,10 @@ _BLOCK_BYTES = 1_024
 
 
 class BlockCache:
-    """Place in the log -> block, for any thread; those that were asked for longest ago go first."""
+    """Maps a place in the log to its block, for any thread.
+
+    Blocks that were asked for longest ago are dropped first.
+    """
 
     def __init__(self, load: Callable[[FrameRef], Block], *, bytes_max: int = BLOCK_CACHE_BYTES_MAX) -> None:
         self._load = load
@@ -24,7 +27,7 @@ class BlockCache:
         self.held_bytes = 0
 
     def __call__(self, ref: FrameRef) -> Block:
-        """The block at ``ref``; raises what loading it does."""
+        """Returns the block at ``ref``; raises what loading it raises."""
         with self._lock:
             block = self._blocks.get(ref)
             if block is not None:
@@ -42,7 +45,7 @@ class BlockCache:
         return block
 
     def clear(self) -> None:
-        """Forgets every block."""
+        """Drops every block."""
         with self._lock:
             self._blocks.clear()
             self.held_bytes = 0

@@ -1,4 +1,4 @@
-"""Which threads run an open ledger: its engine decides."""
+"""The choice of the threads that run an open ledger, which follows from its engine."""
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -23,7 +23,7 @@ OnDurable: TypeAlias = Callable[[Sequence[Layer]], None]
 
 
 class Parts(NamedTuple):
-    """An open ledger whose log was replayed."""
+    """The parts of an open ledger whose log was replayed."""
 
     directory: LedgerDirectory
     genesis: Genesis
@@ -38,7 +38,7 @@ class Parts(NamedTuple):
 def make_pipeline(
     parts: Parts, options: LedgerOptions, times: StageTimes, *, on_durable: OnDurable, undo: ExitStack
 ) -> tuple[Pipeline | ForkPipeline, ForkPipeline | None]:
-    """The pipeline of a ledger, and the same again where its chain can reorganise."""
+    """Returns a ledger's pipeline, and it again as a ``ForkPipeline`` where the chain can reorganise, else None."""
     if parts.engine.finality_depth == 0:
         pipeline = Pipeline(
             executor=parts.executor,

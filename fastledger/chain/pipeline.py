@@ -30,14 +30,15 @@ __all__ = ["BUSY_RETRY_MS", "Pipeline", "Submission"]
 
 @dataclass(slots=True)
 class Group:
-    """What the executor hands to the syncer: a block (None where all were known) and whom it answers."""
+    """A block from the executor to the syncer (None where all transactions were known), and the batches it answers.
+    """
 
     appended: Appended | None
     submissions: Sequence[Submission]
 
 
 class Pipeline(Stages):
-    """The threads behind one open ledger."""
+    """The threads behind one open ledger whose blocks are final at once."""
 
     def __init__(
         self,
@@ -72,7 +73,10 @@ class Pipeline(Stages):
     # The submitters' side.
 
     def submit(self, admitted: Admitted, *, wait: bool) -> Submission:
-        """Queues an admitted batch. A full queue blocks, or raises ``LedgerBusyError`` where ``wait`` is false."""
+        """Queues an admitted batch and returns its submission.
+
+        A full queue blocks, or raises ``LedgerBusyError`` where ``wait`` is false.
+        """
         submission = Submission(admitted)
         if not submission.count:
             submission.ordered.set_result([])
@@ -93,7 +97,7 @@ class Pipeline(Stages):
 
     @property
     def queue_depth(self) -> int:
-        """Batches submitted and not yet answered."""
+        """How many batches are submitted and not yet answered."""
         return self._in_flight
 
     # The executor's thread.
@@ -130,7 +134,7 @@ class Pipeline(Stages):
         return self._failure is not None or (self._closing and self._in_flight == 0)
 
     def _take_waiting(self) -> list[Submission]:
-        """As many waiting batches as one block may hold, at least one."""
+        """Takes as many waiting batches as one block may hold, at least one."""
         submissions = [self._waiting.popleft()]
         count, byte_count = submissions[0].count, submissions[0].admitted.byte_count
         while self._waiting:
@@ -165,7 +169,7 @@ class Pipeline(Stages):
                 self._on_durable([appended.layer for appended in blocks])
 
     def _settle(self, blocks: Sequence[Appended]) -> None:
-        """The blocks become visible; the envelopes that they erase go before anyone hears of it.
+        """Makes blocks visible, then erases the envelopes that they erase, before anyone is told of the blocks.
 
         In this order, so that whoever asks the state whether an envelope is erased, and then stores it, has stored
         it before it is erased. And before the checkpoint, behind which no replay would do it again.

@@ -1,4 +1,4 @@
-"""What every way of running a ledger shares: submissions, the checkpointer, pausing, halting (SPEC-PIPE-1..5)."""
+"""The common part of the pipelines: submissions, the checkpointer, pausing, halting (SPEC-PIPE-1..5)."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -19,10 +19,10 @@ BUSY_RETRY_MS = 50
 
 @dataclass(slots=True, eq=False)
 class Submission:
-    """A batch on its way through the pool (now), into a block (``ordered``) and onto the disk (``durable``).
+    """A batch on its way: accepted at the border, then into a block (``ordered``), then onto the disk (``durable``).
 
-    Both futures resolve to the batch's verdicts; neither can be cancelled. An ordered verdict has its height and
-    can still be lost with the node; a durable one cannot.
+    Both futures resolve to the batch's verdicts; neither can be cancelled. An ordered verdict has its height and can
+    still be lost with the node; a durable one cannot.
     """
 
     admitted: Admitted
@@ -38,7 +38,7 @@ class Submission:
 
     @property
     def count(self) -> int:
-        """How many transactions it brings."""
+        """How many transactions the batch has."""
         return len(self.admitted.codes)
 
     @property
@@ -47,11 +47,11 @@ class Submission:
         return list(map(Outcome, self.admitted.txids, map(Code, self.admitted.codes)))
 
     def outcomes(self) -> Outcomes:
-        """The verdicts, once it is ordered."""
+        """Returns the verdicts of a batch that is ordered."""
         return cast("Outcomes", list(self.verdicts))
 
     def fail(self, failure: BaseException) -> None:
-        """Tells whoever still waits."""
+        """Ends both futures with ``failure``, as far as they are not resolved."""
         for future in (self.ordered, self.durable):
             # The executor may answer at this very moment; whoever else waits has to hear of it all the same.
             with suppress(InvalidStateError):
@@ -59,7 +59,7 @@ class Submission:
 
 
 class Stages:
-    """The threads behind one open ledger, but for those that order transactions; base of the pipelines."""
+    """The base of the pipelines: all threads behind an open ledger but those that order transactions."""
 
     def __init__(
         self,
@@ -105,7 +105,7 @@ class Stages:
         return self._ended()
 
     def _abandon(self, failure: LedgerError) -> list[Submission]:
-        """Forgets everything that is not answered, after a failure; called with the lock."""
+        """Forgets everything that is not answered, after a failure, and returns it; called with the lock."""
         return []
 
     # The submitters' side.
@@ -126,7 +126,7 @@ class Stages:
 
     @property
     def halted(self) -> bool:
-        """Whether a failure has ended it."""
+        """Whether a failure has ended the pipeline."""
         return self._failure is not None
 
     def _begin_checkpoint(self, transactions_min: int, bytes_min: int) -> bool:
@@ -159,7 +159,10 @@ class Stages:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Holds execution while everything before is durable; submitted batches wait, and so do other pausers."""
+        """Holds execution for the length of the block, once everything before is durable.
+
+        Batches that are submitted meanwhile wait, and so do other pausers.
+        """
         with self._pausing:
             try:
                 with self._changed:
@@ -175,12 +178,12 @@ class Stages:
                     self._changed.notify_all()
 
     def checkpoint(self) -> None:
-        """Writes everything durable to the index, now."""
+        """Writes everything durable to the index, while execution is held."""
         with self.paused():
             self.checkpoint_paused()
 
     def checkpoint_behind(self) -> None:
-        """Writes what is durable now to the index while submissions go on, which wait only until it has begun."""
+        """Writes what is durable now to the index; submissions wait only until that has begun."""
         with self.paused():
             self._store.renew()
             self._begin_checkpoint(0, 0)
@@ -190,7 +193,7 @@ class Stages:
             self._raise_if_ended()
 
     def checkpoint_paused(self) -> None:
-        """The same, for a caller that holds :meth:`paused`."""
+        """Writes everything durable to the index, for a caller that holds :meth:`paused`."""
         self._store.renew()
         while (frozen := self._store.freeze(transactions_min=0, bytes_min=0)) is not None:
             with self._times.stage("checkpoint"):
@@ -200,7 +203,7 @@ class Stages:
     def close(self) -> None:
         """Ends the threads and writes a last checkpoint.
 
-        Waits for who holds :meth:`paused`: what a verification reads must not be closed under it.
+        It waits for holders of :meth:`paused`: what a verification reads must not be closed under it.
         """
         with self._pausing, self._changed:
             self._closing = True
@@ -211,7 +214,7 @@ class Stages:
             self.checkpoint_paused()
 
     def _guard(self, work: Callable[[], None]) -> None:
-        """Runs a thread's work; whatever ends it halts the whole pipeline and fails all who wait."""
+        """Runs a thread's work; whatever ends it halts the whole pipeline and fails every submission that waits."""
         try:
             work()
         except BaseException as error:
@@ -226,7 +229,7 @@ class Stages:
 
 
 def _failure_of(error: BaseException) -> LedgerError:
-    """What submitters are told: an error of theirs it is not, so anything else becomes a halt with its cause."""
+    """Returns the error that submitters get: a ``LedgerError`` as it is, anything else as a halt with its cause."""
     if isinstance(error, LedgerError):
         return error
     failure = LedgerHaltedError(f"the ledger has halted ({type(error).__name__}); reopen it to go on")

@@ -1,8 +1,8 @@
-"""How much may be stored that no record names (SPEC-ORPH-5).
+"""The bound on envelopes that are stored and that no record names (SPEC-ORPH-5).
 
 Envelopes come before the records that name them, and are collected where these never come. Until then they take room
-on the disk, which whoever may submit could fill. So what was stored ahead is counted, and there is a bound on it.
-What is named meanwhile is found out only when the bound is reached: a step for so many envelopes, not one for each.
+on the disk, which anyone who may submit could fill. So what was stored ahead is counted, and there is a bound on it.
+Which of them were named meanwhile is found out only when the bound is reached: one look for thousands of envelopes.
 """
 
 import threading
@@ -39,11 +39,11 @@ class Unnamed:
 
     @property
     def counted(self) -> tuple[int, int]:
-        """Envelopes and bytes; some of them may be named by now."""
+        """The number and bytes of the envelopes; some of them may be named by now."""
         return len(self._sizes), self._bytes
 
     def check(self, count: int, byte_count: int) -> None:
-        """Raises ``LedgerBusyError`` where so much more finds no room."""
+        """Raises ``LedgerBusyError`` where ``count`` more envelopes of ``byte_count`` bytes in all find no room."""
         with self._lock:
             self._begin()
             if self._has_room(count, byte_count):
@@ -60,13 +60,13 @@ class Unnamed:
                 )
 
     def add(self, stored: Iterable[tuple[bytes, int]]) -> None:
-        """Digests and sizes of envelopes that were stored ahead."""
+        """Adds digests and sizes of envelopes that were stored ahead."""
         with self._lock:
             for digest, size in stored:
                 self._add(digest, size)
 
     def discard(self, digests: Collection[bytes]) -> None:
-        """They are stored no more."""
+        """Removes envelopes that are stored no more."""
         with self._lock:
             for digest in digests:
                 self._bytes -= self._sizes.pop(digest, 0)
@@ -82,13 +82,13 @@ class Unnamed:
         self._sizes[digest] = size
 
     def _has_room(self, count: int, byte_count: int) -> bool:
-        """What is alone is always taken, however long."""
+        """Whether so much more fits; where nothing is counted, anything does, however long."""
         return not self._sizes or (
             len(self._sizes) + count <= self._count_max and self._bytes + byte_count <= self._bytes_max
         )
 
     def _look(self) -> None:
-        """Keeps what is not named yet."""
+        """Removes the envelopes that were named meanwhile."""
         digests = list(self._sizes)
         for begin in range(0, len(digests), _PAGE):
             page = digests[begin : begin + _PAGE]

@@ -1,4 +1,4 @@
-"""Whole blocks that are not final: on the disk in the fork journal, the ones used last in memory too (SPEC-JRN-3)."""
+"""The store of blocks that are not final: all in the fork journal, those used last in memory too (SPEC-JRN-3)."""
 
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
@@ -10,7 +10,7 @@ from fastledger.storage.journal import ForkJournal, JournalRef
 
 
 class BlockShelf:
-    """The blocks above the last final one, by id."""
+    """Holds the blocks above the last final one, by id."""
 
     def __init__(
         self,
@@ -19,7 +19,11 @@ class BlockShelf:
         memory_bytes_max: int = BLOCKS_IN_MEMORY_BYTES_MAX,
         dead_bytes_min: int = JOURNAL_DEAD_BYTES_MIN,
     ) -> None:
-        """The journal is rewritten once ``dead_bytes_min`` and half of it are of blocks that were forgotten."""
+        """Takes an open journal.
+
+        :meth:`compact` rewrites it once more than half of it, and more than ``dead_bytes_min``, is of forgotten
+        blocks.
+        """
         self._journal = journal
         self._memory_bytes_max = memory_bytes_max
         self._dead_bytes_min = dead_bytes_min
@@ -35,11 +39,14 @@ class BlockShelf:
         return len(self._places)
 
     def ids(self) -> list[bytes]:
-        """Of all that is here."""
+        """Returns the ids of all blocks that are held."""
         return list(self._places)
 
     def load(self) -> Iterator[Block]:
-        """Every block of the journal, in the order in which they came; it is on the shelf once it is yielded."""
+        """Yields every block of the journal, in the order in which they came.
+
+        A block is held once it was yielded.
+        """
         for ref, payload in self._journal.load():
             try:
                 block = Block.decode(payload)
@@ -56,11 +63,11 @@ class BlockShelf:
         self._remember(block)
 
     def sync(self) -> None:
-        """Everything put is durable on return."""
+        """Makes every block that was put durable."""
         self._journal.sync()
 
     def get(self, block_id: bytes) -> Block | None:
-        """A block; None where it is not here. CorruptionError or InputError where the journal is damaged."""
+        """Returns a block, None where it is not held. CorruptionError or InputError where the journal is damaged."""
         block = self._memory.get(block_id)
         if block is not None:
             self._memory.move_to_end(block_id)
@@ -73,7 +80,7 @@ class BlockShelf:
         return block
 
     def forget(self, block_ids: Iterable[bytes]) -> None:
-        """These are final, or dead: their bytes are given up."""
+        """Forgets blocks that are final or dead; :meth:`compact` later gives back their bytes."""
         for block_id in block_ids:
             ref = self._places.pop(block_id, None)
             if ref is not None:

@@ -1,4 +1,4 @@
-"""What a :class:`~fastledger.chain.forks.chain.ForkChain` tells of, in the order in which it happened.
+"""The events that a :class:`~fastledger.chain.forks.chain.ForkChain` reports, in the order in which they happened.
 
 Everything that an event speaks of is on the disk when the event is handed out (SPEC-FORK-9).
 """
@@ -18,7 +18,10 @@ class BlockStored(NamedTuple):
 
 
 class BlockConnected(NamedTuple):
-    """The block is part of the best chain now: *ordered*, not yet final. ``txids[i]`` came to ``codes[i]``."""
+    """The block is part of the best chain now: *ordered*, not yet final.
+
+    Transaction ``txids[i]`` has ``codes[i]``.
+    """
 
     block: Block
     height: int
@@ -35,7 +38,10 @@ class BlockDisconnected(NamedTuple):
 
 
 class Reorganised(NamedTuple):
-    """``depth`` blocks left the best chain for a branch with more work; told after what was (dis)connected."""
+    """``depth`` blocks left the best chain for a branch with more work.
+
+    Their events, and the branch's, come before this one.
+    """
 
     depth: int
     old_tip: Tip
@@ -43,27 +49,27 @@ class Reorganised(NamedTuple):
 
 
 class BlocksFinal(NamedTuple):
-    """These blocks stay: *durable*. They are synced and visible, the envelopes ``erased`` are gone."""
+    """Blocks became final: they are *durable*, synced and visible, and the envelopes ``erased`` are gone."""
 
     layers: Sequence[Layer]
     erased: Sequence[bytes]
 
 
 class TransactionsAccepted(NamedTuple):
-    """Transactions that were new and now wait for a block; ``source`` as they were submitted with."""
+    """Transactions that were new wait for a block now; ``source`` is the one that they were submitted with."""
 
     txids: Sequence[bytes]
     source: bytes
 
 
 class WrongHints(NamedTuple):
-    """A good block came with verification hints that do not belong to its signatures: its bringer cost us time."""
+    """A good block came with verification hints that do not belong to its signatures, which cost this node time."""
 
     block_id: bytes
 
 
 class FinalityConflict(NamedTuple):
-    """A branch with more work parts from the chain below what is final here. It is never followed.
+    """A branch with more work forks off below the block that is final here. It is never followed.
 
     Either the members were parted for longer than the finality depth, or someone rents more work than they have
     together: people have to decide. ``block_id`` and ``height`` are those of the branch's first block.

@@ -1,6 +1,6 @@
-"""Headers on their way into the tree: seals, what comes too early, what parts below the final block (SPEC-FORK-5..7).
+"""The intake of headers: seals, headers that come early, branches below the final block (SPEC-FORK-5..7).
 
-Seals are checked first, in one batch: nobody but a member of the chain can make a node remember a header. One that is
+Seals are checked first, in one batch: nobody but a member of the chain can make a node remember a header. A header
 from the future is no fault and is not judged yet; it waits, within bounds, until its time has come.
 """
 
@@ -20,7 +20,7 @@ _CONFLICTS_MAX = 64
 
 
 class Held(NamedTuple):
-    """What waited for its time."""
+    """The headers and blocks that waited for their time."""
 
     headers: list[SealedHeader]
     blocks: list[Block]
@@ -49,7 +49,10 @@ class HeaderIntake:
         self._told: dict[bytes, None] = {}
 
     def add(self, headers: Sequence[SealedHeader], now_ms: int) -> int:
-        """See :meth:`ForkChain.add_headers`."""
+        """Adds headers to the tree, parents first; returns how many were new.
+
+        Raises ``BlockFault`` with the ``index`` of the first that cannot be taken; those before it are added.
+        """
         if len(headers) > HEADERS_MAX:
             raise BlockFault(f"{len(headers)} headers at once, at most {HEADERS_MAX}", code=Code.OVERSIZED)
         fresh: list[tuple[int, SealedHeader, bytes]] = []
@@ -84,7 +87,7 @@ class HeaderIntake:
     # From the future.
 
     def _check_early(self, sealed: SealedHeader, block_id: bytes, now_ms: int, index: int) -> None:
-        """Only a header that could be taken but for its time is worth waiting for."""
+        """Raises ``BlockFault`` for an early header that could not be taken at its time either."""
         parent = self._tree.get(sealed.header.previous_id)
         if parent is None or parent.status == Status.INVALID or sealed.body.height != parent.height + 1:
             raise BlockFault(
@@ -108,7 +111,10 @@ class HeaderIntake:
             self._held_headers[block_id] = sealed
 
     def hold_block(self, block: Block, now_ms: int) -> bool:
-        """Keeps a block from the future until its time; False where its time has come."""
+        """Keeps a block from the future until its time, if there is room; returns False where its time has come.
+
+        Raises ``BlockFault`` where its seal does not verify or its parent is not known.
+        """
         if self._engine.ready_ms(block.body) <= now_ms:
             return False
         block_id = block.block_id
@@ -123,7 +129,7 @@ class HeaderIntake:
         return True
 
     def ready(self, now_ms: int) -> Held:
-        """What has waited long enough, earliest first."""
+        """Returns, and no longer holds, the headers and blocks whose time has come, earliest first."""
         if not self._held_headers and not self._held_blocks:
             return Held([], [])
         headers = [
@@ -144,7 +150,7 @@ class HeaderIntake:
     # Below what is final.
 
     def _note_conflict(self, branch: Sequence[SealedHeader]) -> None:
-        """Remembers a branch that parts from the final chain, to be weighed where it may be the heavier one."""
+        """Remembers a branch that forks off the final chain, to be weighed if it may be the heavier one."""
         first, root = branch[0], self._tree.root
         height = first.body.height
         parent = self._chain.entry_at(height - 1)
@@ -155,7 +161,7 @@ class HeaderIntake:
             self._conflicts[first.block_id] = tuple(branch)
 
     def take_events(self, best: Entry) -> list[ChainEvent]:
-        """Branches with more work than ours that part below the last final block, each told once."""
+        """Returns a conflict for each branch off the final chain that has more work than ``best``, each once."""
         if not self._conflicts:
             return []
         found: list[ChainEvent] = []
@@ -169,7 +175,8 @@ class HeaderIntake:
         return found
 
     def _outweighs(self, branch: Sequence[SealedHeader], best: Entry) -> bool:
-        """Whether a branch off the final chain keeps the engine's rules and has more work than ours from there."""
+        """Whether a branch off the final chain keeps the engine's rules and has more work than ours from there on.
+        """
         start, root = branch[0].body.height, self._tree.root
         if root.height - start > HEADERS_MAX:
             return False

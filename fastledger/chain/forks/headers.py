@@ -1,4 +1,4 @@
-"""Ids and headers of the best chain, final or not: what a node says of it to others (SPEC-FORK-10)."""
+"""Ids and headers of the best chain, final or not, as a node tells them to others (SPEC-FORK-10)."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,37 +22,40 @@ _LONG_HEAD = 0x58  # CBOR byte string with one byte of length; 0x59: with two
 
 @dataclass(frozen=True)
 class KnownById(SealedHeader):
-    """Stands for the header of a final block of which a restored snapshot tells the id alone; it is never passed on."""
+    """A stand-in for the header of a final block of which a restored snapshot has the id alone.
+
+    It is never passed on.
+    """
 
     known_id: bytes = b""
 
     @classmethod
     def at(cls, tip: Tip) -> "KnownById":
-        """The place of ``tip``."""
+        """Returns the stand-in for the block ``tip``."""
         body = HeaderBody(tip.height, tip.time_ms, ZERO32, ZERO32, ZERO32, ZERO32, bytes(33), ZERO32)
         header = Header(ZERO32, ZERO32, tip.time_ms // 1000, tip.bits)
         return cls(header, body, tip.seal, 0, tip.block_id)
 
     @property
     def block_id(self) -> bytes:
-        """As it was told."""
+        """The id from the snapshot, which the stand-in's own bytes do not give."""
         return self.known_id
 
 
 class FinalIds:
-    """Which final block an id is, for a chain whose index knows blocks by height alone.
+    """Finds the height of a final block by its id, for a chain whose index knows blocks by height alone.
 
-    Eight bytes a block in one buffer: a search of a million blocks takes a millisecond or two, and only a node that
-    comes back after days asks for one.
+    It keeps eight bytes a block in one buffer: a search of a million blocks takes a millisecond or two, and only a
+    node that comes back after days asks for one.
     """
 
     def __init__(self, store: ChainStore) -> None:
-        """Reads nothing before it is asked."""
+        """Takes the store, and reads nothing before it is asked."""
         self._store = store
         self._prefixes = bytearray()
 
     def height_of(self, block_id: bytes, below: int) -> int | None:
-        """The height of a final block under ``below``, None where there is none with this id."""
+        """Returns the height of a final block below the height ``below``, None where none there has this id."""
         self._extend(below)
         prefix = block_id[:_PREFIX_BYTES]
         at = self._prefixes.find(prefix)
@@ -93,11 +96,11 @@ class HeaderChain:
         self._final_ids = FinalIds(store)
 
     def entry_at(self, height: int) -> BlockEntry | None:
-        """Where a final block lies; None where there is none at this height."""
+        """Returns the index entry of the final block at a height; None where there is none."""
         return self._store.entry_at(height) if 0 <= height <= self._tree.root.height else None
 
     def id_at(self, tip: Entry, height: int) -> bytes | None:
-        """The id of the block at ``height`` of the chain that ends in ``tip``."""
+        """Returns the id of the block at ``height`` of the chain that ends in ``tip``; None where it has none."""
         if height > tip.height or height < 0:
             return None
         if height >= self._tree.root.height:
@@ -106,7 +109,7 @@ class HeaderChain:
         return None if entry is None else entry.block_id
 
     def height_of(self, tip: Entry, block_id: bytes) -> int | None:
-        """The height of a block of the chain that ends in ``tip``; None where it is not of that chain."""
+        """Returns the height of a block of the chain that ends in ``tip``; None where it is not of that chain."""
         entry = self._tree.get(block_id)
         if entry is not None:
             on_chain = entry.height <= tip.height and self._tree.on_path(tip, entry.height) is entry
@@ -119,7 +122,7 @@ class HeaderChain:
         return entry is not None and entry.block_id == block_id
 
     def _place_of(self, block_id: bytes) -> FrameRef | None:
-        """Where the log holds a final block; None where it does not (any more)."""
+        """Returns the place of a final block in the log; None where the log does not hold it (any more)."""
         root = self._tree.root
         height = (
             root.height if block_id == root.block_id else self._final_ids.height_of(block_id, root.height)
@@ -130,11 +133,11 @@ class HeaderChain:
         return entry.ref
 
     def holds(self, block_id: bytes) -> bool:
-        """Whether the log holds a final block."""
+        """Whether the log holds a final block with this id."""
         return self._place_of(block_id) is not None
 
     def locator(self, tip: Entry) -> list[bytes]:
-        """Ids from ``tip`` down to genesis: ten in a row, then with gaps that double."""
+        """Returns ids from ``tip`` down to genesis: ten in a row, then with gaps that double."""
         heights: list[int] = []
         height, gap = tip.height, 1
         while height > 0 and len(heights) < LOCATOR_IDS_MAX - 1:
@@ -145,7 +148,10 @@ class HeaderChain:
         return [block_id for block_id in ids if block_id is not None]
 
     def after(self, tip: Entry, locator: Sequence[bytes], limit: int) -> list[SealedHeader]:
-        """Up to ``limit`` headers behind the first id of ``locator`` that stands in the chain, or behind genesis."""
+        """Returns up to ``limit`` headers behind the first id of ``locator`` in the chain, or behind genesis.
+
+        It ends before a header whose seal, read from the disk, does not verify.
+        """
         heights = (self.height_of(tip, block_id) for block_id in locator[:LOCATOR_IDS_MAX])
         start = next((height for height in heights if height is not None), 0)
         headers = list(self._headers(tip, range(start + 1, min(tip.height, start + limit) + 1)))
@@ -167,7 +173,7 @@ class HeaderChain:
             yield sealed
 
     def final_header(self, height: int) -> SealedHeader | None:
-        """The sealed header of a final block; None where this node does not have it any more."""
+        """Returns the sealed header of a final block; None where this node does not have it any more."""
         entry = self.entry_at(height)
         if entry is None or entry.ref == NOWHERE or height < self._log.first_height:
             return None
@@ -178,7 +184,7 @@ class HeaderChain:
             return None
 
     def final_block(self, block_id: bytes) -> Block | None:
-        """A final block by its id; None where this node does not have it (any more)."""
+        """Returns a final block by its id; None where this node does not have it (any more)."""
         ref = self._place_of(block_id)
         try:
             return None if ref is None else Block.decode(self._log.read(ref))
@@ -187,10 +193,10 @@ class HeaderChain:
 
 
 def read_sealed(start: bytes, count: int) -> SealedHeader:
-    """The sealed header from the first bytes of a stored block, whose transactions are not read.
+    """Returns the sealed header in the first bytes of a stored block, whose transactions are not read.
 
     The frame's checksum is not looked at: the caller holds the header against the block's id, and the header commits
-    to the body; the seal is to be checked by who passes it on. Raises ``InputError``.
+    to the body. Whoever passes the seal on has to check it. Raises ``InputError``.
     """
     offset = 2  # array of eight, format version
     parts: list[bytes] = []

@@ -20,9 +20,10 @@ LOCAL = b""
 
 
 class Pending(NamedTuple):
-    """One verified transaction: its wire form, its 33-byte verification hint, its typed body, and who brought it.
+    """One verified transaction: its wire form, its 33-byte verification hint, its typed body, and its source.
 
-    ``source`` is empty for what this node's own users submit; of others it names the organisation.
+    ``source`` is empty for what this node's own users submit, and otherwise the name of the organisation that sent
+    it.
     """
 
     txid: bytes
@@ -36,7 +37,7 @@ class Pending(NamedTuple):
 
 
 class Mempool:
-    """Bounded by count, by bytes, and for every source but the node itself by a quota."""
+    """The pool of waiting transactions, bounded by count and bytes, and by a quota for each source but the node."""
 
     def __init__(
         self,
@@ -63,34 +64,37 @@ class Mempool:
         return txid in self._waiting
 
     def __iter__(self) -> Iterator[bytes]:
-        """The ids of those that wait, in order of arrival."""
+        """Yields the ids of the transactions that wait, in order of arrival."""
         return iter(self._waiting)
 
     @property
     def byte_count(self) -> int:
-        """Bytes of all that wait."""
+        """The bytes of all transactions that wait."""
         return self._byte_count
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing waits and nothing stands aside."""
+        """Whether the pool holds no transaction, waiting or confirmed."""
         return not self._waiting and not self._confirmed
 
     @property
     def room(self) -> int:
-        """How many more transactions it takes."""
+        """How many more transactions the pool takes."""
         return max(0, self.transactions_max - len(self._waiting))
 
     def get(self, txid: bytes) -> Pending | None:
-        """A transaction that waits."""
+        """Returns a transaction that waits, None where none of this id does."""
         return self._waiting.get(txid)
 
     def find(self, txid: bytes) -> Pending | None:
-        """A transaction that waits or stands in a block that is not final."""
+        """Returns a transaction that waits or stands in a block that is not final, or None."""
         return self._waiting.get(txid) or self._confirmed.get(txid)
 
     def add(self, pending: Pending) -> Code:
-        """OK, DUPLICATE, or POOL_FULL where there is no room for it or its source has had its share."""
+        """Adds a transaction.
+
+        Returns OK, DUPLICATE, or POOL_FULL where there is no room or its source has used its quota.
+        """
         if pending.txid in self._waiting:
             return Code.DUPLICATE
         full = (
@@ -120,7 +124,10 @@ class Mempool:
         return pending
 
     def take(self, count_max: int, bytes_max: int, time_ms: int) -> list[Pending]:
-        """The first that may stand in a block of ``time_ms``, up to so many and so many bytes; they stay here."""
+        """Returns the first transactions that may stand in a block of ``time_ms``; they stay in the pool.
+
+        They are at most ``count_max`` and have at most ``bytes_max`` bytes together.
+        """
         taken: list[Pending] = []
         byte_count = 0
         for pending in self._waiting.values():
@@ -135,7 +142,7 @@ class Mempool:
         return taken
 
     def drop(self, txids: Iterable[bytes]) -> None:
-        """Lets go of them, wherever they stand."""
+        """Removes transactions from the pool, waiting or confirmed."""
         if self.is_empty:
             return
         for txid in txids:
@@ -148,7 +155,10 @@ class Mempool:
             self._confirmed_bytes -= len(pending.encoded)
 
     def confirm(self, txids: Iterable[bytes]) -> None:
-        """A block of the best chain holds them now; the oldest stand aside no longer where there are too many."""
+        """Sets transactions aside that a block of the best chain holds now.
+
+        Where too many are set aside, the oldest are forgotten.
+        """
         if not self._waiting:
             return
         for txid in txids:
@@ -160,10 +170,10 @@ class Mempool:
             self._unconfirm(next(iter(self._confirmed)))
 
     def put_back(self, pendings: Sequence[Pending]) -> None:
-        """No block of the best chain holds these any more: they come before all that wait.
+        """Puts transactions back that no block of the best chain holds any more, before all that wait.
 
-        They had their place before, so neither quota nor room is asked; what is too much leaves at the end, newest
-        first, where it was promised least.
+        They had their place before, so neither quota nor room is asked. What is too much then is dropped from the
+        end, newest first, where it was promised least.
         """
         returned = [pending for pending in pendings if pending.txid not in self._waiting]
         if not returned:
@@ -178,7 +188,10 @@ class Mempool:
             self._remove(next(reversed(self._waiting)))
 
     def expire(self, final_time_ms: int) -> list[bytes]:
-        """Drops what no block to come may hold, given the time of the last final one; returns their ids."""
+        """Drops the transactions that no block to come may hold, and returns their ids.
+
+        ``final_time_ms`` is the time of the last final block, which all blocks to come are later than.
+        """
         if not self._waiting or self._first_expiry_ms > final_time_ms:
             return []
         # A block to come is later than this one, by a millisecond at least.

@@ -1,4 +1,4 @@
-"""Mining in the caller's thread, for tests and for who embeds a chain without a node."""
+"""Mining in the caller's thread, for tests and for programs that embed a chain without a node."""
 
 from fastledger.chain.forks.chain import ForkChain
 from fastledger.crypto.work import NonceSearch
@@ -7,7 +7,7 @@ from fastledger.model.block import Block
 
 
 def mine_block(chain: ForkChain, now_ms: int, *, threads: int | None = 1) -> Block:
-    """Builds a block of what waits, finds its work, and takes it in; returns it.
+    """Builds a block of the transactions that wait, finds its work, takes it in, and returns it.
 
     Raises ``InputError`` where the chain has no key to seal with. The search takes as long as the target asks for.
     """

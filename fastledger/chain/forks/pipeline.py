@@ -37,7 +37,10 @@ _MAY_BE_KNOWN = frozenset((Code.DUPLICATE, Code.EXPIRED))
 
 
 class ForkPipeline(Stages):
-    """Runs a :class:`ForkChain` on a thread of its own; the rest as :class:`~fastledger.chain.pipeline.Pipeline`."""
+    """Runs a :class:`ForkChain` on a thread of its own.
+
+    Otherwise it is as :class:`~fastledger.chain.pipeline.Pipeline`.
+    """
 
     def __init__(
         self,
@@ -77,7 +80,10 @@ class ForkPipeline(Stages):
     # Everyone's side.
 
     def submit(self, admitted: Admitted, *, wait: bool) -> Submission:
-        """Queues an admitted batch. Where the pool has no room it waits, or raises ``LedgerBusyError``."""
+        """Queues an admitted batch and returns its submission.
+
+        Where the pool has no room it waits, or raises ``LedgerBusyError`` if ``wait`` is false.
+        """
         submission = Submission(admitted)
         if not submission.count:
             submission.ordered.set_result([])
@@ -106,13 +112,13 @@ class ForkPipeline(Stages):
 
     @property
     def queue_depth(self) -> int:
-        """Batches submitted and not yet answered."""
+        """How many batches are submitted and not yet answered."""
         return len(self._submitted)
 
     def post(self, job: Callable[[ForkChain], None]) -> None:
         """Has ``job`` run on the chain thread, in turn. An error that it lets out halts the ledger.
 
-        Raises ``LedgerBusyError`` where too many jobs wait: what brings them has to slow down.
+        Raises ``LedgerBusyError`` where too many jobs wait: their source has to slow down.
         """
         with self._changed:
             self._raise_if_ended()
@@ -122,9 +128,10 @@ class ForkPipeline(Stages):
             self._changed.notify_all()
 
     def call(self, job: Callable[[ForkChain], T]) -> "Future[T]":
-        """Has ``job`` run on the chain thread, in turn; its result or its ``InputError`` is the future's.
+        """Has ``job`` run on the chain thread, in turn; the future gets its result or its ``InputError``.
 
-        The future resolves when what the job did is on the disk and told. Another error halts the ledger.
+        The future resolves once everything that the job did is on the disk and reported. Another error halts the
+        ledger.
         """
         future: Future[T] = Future()
         future.set_running_or_notify_cancel()
@@ -147,9 +154,9 @@ class ForkPipeline(Stages):
         return future
 
     def subscribe(self, subscriber: Subscriber) -> Callable[[], None]:
-        """Calls ``subscriber`` on the chain thread with what happened, turn by turn; returns how to stop it.
+        """Calls ``subscriber`` on the chain thread with the events of each turn; returns the function that ends it.
 
-        It must not wait or raise; it may use the chain.
+        The subscriber must not wait or raise; it may use the chain.
         """
         self._subscribers = (*self._subscribers, subscriber)
 
@@ -170,7 +177,7 @@ class ForkPipeline(Stages):
                 self._changed.notify_all()
 
     def _turn(self) -> bool:
-        """All jobs that wait, one sync, and the news; False where the thread ends."""
+        """Does all jobs that wait, syncs once, and reports the events; returns False where the thread ends."""
         with self._changed:
             if not self._may_work():
                 self._changed.wait(FORK_TICK_MS / 1000)
@@ -208,7 +215,7 @@ class ForkPipeline(Stages):
             self._chain.tick(now_ms)
 
     def _tell(self) -> None:
-        """Until nothing more happens: who is told may have used the chain."""
+        """Reports events until there are none: a subscriber may have used the chain and caused more."""
         while self._chain.has_news:
             with self._times.stage("sync"):
                 events = self._chain.take_events()

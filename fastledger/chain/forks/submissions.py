@@ -1,8 +1,8 @@
-"""Who waits for which transaction: from chain events to verdicts (SPEC-FORK-12).
+"""The tracking of submitted batches: from chain events to verdicts (SPEC-FORK-12).
 
 Pure bookkeeping. A batch is *ordered* once each of its transactions stands in the best chain (a reorganisation may
-take that back, and nobody is told), *durable* once each is final. One that can enter no block any more, because a
-final block's time has passed its window, is EXPIRED; nothing before that is certain.
+take that back, and nobody is told), *durable* once each is final. A transaction that can enter no block any more,
+because a final block's time has passed its window, is EXPIRED; nothing before that is certain.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,14 +17,14 @@ TicketT = TypeVar("TicketT")
 
 
 class Verdicts(NamedTuple, Generic[TicketT]):
-    """Everything about one batch, in its order, at one stage."""
+    """The verdicts on one batch, in its order, at one stage."""
 
     ticket: TicketT
     outcomes: list[Outcome]
 
 
 class Answers(NamedTuple, Generic[TicketT]):
-    """Batches that reached a stage."""
+    """The batches that reached a stage, with their verdicts."""
 
     ordered: list[Verdicts[TicketT]]
     durable: list[Verdicts[TicketT]]
@@ -45,7 +45,7 @@ class _Batch(Generic[TicketT]):
 
 @dataclass(slots=True, eq=False)
 class _Place(Generic[TicketT]):
-    """One transaction of one batch that is not final."""
+    """The place of one transaction in one batch, while it is not final."""
 
     batch: _Batch[TicketT]
     index: int
@@ -55,7 +55,7 @@ class _Place(Generic[TicketT]):
 
 
 class SubmissionTracker(Generic[TicketT]):
-    """Batches by ``ticket`` until they are durable."""
+    """Tracks batches, each known by its ``ticket``, until they are durable."""
 
     def __init__(self) -> None:
         self._waiting: dict[bytes, list[_Place[TicketT]]] = {}
@@ -63,12 +63,12 @@ class SubmissionTracker(Generic[TicketT]):
         self._first_expiry_ms = 0
 
     def __len__(self) -> int:
-        """Batches that are not durable."""
+        """Returns how many batches are not durable."""
         return len(self._batches)
 
     @property
     def tickets(self) -> list[TicketT]:
-        """Of the batches that are not durable."""
+        """The tickets of the batches that are not durable."""
         return [batch.ticket for batch in self._batches.values()]
 
     def add(
@@ -80,7 +80,7 @@ class SubmissionTracker(Generic[TicketT]):
         known: Mapping[bytes, Outcome],
         final_height: int,
     ) -> Answers[TicketT]:
-        """Begins to wait for a batch; answers at once where there is nothing to wait for.
+        """Begins to track a batch; answers at once where there is nothing to wait for.
 
         ``codes`` are the border's; ``known`` are the verdicts on those of ``txids`` that the best chain holds, final
         up to ``final_height``. A DUPLICATE that the chain does not hold waits in the pool, and is waited for.
@@ -108,7 +108,7 @@ class SubmissionTracker(Generic[TicketT]):
         place.batch.unordered += not place.is_ordered
 
     def consume(self, events: Sequence[ChainEvent]) -> Answers[TicketT]:
-        """What the events come to for those who wait."""
+        """Takes chain events and returns the batches that reached a stage by them."""
         touched: dict[int, _Batch[TicketT]] = {}
         for event in events:
             if isinstance(event, BlockConnected):

@@ -16,7 +16,7 @@ from fastledger.model.block import HEADER_BYTES, Block, Header, HeaderBody
 class Template:
     """A block on top of ``parent_id`` that lacks work: ``make_header`` gives the header to search a nonce for.
 
-    It holds nothing of the chain's and can be handed to another thread.
+    It refers to nothing of the chain and can be handed to another thread.
     """
 
     parent_id: bytes
@@ -28,26 +28,26 @@ class Template:
 
     @property
     def height(self) -> int:
-        """Of the block to be."""
+        """The height that the block will have."""
         return self.body.height
 
     def body_with(self, extra_nonce: int) -> HeaderBody:
-        """The body that a header for ``extra_nonce`` commits to."""
+        """Returns the body that a header for ``extra_nonce`` commits to."""
         return replace(self.body, extra_nonce=extra_nonce)
 
     def make_header(self, extra_nonce: int) -> bytes:
-        """The 80 bytes to search through, their nonce 0."""
+        """Returns the 80 bytes of the header to search, with nonce 0."""
         body = self.body_with(extra_nonce)
         return Header(self.parent_id, body.commitment, body.time_ms // 1000, self.bits).encode()
 
     def header_of(self, header80: bytes, extra_nonce: int) -> tuple[Header, HeaderBody]:
-        """The header that was found, with its body; raises ``InputError`` where it is not of this template."""
+        """Returns the header that was found and its body; raises ``InputError`` where it is not of this template."""
         if len(header80) != HEADER_BYTES or header80[:-4] != self.make_header(extra_nonce)[:-4]:
             raise InputError("the header is not of this template")
         return Header.decode(header80), self.body_with(extra_nonce)
 
     def block(self, header: Header, body: HeaderBody, seal: bytes) -> Block:
-        """The block with its work and seal."""
+        """Returns the block with its work and seal."""
         encoded = [pending.encoded for pending in self.transactions]
         hints = b"".join(pending.hint for pending in self.transactions)
         return Block(
@@ -62,7 +62,7 @@ class Template:
 
 
 def target_of(actions: Sequence[Action]) -> int:
-    """The target of the search that an engine asks for; raises ``RuntimeError`` where it asks for none."""
+    """Returns the target of the search that an engine asks for; raises ``RuntimeError`` where it asks for none."""
     search = next((action for action in actions if isinstance(action, SearchWork)), None)
     if search is None:
         raise RuntimeError("the engine does not mine")

@@ -1,1 +1,1 @@
-"""What keeps a ledger: backups, snapshots, export, verification, repair and pruning, beside its work or without it."""
+"""Operations on a ledger, beside its work or without it: backup, snapshot, export, verification, repair, pruning."""

@@ -49,7 +49,7 @@ class BackupFile(msgspec.Struct, frozen=True):
 
 
 class BackupManifest(msgspec.Struct, frozen=True, kw_only=True):
-    """What a backup is of. ``digest`` is the SHA-256 of this document with an empty one."""
+    """The manifest of a backup. ``digest`` is the SHA-256 of this document with an empty one."""
 
     format: int
     release: str
@@ -65,13 +65,13 @@ class BackupManifest(msgspec.Struct, frozen=True, kw_only=True):
     digest: str = ""
 
     def sealed(self) -> "BackupManifest":
-        """Itself with its digest."""
+        """Returns the manifest with its digest filled in."""
         bare = msgspec.structs.replace(self, digest="")
         return msgspec.structs.replace(self, digest=hashlib.sha256(msgspec.json.encode(bare)).hexdigest())
 
 
 class Pinned(msgspec.Struct, frozen=True, kw_only=True):
-    """The ledger at the moment that a backup is of."""
+    """The state of the ledger at the moment that a backup is of."""
 
     log: LogPin
     height: int
@@ -81,7 +81,7 @@ class Pinned(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_manifest(source: Path) -> BackupManifest:
-    """The manifest of the backup ``source``. NotFoundError, CorruptionError or FormatVersionError."""
+    """Returns the manifest of the backup ``source``. NotFoundError, CorruptionError or FormatVersionError."""
     path = source / MANIFEST_NAME
     try:
         with path.open("rb") as file:
@@ -114,7 +114,7 @@ class Objects:
             self.files.unlink(left)
 
     def path_of(self, digest: str) -> Path:
-        """Where an object lies."""
+        """Returns the path of an object by its SHA-256 in hex."""
         return self.path / digest[:2] / digest[2:]
 
     def has(self, file: BackupFile, *, recheck: bool) -> bool:
@@ -151,13 +151,13 @@ class Objects:
 
 
 def digest_of(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
+    """Returns the SHA-256 of a file, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class FileCopy:
-    """A file on its way into the objects, which may be copied in several pieces; ``offset`` is how far it is."""
+    """Copies a file into the objects, in one piece or several; ``offset`` is how far it has come."""
 
     def __init__(self, objects: Objects, source: Path | None, name: str) -> None:
         self._objects = objects
@@ -182,7 +182,10 @@ class FileCopy:
         self.offset += len(data)
 
     def extend(self, end: int, spend: Callable[[int], None]) -> None:
-        """Copies on up to ``end``, at the rate that ``spend`` allows."""
+        """Copies on up to the offset ``end``.
+
+        Calls ``spend`` with the bytes of each piece before it, to keep a rate.
+        """
         if self._source is None:
             return
         while self.offset < end:
@@ -194,7 +197,10 @@ class FileCopy:
             self.write(data)
 
     def extend_undisturbed(self, end: int, spend: Callable[[int], None], changes: Callable[[], int]) -> bool:
-        """The same; where ``changes()`` moved meanwhile it goes back to where it was and answers False."""
+        """Copies on as :meth:`extend`, if ``changes()`` returns the same after it as before.
+
+        Where it does not, the copy goes back to where it was and False is returned.
+        """
         before = changes()
         offset, hasher = self.offset, self._hasher.copy()
         self.extend(end, spend)
@@ -205,7 +211,7 @@ class FileCopy:
         return False
 
     def finish(self) -> str:
-        """The object is there, durably once its directory is synced; returns its digest."""
+        """Puts the object in its place, durably once its directory is synced; returns its digest in hex."""
         digest = self._hasher.hexdigest()
         files, place = self._objects.files, self._objects.path_of(digest)
         try:
@@ -222,7 +228,7 @@ class FileCopy:
         return digest
 
     def close(self) -> None:
-        """Lets go of both files; may be called twice."""
+        """Closes both files; may be called twice."""
         source, self._source = self._source, None
         if source is not None:
             self._objects.files.close(source)
@@ -231,16 +237,16 @@ class FileCopy:
             self._part = self._part._replace(fd=-1)
 
     def drop(self) -> None:
-        """Closes it and takes the half copy away."""
+        """Closes the copy and unlinks what was copied."""
         self.close()
         self._objects.files.unlink(self._part.path)
 
 
 class BackupRun:
-    """One run into one destination."""
+    """One run of a backup into one destination."""
 
     def __init__(self, root: Path, destination: Path, chain_id: bytes, pace: Pace, *, recheck: bool) -> None:
-        """InputError where the destination holds something else, or another chain's backup."""
+        """Opens the destination; InputError where it holds something else, or another chain's backup."""
         self._root = root
         self._pace = pace
         self._recheck = recheck
@@ -254,7 +260,7 @@ class BackupRun:
         self._packs_done: dict[int, BackupFile] = {}
 
     def add_file(self, path: Path, *, data_bytes: int | None = None) -> None:
-        """A file that does not change; ``data_bytes`` where only its beginning counts."""
+        """Adds a file that does not change; ``data_bytes`` is given where only its beginning counts."""
         name = str(path.relative_to(self._root))
         known = self._unchanged(path, name, data_bytes)
         if known is not None:
@@ -271,11 +277,11 @@ class BackupRun:
         self.entries.append(BackupFile(name, copy.size, end, copy.finish(), source))
 
     def add_bytes(self, name: str, data: bytes) -> None:
-        """A file that only the backup has in this form."""
+        """Adds a file with the contents ``data``, which only the backup has in this form."""
         self.entries.append(BackupFile(name, len(data), len(data), self.objects.put(data)))
 
     def _unchanged(self, path: Path, name: str, data_bytes: int | None) -> BackupFile | None:
-        """What the backup before says of a file that has not changed since and is still there."""
+        """Returns the earlier backup's entry of a file that has not changed and whose object is there, or None."""
         known = self._known.get(name)
         if known is None or known.source is None or data_bytes is not None:
             return None
@@ -286,7 +292,7 @@ class BackupRun:
     # Envelopes.
 
     def copy_envelopes(self, blobs: BlobStore) -> None:
-        """Everything that is stored now, at the run's rate; again, until little has come meanwhile."""
+        """Copies the envelopes that are stored now, at the run's rate; again, until little has come meanwhile."""
         for _ in range(ROUNDS_MAX):
             with blobs.held() as (last, end):
                 pass
@@ -301,7 +307,8 @@ class BackupRun:
                     return
 
     def copy_last_envelopes(self, blobs: BlobStore) -> None:
-        """The rest, while execution, puts and erasures are held; from here on nothing is added to the list."""
+        """Copies the envelopes that are left, while execution, puts and erasures are held, and completes their list.
+        """
         with blobs.held() as (last, end):
             for number, copy in self._open_packs(blobs, last):
                 copy.extend(end if number == last else copy.size, lambda _count: None)
@@ -347,7 +354,10 @@ class BackupRun:
             )
 
     def _copy_large(self, digest: bytes, path: Path, spend: Callable[[int], None] | None = None) -> None:
-        """A blob in a file of its own, whose object has the same name; one that is erased meanwhile is left out."""
+        """Copies a blob that has a file of its own; its object has the same name.
+
+        One that is erased meanwhile is left out.
+        """
         place = self.objects.path_of(digest.hex())
         try:
             size = path.stat().st_size
@@ -368,7 +378,7 @@ class BackupRun:
     # The log, and the end.
 
     def copy_log(self, log: SegmentLog, pin: LogPin) -> None:
-        """Every segment up to the pinned position, and a HEAD that says the same."""
+        """Copies every segment up to the pinned position, and adds the HEAD that says the same."""
         for done, number in enumerate(pin.segments, start=1):
             last = number == pin.end.segment
             self.add_file(log.path_of(number), data_bytes=pin.end.offset if last else None)
@@ -376,7 +386,7 @@ class BackupRun:
         self.add_bytes("HEAD", pin.head)
 
     def finish(self, manifest: BackupManifest) -> int:
-        """The backup is the new one from here on, durably; returns how many objects were dropped."""
+        """Writes the manifest, which makes this the backup, durably; returns how many objects were dropped."""
         path = self.destination / MANIFEST_NAME
         files = self.objects.files
         files.fsync_dir(self.objects.path)
@@ -385,7 +395,7 @@ class BackupRun:
         return self.objects.drop_others({file.sha256 for file in manifest.files})
 
     def close(self) -> None:
-        """Takes half copies away."""
+        """Drops the copies that are not whole."""
         for copy in self._packs.values():
             copy.drop()
         self._packs.clear()

@@ -17,7 +17,7 @@ from fastledger.storage.snapshot import Manifest
 
 
 class Keeping:
-    """What :class:`Ledger` offers to who runs it."""
+    """The operations on a :class:`Ledger` for those who run it."""
 
     _keeper: Keeper
     _forget_blocks: Callable[[], None]
@@ -31,10 +31,10 @@ class Keeping:
         rate_bytes_per_second: int | None = None,
         cancel: threading.Event | None = None,
     ) -> VerifyReport:
-        """Re-checks every byte, signature and root from disk while submissions wait.
+        """Re-checks every byte, signature and root from disk, and returns the findings; submissions wait.
 
-        ``online``, they go on: what is durable when it begins is checked, at the rate given. ``progress`` is called
-        with (stage, done, total); ``cancel`` ends it with ``OperationCancelledError``.
+        With ``online`` they go on: what is durable at the beginning is checked, at the rate given. ``progress`` is
+        called with (stage, done, total); ``cancel`` ends it with ``OperationCancelledError``.
         """
         return self._keeper.verify(Control(progress, cancel, rate_bytes_per_second), online=online)
 
@@ -83,10 +83,11 @@ class Keeping:
         rate_bytes_per_second: int | None = None,
         cancel: threading.Event | None = None,
     ) -> BackupReport:
-        """Writes a consistent backup of this moment while submissions go on; into an older one, what is new.
+        """Writes a consistent backup of this moment while submissions go on.
 
-        ``include_snapshot`` makes restoring faster and the backup larger; ``recheck`` reads again what the backup
-        has already. Envelopes that were erased leave the backup with this run. See ``restore_backup``.
+        Into an older backup it writes what is new. ``include_snapshot`` makes restoring faster and the backup
+        larger; ``recheck`` reads again what the backup has already. Envelopes that were erased leave the backup with
+        this run. ``restore_backup`` restores it.
         """
         return self._keeper.backup(
             Path(destination),
@@ -125,9 +126,9 @@ class Keeping:
         rate_bytes_per_second: int | None = None,
         cancel: threading.Event | None = None,
     ) -> ExportReport:
-        """Writes a self-describing block file: genesis document, blocks, and where asked for their envelopes.
+        """Writes a self-describing block file: genesis document, blocks, and (``with_blobs``) their envelopes.
 
-        See ``import_blocks``. Raises as :meth:`export_ndjson` does.
+        ``import_blocks`` reads it. Raises as :meth:`export_ndjson` does.
         """
         control = Control(progress, cancel, rate_bytes_per_second)
         block_range = BlockRange(from_height, to_height)
