@@ -1,23 +1,27 @@
-"""Build of the native extensions: a table of C sources with their instruction-set flags, and of modules.
+"""Build of the native library: C sources with their instruction-set flags, and Cython modules over them.
 
-Every C source is compiled once, with its own flags, and the objects are linked into each extension, so that
-one wheel runs on any CPU of its architecture and picks its kernels at run time. Environment switches:
-``FASTLEDGER_DEBUG=1`` (no optimisation, ``FL_VERIFY`` bounds checked) and ``FASTLEDGER_SANITIZE=1``
-(AddressSanitizer and UBSan).
+Every source is compiled once, with its own flags, and all objects are linked into one shared object, so that one
+wheel runs on any CPU of its architecture and picks its kernels at run time. ``fastledger/_native/__init__.py`` loads
+the modules from it. Objects are kept in ``build/`` and made again where their inputs changed. Environment switches:
+``FASTLEDGER_DEBUG=1`` (no optimisation, symbols, ``FL_VERIFY`` bounds checked) and ``FASTLEDGER_SANITIZE=1``
+(AddressSanitizer and UBSan, symbols).
 """
 
 import os
-import platform
 import sys
+import sysconfig
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from Cython import __version__ as CYTHON_VERSION
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-X86_64 = platform.machine().lower() in ("x86_64", "amd64")
-AARCH64 = platform.machine().lower() in ("aarch64", "arm64")
+# What is built for; a cross build says so with _PYTHON_HOST_PLATFORM, which sysconfig reads.
+PLATFORM = sysconfig.get_platform()
+X86_64 = PLATFORM.endswith(("x86_64", "amd64"))
+AARCH64 = PLATFORM.endswith(("aarch64", "arm64"))
 
 # Field elements live in general registers: moved through vector registers they would wait, on the way back, for
 # narrower stores that cannot be forwarded. -O3 only adds such moves.
@@ -58,21 +62,28 @@ if X86_64:
 elif AARCH64:
     NATIVE_SOURCES["sha256_armv8.c"] = ["-march=armv8-a+crypto"]
 
-MODULES = ("hashing", "work", "ecdsa", "scan", "view", "lmdb_batch")
+# The Cython modules, the only border between Python and native/.
+MODULES = sorted(path.stem for path in Path("fastledger/_native").glob("*.pyx"))
+LIBRARY = "fastledger._native._library"
 
 DEBUG = os.environ.get("FASTLEDGER_DEBUG") == "1"
 SANITIZE = os.environ.get("FASTLEDGER_SANITIZE") == "1"
 
 COMPILE_ARGS = ["-std=c11", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-unused-parameter", "-pthread"]
-COMPILE_ARGS += ["-O0", "-g", "-DFL_DEBUG=1"] if DEBUG else ["-O3"]
+CYTHON_ARGS = ["-Wno-unused-function"]
 LINK_ARGS = ["-pthread"]
+if DEBUG:
+    COMPILE_ARGS += ["-O0", "-g", "-DFL_DEBUG=1"]
+else:
+    COMPILE_ARGS += ["-O3", "-g" if SANITIZE else "-g0"]
 if SANITIZE:
-    COMPILE_ARGS += ["-g", "-fno-omit-frame-pointer", "-fsanitize=address,undefined"]
+    COMPILE_ARGS += ["-fno-omit-frame-pointer", "-fsanitize=address,undefined"]
     LINK_ARGS += ["-fsanitize=address,undefined"]
+if sys.platform == "linux" and not (DEBUG or SANITIZE):
+    LINK_ARGS += ["-Wl,--strip-all"]
 
 # What every object depends on besides its own source.
 SHARED_INPUTS = ["setup.py", *(str(path) for path in sorted(Path("native").rglob("*.h")))]
-ALL_NATIVE_INPUTS = [*SHARED_INPUTS, *(str(path) for path in sorted(Path("native").rglob("*.c")))]
 
 
 def is_older(product: Path, inputs: list[str]) -> bool:
@@ -84,71 +95,69 @@ def is_older(product: Path, inputs: list[str]) -> bool:
 
 
 class BuildNative(build_ext):
-    """``build_ext`` that first compiles ``native/`` to objects, each source with its own flags.
+    """``build_ext`` that compiles ``native/`` and the Cython modules to objects, each source with its own flags.
 
-    Objects and modules are rebuilt when a source, a header, this file or an environment switch has changed.
+    An object is compiled again when its source, a header, this file or a switch has changed. Objects do not lie in
+    setuptools' own ``build_temp``: an editable install gives that a new place each time.
     """
+
+    def finalize_options(self) -> None:
+        super().finalize_options()
+        self.build_temp = str(Path("build", f"native.{PLATFORM}-{sys.implementation.cache_tag}"))
 
     def build_extensions(self) -> None:
         self.force = self.force or self.switches_changed()
+        sources = {str(Path("native", name)): flags for name, flags in NATIVE_SOURCES.items()}
+        sources |= dict.fromkeys(self.translate_modules(), CYTHON_ARGS)
         # A compiler on every CPU; the longest source alone takes half a minute.
-        self.parallel = self.parallel or os.cpu_count()
-        for name in NATIVE_SOURCES:
-            Path(self.build_temp, "native", name).parent.mkdir(parents=True, exist_ok=True)
-        with ThreadPoolExecutor(self.parallel) as pool:
-            objects = list(pool.map(self.compile_native, NATIVE_SOURCES, NATIVE_SOURCES.values()))
-        for extension in self.extensions:
-            extension.extra_objects = objects
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            objects = list(pool.map(self.compile_one, sources, sources.values()))
+        (library,) = self.extensions
+        library.extra_objects = library.depends = objects
         super().build_extensions()
 
     def switches_changed(self) -> bool:
-        """Compares the flags with those of the last build in this directory, and notes them."""
+        """Compares compiler and flags with those of the last build in this directory, and notes them."""
         noted = Path(self.build_temp, "flags")
-        flags = repr((COMPILE_ARGS, LINK_ARGS, NATIVE_SOURCES))
+        compiler = (self.compiler.compiler_so, self.compiler.linker_so, CYTHON_VERSION)
+        flags = repr((compiler, COMPILE_ARGS, CYTHON_ARGS, LINK_ARGS, NATIVE_SOURCES))
         if noted.exists() and noted.read_text() == flags:
             return False
         noted.parent.mkdir(parents=True, exist_ok=True)
         noted.write_text(flags)
         return True
 
-    def compile_native(self, name: str, flags: list[str]) -> str:
+    def translate_modules(self) -> list[str]:
+        """Has Cython write a C source for each module, if its own is out of date; returns their paths."""
+        translated = cythonize(
+            [Extension(f"fastledger._native.{name}", [f"fastledger/_native/{name}.pyx"]) for name in MODULES],
+            build_dir=self.build_temp,
+            force=self.force,
+            language_level=3,
+            compiler_directives={"boundscheck": False, "wraparound": False, "embedsignature": True},
+        )
+        return [source for extension in translated for source in extension.sources]
+
+    def compile_one(self, source: str, flags: list[str]) -> str:
         """Compiles one source, if its object is out of date; returns the object's path."""
-        source = str(Path("native", name))
-        (target,) = self.compiler.object_filenames([source], output_dir=self.build_temp)
+        output_dir = "" if source.startswith(self.build_temp) else self.build_temp
+        (target,) = self.compiler.object_filenames([source], output_dir=output_dir)
         if self.force or is_older(Path(target), [source, *SHARED_INPUTS]):
+            Path(target).parent.mkdir(parents=True, exist_ok=True)
             self.compiler.compile(
                 [source],
-                output_dir=self.build_temp,
+                output_dir=output_dir,
                 include_dirs=["native"],
                 extra_postargs=[*COMPILE_ARGS, *flags],
             )
         return target
 
 
-def extensions() -> list[Extension]:
-    """The Cython modules, the only border between Python and ``native/``."""
-    return [
-        Extension(
-            f"fastledger._native.{name}",
-            [f"fastledger/_native/{name}.pyx"],
-            include_dirs=["native"],
-            depends=ALL_NATIVE_INPUTS,
-            extra_compile_args=[*COMPILE_ARGS, "-Wno-unused-function"],
-            extra_link_args=LINK_ARGS,
-        )
-        for name in MODULES
-    ]
-
-
 if sys.platform == "win32":
     raise SystemExit("fastledger builds on Linux and macOS only")
 
 setup(
-    ext_modules=cythonize(
-        extensions(),
-        language_level=3,
-        compiler_directives={"boundscheck": False, "wraparound": False, "embedsignature": True},
-    ),
+    ext_modules=[Extension(LIBRARY, [], extra_link_args=LINK_ARGS)],
     cmdclass={"build_ext": BuildNative},
     exclude_package_data={"fastledger._native": ["*.c", "*.pyx"]},
 )

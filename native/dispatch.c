@@ -22,6 +22,7 @@ static const fl_sha256_kernel *const KERNELS[] = {
 enum { KERNEL_COUNT = sizeof KERNELS / sizeof KERNELS[0] };
 
 const fl_sha256_kernel *fl_sha256_active = &fl_sha256_kernel_portable;
+static int initialised = 0;
 
 #if defined(__x86_64__)
 /* Register state that the operating system saves on a context switch (Intel SDM volume 1, section 13.3): a
@@ -193,11 +194,14 @@ int fl_init(const char *forced) {
     for (size_t i = 0; i < KERNEL_COUNT; i++) {
         if ((any || strcmp(KERNELS[i]->name, forced) == 0) && kernel_usable(KERNELS[i])) {
             fl_sha256_active = KERNELS[i];
+            initialised = 1;
             return 1;
         }
     }
     return 0;
 }
+
+int fl_initialised(void) { return initialised; }
 
 const char *fl_backend_name(void) { return fl_sha256_active->name; }
 

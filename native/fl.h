@@ -23,8 +23,8 @@
 
 /* ---- Backends (dispatch.c) ----
  *
- * Each extension module links its own copy of this layer, its choice of backend included, so each calls
- * fl_init once at import. Before that the portable kernel serves.
+ * There is one copy of this layer in a process, its choice of backend included. Of the modules over it, the one
+ * that is imported first calls fl_init. Before that the portable kernel serves.
  */
 
 /* Chooses the fastest backend that this CPU supports and that reproduces the built-in known answers; `forced`
@@ -32,6 +32,9 @@
  * backend is unknown, unsupported here, or computes a wrong answer, or when no backend computes right ones.
  * Not to be called while another thread is inside this layer. */
 int fl_init(const char *forced);
+
+/* Whether fl_init has chosen a backend. */
+int fl_initialised(void);
 
 /* Name of the backend in use, such as "portable" or "shani". */
 const char *fl_backend_name(void);

@@ -8,6 +8,7 @@ from libc.stdlib cimport getenv
 cdef extern from "fl.h" nogil:
     unsigned FL_THREADS_MAX
     int fl_init(const char *forced) noexcept
+    int fl_initialised() noexcept
     const char *fl_backend_name() noexcept
     size_t fl_backend_lanes() noexcept
     const char *fl_backend_streams_name() noexcept
@@ -85,7 +86,7 @@ cdef inline list usable_backends():
 
 
 cdef inline str backend_problem(const char *forced):
-    """Choose a backend for this module, ``forced`` by name or NULL for the best; why not, or None."""
+    """Choose the backend of all modules, ``forced`` by name or NULL for the best; why not, or None."""
     if fl_init(forced):
         return None
     if forced == NULL or forced[0] == 0:
@@ -95,7 +96,9 @@ cdef inline str backend_problem(const char *forced):
 
 
 cdef inline int init_backend() except -1:
-    """Choose at import, as the environment variable ``FASTLEDGER_NATIVE`` says if it is set."""
+    """Choose at the first import of a module, as the environment variable ``FASTLEDGER_NATIVE`` says if it is set."""
+    if fl_initialised():
+        return 0  # the choice is one for all modules, and a test may have forced another since
     cdef str problem = backend_problem(getenv("FASTLEDGER_NATIVE"))
     if problem is not None:
         raise ImportError(f"FASTLEDGER_NATIVE: {problem}")

@@ -34,7 +34,8 @@ def merkle_levels(
 def merkle_proofs(nodes: bytes, count: int, first: int, proof_count: int) -> tuple[int, bytes, bytes]:
     """Makes inclusion proofs of leaves first .. first + proof_count - 1 from the nodes that `merkle_levels` gave.
 
-    Returns the depth d, proof_count x d x 32 bytes with zeros after each proof's end, and a byte for each proof's length.
+    Returns the depth d, proof_count x d x 32 bytes with zeros after each proof's end, and a byte for the length of
+    each proof.
 
     Raises:
         ValueError: the nodes are not those of ``count`` leaves, or there are no such leaves.
@@ -44,7 +45,7 @@ def multiply_chain(count: int) -> int:
     """Runs ``count`` multiplications that wait for each other, 3 cycles each, to find the clock rate."""
 
 def backend() -> str:
-    """Returns the name of the SHA-256 backend that this module uses."""
+    """Returns the name of the SHA-256 backend in use, which is one for all native modules."""
 
 def backend_lanes() -> int:
     """Returns how many messages the backend in use hashes side by side at most."""
@@ -59,9 +60,9 @@ def cpu_features() -> list[str]:
     """Returns the CPU features that the native layer can use and the operating system has enabled."""
 
 def force_backend(name: str | None) -> None:
-    """Makes this module use the named backend, or the best (None); for tests and benchmarks.
+    """Makes all native modules use the named backend, or the best (None); for tests and benchmarks.
 
-    No other thread may be inside this module.
+    No other thread may be inside a native module.
 
     Raises:
         ValueError: the backend is unknown, or not usable on this CPU.

@@ -21,15 +21,3 @@ def search_nonce(
     header80: Buffer, target: int, start: int, count: int, threads: int | None, control: SearchControl | None
 ) -> int | None:
     """Returns the first nonce that meets a target; the contract is `crypto.work.search_nonce`'s."""
-
-def backend() -> str:
-    """Returns the name of the SHA-256 backend that this module uses."""
-
-def force_backend(name: str | None) -> None:
-    """Makes this module use the named backend, or the best (None); for tests and benchmarks.
-
-    No other thread may be inside this module.
-
-    Raises:
-        ValueError: the backend is unknown, or not usable on this CPU.
-    """

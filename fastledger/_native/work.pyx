@@ -104,12 +104,4 @@ def search_nonce(header80, target, start, count, threads, SearchControl control)
     return nonce if found else None
 
 
-def backend():
-    return fl_backend_name().decode()
-
-
-def force_backend(name):
-    force_backend_or_raise(name)
-
-
 init_backend()

@@ -8,7 +8,6 @@ from importlib.util import find_spec
 from random import Random
 
 from fastledger._native import hashing as native_hashing
-from fastledger._native import work as native_work
 from fastledger.bench.measure import SEED, Contestant, Row, compete
 from fastledger.crypto.hashing import sha256_many
 from fastledger.crypto.merkle import MerkleTree, merkle_root
@@ -18,20 +17,15 @@ MESSAGE_BYTES = 300
 PYMERKLE_LEAVES_MAX = 2**12  # pymerkle takes some 30 us a leaf
 
 
-def force(name: str | None) -> None:
-    """Makes both native modules use the variant ``name``; None stands for the best one."""
-    native_hashing.force_backend(name)
-    native_work.force_backend(name)
-
-
 def variants(run: Callable[[], bytes], items: int) -> list[Contestant]:
     """Returns one contestant for each variant that is usable here, fastest first."""
+    force = native_hashing.force_backend
     return [Contestant(name, run, items, partial(force, name)) for name in native_hashing.backends()]
 
 
 def all_threads(run: Callable[[], bytes], items: int) -> Contestant:
     """Returns a contestant that uses the best variant, with a thread for each CPU."""
-    return Contestant("best, all CPUs", run, items, partial(force, None))
+    return Contestant("best, all CPUs", run, items, partial(native_hashing.force_backend, None))
 
 
 def hashlib_root(leaves: bytes) -> bytes:
@@ -186,4 +180,4 @@ def rows(quick: bool) -> list[Row]:
         found += work_rows(2**10 if quick else 2**22, rounds)
         return found
     finally:
-        force(None)
+        native_hashing.force_backend(None)

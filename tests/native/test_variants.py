@@ -13,7 +13,6 @@ from random import Random
 import pytest
 
 from fastledger._native import hashing as native_hashing
-from fastledger._native import work as native_work
 from fastledger.crypto.hashing import sha256_many
 from fastledger.crypto.merkle import MerkleTree, leaf_hashes, merkle_root
 from fastledger.crypto.work import search_nonce
@@ -27,7 +26,6 @@ EDGE_SIZES = (0, 1, 4096, *(edge + by for edge in (32, 56, 64, 120, 128, 184) fo
 def best_backend_afterwards() -> Iterator[None]:
     yield
     native_hashing.force_backend(None)
-    native_work.force_backend(None)
 
 
 def message_sizes(random: Random, count: int) -> list[int]:
@@ -82,6 +80,6 @@ def test_backends_agree_on_nonces() -> None:
         target = 2 ** random.randrange(244, 256) - 1
         answers = set()
         for name in native_hashing.backends():
-            native_work.force_backend(name)
+            native_hashing.force_backend(name)
             answers.add(search_nonce(header, target, start, count))
         assert len(answers) == 1, (header.hex(), start, count, target)

@@ -12,8 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastledger._native import work as native_work
-from fastledger._native.hashing import backends
+from fastledger._native import hashing as native_hashing
 from fastledger.crypto.work import (
     NonceSearch,
     SearchControl,
@@ -36,11 +35,11 @@ GENESIS_NONCE = 2083236893
 DIFFICULTY_1_BITS = 0x1D00FFFF
 
 
-@pytest.fixture(scope="module", params=backends(), autouse=True)
+@pytest.fixture(scope="module", params=native_hashing.backends(), autouse=True)
 def backend(request: pytest.FixtureRequest) -> Iterator[str]:
-    native_work.force_backend(request.param)
+    native_hashing.force_backend(request.param)
     yield request.param
-    native_work.force_backend(None)
+    native_hashing.force_backend(None)
 
 
 def with_nonce(header: bytes, nonce: int) -> bytes:
@@ -61,7 +60,7 @@ def oracle_search(header: bytes, target: int, start: int, count: int) -> int | N
 
 def test_genesis_hash_and_work(backend: str) -> None:
     # SPEC-WORK-1, SPEC-WORK-3
-    assert native_work.backend() == backend
+    assert native_hashing.backend() == backend
     assert header_hash(GENESIS_HEADER)[::-1].hex() == GENESIS_HASH
     assert header_hashes(GENESIS_HEADER) == header_hash(GENESIS_HEADER)
     assert check_work(GENESIS_HEADER)

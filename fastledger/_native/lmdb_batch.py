@@ -1,0 +1,5 @@
+"""The names of the native library's module ``lmdb_batch``; ``lmdb_batch.pyi`` describes them."""
+
+from fastledger._native import native_names
+
+globals().update(native_names(__name__))
