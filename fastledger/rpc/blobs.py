@@ -35,6 +35,7 @@ from fastledger.limits import TRANSACTION_BYTES_MAX
 from fastledger.model.outcome import Outcome
 from fastledger.model.reports import Collected
 from fastledger.model.transaction import Transaction
+from fastledger.rpc.http.answers import Streamed
 from fastledger.rpc.http.ranges import ByteRange, parse_range
 from fastledger.rpc.http.routes import Call, Content, Parameter, Route
 from fastledger.rpc.protocol import (
@@ -267,7 +268,7 @@ class BlobService:
     async def _send(
         self, call: Call, grant: ReadGrant, part: ByteRange, extra: Mapping[str, str], partial: bool = False
     ) -> web.StreamResponse:
-        response = web.StreamResponse(status=206 if partial else 200, headers=extra)
+        response = Streamed(status=206 if partial else 200, headers=extra)
         response.content_type = OCTETS_TYPE
         response.content_length = part.end - part.start
         response.headers.update(

@@ -170,8 +170,9 @@ class RpcServer:
         began = time.perf_counter()
         code = Code.OK
         name, word, status = "", "unknown", 0
+        cast(Connection, request.protocol).request_began()
         try:
-            path = request._message.path.partition("?")[0]
+            path = request.raw_path.partition("?")[0]
             if not path.startswith("/"):
                 path = request.path
             route, parameters = self.table.find(request.method, path)
@@ -184,8 +185,7 @@ class RpcServer:
             raise
         except Exception as error:
             code = error.code if isinstance(error, FastLedgerError) else Code.STORAGE
-            # What was not read of a body stands before the next request: nothing more comes over this connection.
-            answer = error_answer(error, keep_alive=request.content.is_eof())
+            answer = error_answer(error)
             status = answer.status
             self.counters[f"http {status}"] += 1
             return answer
@@ -207,7 +207,7 @@ class RpcServer:
 
     def _admit(self, request: web.BaseRequest, route: Route, parameters: Mapping[str, str]) -> Call:
         """Who it is, whether it may, and not too often (SPEC-RPC-6, SPEC-RPC-7)."""
-        of_connection = request.protocol.caller  # type: ignore[attr-defined]
+        of_connection = cast(Connection, request.protocol).caller
         try:
             caller = self.access.caller(request.headers.get("Authorization"), of_connection)
         except UnauthenticatedError:
@@ -241,15 +241,13 @@ class RpcServer:
             reply = await self._rpc.answer(data, call.caller)
         except Exception as error:
             reply = refusal(error)
-        keep_alive = call.request.content.is_eof()
-        return Answer(reply.body or b"", status=reply.status, headers=reply.headers, keep_alive=keep_alive)
+        return Answer(reply.body or b"", status=reply.status, headers=reply.headers)
 
     def _learn(self, request: web.BaseRequest) -> None:
         """The next request with this head may take the short way."""
-        connection = cast(Connection, request.protocol)
-        head = connection.head_of(request._message)
+        head = cast(Connection, request.protocol).request_head(request)
         if head is not None:
-            self._short_way.learn(head, request._message)
+            self._short_way.learn(head, request)
 
     async def _transactions(self, call: Call) -> Answer:
         check_type(call, CBOR_SEQUENCE_TYPE)

@@ -8,7 +8,7 @@ for long is closed with a typed reason, and its cursors resume it.
 import asyncio
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 from aiohttp import WSCloseCode, WSMsgType, web
@@ -20,6 +20,7 @@ from fastledger.node import feed
 from fastledger.node.feed import FeedPage, Subscription
 from fastledger.node.service import NodeService
 from fastledger.rpc.errors import RpcFault, rpc_error
+from fastledger.rpc.http.connection import Connection
 from fastledger.rpc.http.rate import RateLimits
 from fastledger.rpc.http.routes import Call
 from fastledger.rpc.jsonrpc import decode_params, decode_request, failure, success
@@ -103,7 +104,7 @@ class Stream:
         self._options = streams.options
         self._socket = socket
         self._caller = call.caller
-        self._protocol: Any = call.request.protocol
+        self._connection = cast(Connection, call.request.protocol)
         self._transport = call.request.transport
         self._subscriptions: dict[str, Subscription] = {}
         self._pumps: dict[str, asyncio.Task[None]] = {}
@@ -216,7 +217,7 @@ class Stream:
             self._streams.counters["stream events"] += 1
             await self._write(encoded)
             self._sent[name] = next_cursor
-            if self._protocol._paused and place + 1 < len(chunks):
+            if self._connection.is_write_paused and place + 1 < len(chunks):
                 # The rest is dropped rather than kept: it stands in the chain.
                 subscription.cursor = next_cursor
                 subscription.ring()
@@ -245,11 +246,11 @@ class Stream:
 
     async def _drained(self) -> None:
         """Returns once the socket took what was written; ends the connection where it does not in time."""
-        if not self._protocol._paused:
+        if not self._connection.is_write_paused:
             return
         try:
             async with asyncio.timeout(self._options.write_timeout_ms / 1000):
-                await self._protocol._drain_helper()
+                await self._connection.writable()
         except TimeoutError:
             self._end_slow()
             raise ConnectionResetError from None

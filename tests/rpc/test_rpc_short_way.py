@@ -66,10 +66,10 @@ async def test_a_known_head_takes_the_short_way_and_answers_the_same(node: NodeW
     assert short(node) == 0
     assert await client.ask(call(1)) == first
     assert short(node) == 1
-    # Another connection with the same head: once its first request has shown where requests begin.
+    # Another connection with the same head, from its first request on.
     other = await Client.connect(node)
     assert await other.ask(call(1)) == await other.ask(call(1)) == first
-    assert short(node) == 2
+    assert short(node) == 3
     assert node.server.listener.requests_count == 4
     assert node.server.counters["block.get"] == 4
 

@@ -1,15 +1,17 @@
 """Complete answers in one write, with a bound on how long they may lie unread."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Protocol, cast
 
 import msgspec
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 
 from fastledger.rpc.errors import ErrorBody, http_headers, http_status, rpc_error
+from fastledger.rpc.options import RpcOptions
 from fastledger.rpc.protocol import JSON_TYPE, PROTOCOL_HEADER, PROTOCOL_VERSION
 
 _STATUS_LINES = {
@@ -17,6 +19,34 @@ _STATUS_LINES = {
     for status in HTTPStatus
 }
 _encode = msgspec.json.encode
+
+
+class Unread(Protocol):
+    """What a listener counts of all its connections together."""
+
+    unread_bytes: int
+    options: RpcOptions
+
+
+class Connected(Protocol):
+    """The connection that an answer goes out over; see :mod:`fastledger.rpc.http.connection`."""
+
+    counters: "Counter[str]"
+    is_write_paused: bool
+    write_timeout_ms: int
+
+    @property
+    def listener(self) -> Unread:
+        """What the connection came over."""
+
+    def request_written(self, request: web.BaseRequest) -> None:
+        """The answer was written."""
+
+    def request_ended(self, *, keep_alive: bool) -> None:
+        """The client has taken it."""
+
+    async def writable(self) -> None:
+        """Returns once the client takes what is written."""
 
 
 class Answer(web.StreamResponse):
@@ -40,7 +70,7 @@ class Answer(web.StreamResponse):
         self._answer_type = content_type
         self._answer_status = status
         self._answer_headers = headers
-        self._keep_alive = keep_alive
+        self._answer_keep_alive = keep_alive
         self._answer_request: web.BaseRequest | None = None
 
     @property
@@ -51,12 +81,14 @@ class Answer(web.StreamResponse):
     @property
     def keep_alive(self) -> bool | None:
         """Whether the connection serves another request."""
-        return self._keep_alive
+        return self._answer_keep_alive
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
         """Learns where to write."""
         self._answer_request = request
-        self._keep_alive = self._keep_alive and request.keep_alive
+        # What was not read of a body stands before the next request: nothing more comes over this connection.
+        whole = request.content.is_eof()
+        self._answer_keep_alive = self._answer_keep_alive and request.keep_alive and whole
         return None
 
     def encode(self, *, with_body: bool) -> bytes:
@@ -67,7 +99,7 @@ class Answer(web.StreamResponse):
             parts.append(b"Content-Type: %b\r\n" % self._answer_type.encode())
         for name, value in (self._answer_headers or {}).items():
             parts.append(f"{name}: {value}\r\n".encode("latin-1"))
-        if not self._keep_alive:
+        if not self._answer_keep_alive:
             parts.append(b"Connection: close\r\n")
         if self._answer_status == 204:
             parts.append(b"\r\n")
@@ -85,27 +117,47 @@ class Answer(web.StreamResponse):
             raise ConnectionResetError
         encoded = self.encode(with_body=request.method != "HEAD")
         transport.write(encoded)
-        protocol = request.protocol
-        if protocol._paused:
-            await drained(protocol, transport, len(encoded))
+        connection = cast(Connected, request.protocol)
+        connection.request_written(request)
+        if connection.is_write_paused:
+            await drained(connection, transport, len(encoded))
+        connection.request_ended(keep_alive=self._answer_keep_alive)
 
 
-async def drained(protocol: Any, transport: asyncio.Transport, byte_count: int) -> None:
+class Streamed(web.StreamResponse):
+    """An answer whose body is written piece by piece, for what is too long to hold."""
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        """Sends the head."""
+        if not request.content.is_eof():
+            self.force_close()
+        self._answer_request = request
+        return await super().prepare(request)
+
+    async def write_eof(self, data: Any = b"") -> None:
+        """The whole body is written."""
+        await super().write_eof(data)
+        connection = cast(Connected, self._answer_request.protocol)
+        connection.request_written(self._answer_request)
+        connection.request_ended(keep_alive=bool(self.keep_alive))
+
+
+async def drained(connection: Connected, transport: asyncio.Transport, byte_count: int) -> None:
     """Returns once the socket took the ``byte_count`` bytes that were written.
 
     Raises ``ConnectionResetError`` where it does not in time, or where too much lies unread on all connections
     together; one alone may always be read.
     """
-    listener = protocol.listener
+    listener = connection.listener
     unread = listener.unread_bytes
     listener.unread_bytes += byte_count
     try:
         if unread and unread + byte_count > listener.options.answers_bytes_max:
             raise TimeoutError
-        async with asyncio.timeout(protocol.write_timeout_ms / 1000):
-            await protocol._drain_helper()
+        async with asyncio.timeout(connection.write_timeout_ms / 1000):
+            await connection.writable()
     except TimeoutError:
-        protocol.counters["connections_undrained"] += 1
+        connection.counters["connections_undrained"] += 1
         transport.abort()
         raise ConnectionResetError from None
     finally:

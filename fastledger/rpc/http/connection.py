@@ -1,7 +1,8 @@
 """Connections at their lowest level: how many there may be, and how long one may take over a request (SPEC-RPC-7).
 
-The HTTP parser, keep-alive and pipelining are aiohttp's. What it leaves open is bounded here: headers that never end,
-answers that nobody reads, too many connections, and errors that would repeat what a client sent.
+The HTTP parser, pipelining and the order of answers are aiohttp's. What it leaves open is bounded here: headers that
+never end, answers that nobody reads, too many connections, and errors that would repeat what a client sent. Only names
+that aiohttp makes public are called or overridden; a test holds that.
 """
 
 import asyncio
@@ -10,32 +11,40 @@ from collections.abc import Callable, Coroutine
 from typing import Any, cast
 
 from aiohttp import web
-from aiohttp.http import RawRequestMessage
-from aiohttp.web_protocol import RequestHandler
 
 from fastledger.errors import BadRequestError, LedgerBusyError
 from fastledger.rpc.http.access import Access
 from fastledger.rpc.http.answers import drained, error_answer
 from fastledger.rpc.http.routes import Caller
-from fastledger.rpc.http.short_way import ShortWay, whole_head
+from fastledger.rpc.http.short_way import HEAD_BYTES_MAX, ShortWay, whole_head
 from fastledger.rpc.options import RpcOptions
 
 _BUSY_RETRY_MS = 1_000
 _LINGERING_S = 1.0
+# Idle connections are closed here, since only here all of their requests are seen: aiohttp's own timer is put off.
+_NEVER_S = 1e8
 
 
-class Connection(RequestHandler):
+class Connection(web.RequestHandler):
     """One client's connection."""
 
     __slots__ = (
         "_answered",
         "_answering",
-        "_header_timer",
+        "_at_request",
+        "_busy",
+        "_ending",
+        "_first",
+        "_head_since",
         "_held",
-        "_whole",
+        "_idle_since",
+        "_received",
+        "_unpaused",
+        "_watch",
         "caller",
         "counters",
         "is_counted",
+        "is_write_paused",
         "listener",
         "write_timeout_ms",
     )
@@ -44,13 +53,24 @@ class Connection(RequestHandler):
         """Made by :class:`Listener` for every connection that is accepted."""
         super().__init__(listener, loop=listener.loop, **settings)
         self.listener = listener
-        self._header_timer: asyncio.TimerHandle | None = None
         self.write_timeout_ms = listener.options.write_timeout_ms
         self.counters = listener.counters
         self.caller = Caller("", "", frozenset())
         self.is_counted = False
-        # The request that came last, where it came as one piece: what comes next begins another.
-        self._whole: tuple[RawRequestMessage, bytes] | None = None
+        # Times of the loop's clock: when the head that is being read began (0.0: none), and since when none is.
+        self._head_since = 0.0
+        self._idle_since = listener.loop.time()
+        self._watch: asyncio.TimerHandle | None = None
+        # Whether aiohttp works on a request, and whether the connection ends after the one that it works on.
+        self._busy = False
+        self._ending = False
+        self.is_write_paused = False
+        self._unpaused: asyncio.Future[None] | None = None
+        # Where the parser stands. At the beginning of a request: known, since nothing came before, or since what
+        # came was, byte for byte, the request that was answered. Else the beginning of what came since, and its length.
+        self._at_request = True
+        self._first: bytes | None = None
+        self._received = 0
         # Of the short way: whether an answer is under way, who waits for its end, what came meanwhile.
         self._answering = False
         self._answered: asyncio.Future[None] | None = None
@@ -75,6 +95,7 @@ class Connection(RequestHandler):
             stream.close()
             return
         self.is_counted = True
+        self._look_later(self.listener.options.header_timeout_ms / 1000)
 
     def recheck(self) -> None:
         """After certificates or roles changed: ends the connection, or sees who is there now."""
@@ -99,61 +120,152 @@ class Connection(RequestHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Makes room for another one."""
-        self._cancel_header_timer()
+        self._ending = True
         self._held = b""
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
         if self.is_counted:
             self.is_counted = False
             self.listener.release(self.caller.address)
         super().connection_lost(exc)
+        self._wake_writer()
+
+    def close(self) -> None:
+        """Ends the connection after the request that is being worked on."""
+        self._ending = True
+        super().close()
+
+    def force_close(self) -> None:
+        """Ends the connection."""
+        self._ending = True
+        super().force_close()
+
+    async def shutdown(self, timeout: float | None = 15.0) -> None:  # noqa: ASYNC109 - the framework's signature
+        """Closes the connection, once what is being answered is, or ``timeout`` seconds have gone."""
+        if self._answering:
+            self._answered = self.listener.loop.create_future()
+            await asyncio.wait((self._answered,), timeout=timeout)
+        await super().shutdown(timeout)
+
+    # What comes, and where in the stream of requests that is.
 
     def data_received(self, data: bytes) -> None:
-        """Bytes from the client; the first ones of a request start the clock for the rest of its headers."""
+        """Bytes from the client: a request under a known head goes the short way, all else to aiohttp.
+
+        aiohttp calls this without bytes where it goes on with what it has.
+        """
+        if not data:
+            super().data_received(data)
+            return
         if self._answering:
             self._hold(data)
             return
-        if self._whole is not None and self._is_idle() and self.listener.short_way.take(self, data):
-            self.listener.requests_count += 1
-            return
-        before = self._request_count
+        if self._at_request:
+            if not (self._busy or self._ending) and self.listener.short_way.take(self, data):
+                self.listener.requests_count += 1
+                return
+            self._at_request = False
+            self._first = data[:HEAD_BYTES_MAX]
+            self._received = 0
+        self._received += len(data)
+        if not self._busy and not self._head_since:
+            self._head_since = self.listener.loop.time()
         super().data_received(data)
-        if data or self._request_count != before:
-            self._whole = self._as_whole(data) if self._request_count == before + 1 else None
-        if self._request_count != before:
-            if self._header_timer is not None:
-                self._cancel_header_timer()
-        elif self._header_timer is None and self._is_between_requests():
-            self._header_timer = self._loop.call_later(
-                self.listener.options.header_timeout_ms / 1000, self._end_headers
-            )
 
-    # The short way: the framework's part of the connection is idle while it is taken.
+    def request_began(self) -> None:
+        """aiohttp has read a request's head and hands it to the server."""
+        self._busy = True
+        self._head_since = 0.0
 
-    def _is_idle(self) -> bool:
-        """Whether the framework waits for a request, and for nothing else."""
-        waiter = self._waiter
-        return waiter is not None and not (
-            waiter.done() or self._messages or self._close or self._force_close or self._buffer_paused
-        )
-
-    def _as_whole(self, data: bytes) -> "tuple[RawRequestMessage, bytes] | None":
-        """The request just parsed and its head, where ``data`` is all of it and nothing else."""
-        if self._upgraded or self._buffer_paused or not self._messages:
+    def request_head(self, request: web.BaseRequest) -> bytes | None:
+        """The bytes of the head of ``request``, where it is all that came since the parser stood at a request."""
+        if self._first is None:
             return None
-        message, payload = self._messages[-1]
-        if not isinstance(message, RawRequestMessage) or not payload.is_eof():
+        known = self.listener.short_way.known(self._first)
+        head = whole_head(self._first, request) if known is None else known
+        if head is None or self._received != len(head) + (request.content_length or 0):
             return None
-        head = whole_head(data, message)
-        return None if head is None else (message, head)
+        return head
 
-    def head_of(self, message: RawRequestMessage) -> bytes | None:
-        """The bytes of the head of the request that came last, where that is ``message`` and came as one piece."""
-        return self._whole[1] if self._whole is not None and self._whole[0] is message else None
+    def request_written(self, request: web.BaseRequest) -> None:
+        """The answer to ``request`` was written, though the client may not have taken it."""
+        self._at_request = self.request_head(request) is not None
+        self._first = None
+
+    def request_ended(self, *, keep_alive: bool) -> None:
+        """The client has taken the answer; without ``keep_alive`` the connection is about to be closed."""
+        self._head_since = 0.0
+        self._idle_since = self.listener.loop.time()
+        self._busy = not keep_alive
+
+    # Times.
+
+    def _look_later(self, seconds: float) -> None:
+        self._watch = self.listener.loop.call_later(seconds, self._look)
+
+    def _look(self) -> None:
+        """Ends the connection where a head takes too long, or nothing came for long; else looks again later."""
+        self._watch = None
+        if self._ending:
+            return
+        options = self.listener.options
+        now, head_s, left = self.listener.loop.time(), options.header_timeout_ms / 1000, 0.0
+        if self._busy or self._answering:
+            left = head_s
+        elif self._head_since:
+            left = self._head_since + head_s - now
+            if left <= 0:
+                self._end_headers()
+                return
+        else:
+            left = self._idle_since + options.idle_timeout_ms / 1000 - now
+            if left <= 0:
+                self.force_close()
+                return
+        self._look_later(min(left, head_s))
+
+    def _end_headers(self) -> None:
+        """The headers took too long."""
+        self.counters["header_timeouts"] += 1
+        if self.transport is not None:
+            error = BadRequestError("the headers did not come in time", status=408)
+            self.transport.write(error_answer(error, keep_alive=False).encode(with_body=True))
+        self.force_close()
+
+    # Answers that the client does not take.
+
+    def pause_writing(self) -> None:
+        """What was written lies unread."""
+        super().pause_writing()
+        self.is_write_paused = True
+
+    def resume_writing(self) -> None:
+        """The client reads again."""
+        super().resume_writing()
+        self.is_write_paused = False
+        self._wake_writer()
+
+    def _wake_writer(self) -> None:
+        if self._unpaused is not None and not self._unpaused.done():
+            self._unpaused.set_result(None)
+
+    async def writable(self) -> None:
+        """Returns once the client takes what is written; raises ``ConnectionResetError`` where it has gone."""
+        while self.is_write_paused and self.transport is not None:
+            if self._unpaused is None or self._unpaused.done():
+                self._unpaused = self.listener.loop.create_future()
+            await asyncio.shield(self._unpaused)  # others may wait for it longer than this one
+        if self.transport is None:
+            raise ConnectionResetError
+
+    # The short way: aiohttp's part of the connection is idle while it is taken.
 
     def _hold(self, data: bytes) -> None:
         """One request at a time: what comes before the answer to the last waits here, and more in the socket."""
-        if data:
-            self._held += data
-            self._pause_transport_reading()
+        self._held += data
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.pause_reading()
 
     def begin_answer(self) -> None:
         """Nothing is read until :meth:`end_answer`."""
@@ -164,7 +276,7 @@ class Connection(RequestHandler):
         transport = self.transport
         if transport is not None and not transport.is_closing():
             transport.write(encoded)
-            if self._paused:
+            if self.is_write_paused:
                 self.listener.keep(self._drain(transport, len(encoded)))
                 return
         self._go_on()
@@ -179,45 +291,14 @@ class Connection(RequestHandler):
 
     def _go_on(self) -> None:
         self._answering = False
-        self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+        self._idle_since = self.listener.loop.time()
         if self._answered is not None and not self._answered.done():
             self._answered.set_result(None)
         if self._held:
             held, self._held = self._held, b""
-            self._resume_transport_reading()
+            if self.transport is not None and not self.transport.is_closing():
+                self.transport.resume_reading()
             self.data_received(held)
-
-    def _process_keepalive(self) -> None:
-        if self._answering:
-            self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
-        super()._process_keepalive()
-
-    async def shutdown(self, timeout: float | None = 15.0) -> None:  # noqa: ASYNC109 - the framework's signature
-        """Closes the connection, once what is being answered is, or ``timeout`` seconds have gone."""
-        if self._answering:
-            self._answered = self._loop.create_future()
-            await asyncio.wait((self._answered,), timeout=timeout)
-        await super().shutdown(timeout)
-
-    def _is_between_requests(self) -> bool:
-        return not (self._request_in_progress or self._messages or self._upgraded or self._payload_parser)
-
-    def _cancel_header_timer(self) -> None:
-        if self._header_timer is not None:
-            self._header_timer.cancel()
-            self._header_timer = None
-
-    def _end_headers(self) -> None:
-        """The headers took too long."""
-        self._header_timer = None
-        transport = self.transport
-        # No one waits for a request: what came is the rest of a body that is being thrown away.
-        if transport is None or self._waiter is None:
-            return
-        self.counters["header_timeouts"] += 1
-        error = BadRequestError("the headers did not come in time", status=408)
-        transport.write(error_answer(error, keep_alive=False).encode(with_body=True))
-        self.force_close()
 
     def handle_error(
         self,
@@ -264,14 +345,14 @@ class Listener(web.Server):
         self._settings: dict[str, Any] = {
             "access_log": None,
             "auto_decompress": False,
-            "keepalive_timeout": options.idle_timeout_ms / 1000,
+            "keepalive_timeout": _NEVER_S,
             "lingering_time": _LINGERING_S,
             "max_line_size": options.header_bytes_max,
             "max_field_size": options.header_bytes_max,
             "max_headers": options.headers_max,
         }
 
-    def __call__(self) -> RequestHandler:
+    def __call__(self) -> web.RequestHandler:
         """A protocol for a new connection."""
         return Connection(self, **self._settings)
 

@@ -8,19 +8,17 @@ is unlike that takes the long way, with the same result (SPEC-RPC-2, SPEC-RPC-6,
 
 import time
 from collections import Counter
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
 
-from aiohttp.http import RawRequestMessage
+from aiohttp import web
 
 from fastledger.errors import Code, RateLimitedError, UnauthenticatedError
 from fastledger.node.logs import AccessLog
 from fastledger.rpc.http.access import Access
 from fastledger.rpc.http.answers import Answer, error_answer
 from fastledger.rpc.http.rate import RateLimits
+from fastledger.rpc.http.routes import Caller
 from fastledger.rpc.jsonrpc import JsonRpc, Reply
-
-if TYPE_CHECKING:
-    from fastledger.rpc.http.connection import Connection
 
 HEADS_MAX = 512
 HEAD_BYTES_MAX = 1_024
@@ -30,6 +28,18 @@ _END = b"\r\n\r\n"
 _WORD = "post.v1.rpc"
 
 
+class Answering(Protocol):
+    """A connection, as far as the short way needs it."""
+
+    caller: Caller
+
+    def begin_answer(self) -> None:
+        """Nothing is read until the answer is written."""
+
+    def end_answer(self, encoded: bytes) -> None:
+        """Writes the answer, and reads on."""
+
+
 class Head(NamedTuple):
     """What the short way has to know of a head: how long its body is and who says to send it."""
 
@@ -37,20 +47,19 @@ class Head(NamedTuple):
     authorization: str | None
 
 
-def whole_head(data: bytes, message: RawRequestMessage) -> bytes | None:
-    """The head of ``data``, where that is one POST to /v1/rpc and ``message`` is what the parser made of it.
+def whole_head(data: bytes, request: web.BaseRequest) -> bytes | None:
+    """The head at the beginning of ``data``, where the parser made ``request`` of these very bytes.
 
-    That the message, written out again, gives the very bytes shows that the parser took no others for it: neither
-    some that came before, nor fewer than there are.
+    ``data`` begins where a request does. That the request, written out again, gives the bytes up to the first empty
+    line shows that the parser took no others for its head, and that its length is what ``Content-Length`` says.
     """
-    if not data.startswith(_REQUEST_LINE) or message.chunked or message.upgrade or message.should_close:
+    end = data.find(_END) + len(_END)
+    if end < len(_END) or "Transfer-Encoding" in request.headers or "Upgrade" in request.headers:
         return None
-    fields = b"".join([b"%b: %b\r\n" % field for field in message.raw_headers])
-    head = b"%b%b\r\n" % (_REQUEST_LINE, fields)
-    length = message.headers.get("Content-Length", "")
-    if not length.isdecimal() or not data.startswith(head) or len(data) - len(head) != int(length):
-        return None
-    return head
+    version = request.version
+    line = f"{request.method} {request.raw_path} HTTP/{version.major}.{version.minor}\r\n"
+    fields = b"".join([b"%b: %b\r\n" % field for field in request.raw_headers])
+    return data[:end] if data[:end] == b"%b%b\r\n" % (line.encode(), fields) else None
 
 
 class ShortWay:
@@ -72,16 +81,23 @@ class ShortWay:
         self._access_log = access_log
         self._heads: dict[bytes, Head] = {}
 
-    def learn(self, head: bytes, message: RawRequestMessage) -> None:
-        """Remembers a head that was admitted and whose body was read; see :func:`whole_head`."""
-        headers = message.headers
-        if len(head) > HEAD_BYTES_MAX or head in self._heads or "Expect" in headers:
+    def known(self, data: bytes) -> bytes | None:
+        """The head at the beginning of ``data``, where it is one that was learned."""
+        head = data[: data.find(_END) + len(_END)]
+        return head if head in self._heads else None
+
+    def learn(self, head: bytes, request: web.BaseRequest) -> None:
+        """Remembers the head of a request that was admitted and whose body was read; see :func:`whole_head`."""
+        headers = request.headers
+        if head in self._heads or not head.startswith(_REQUEST_LINE) or "Expect" in headers:
+            return
+        if not request.keep_alive or request.content_length is None:
             return
         if len(self._heads) >= HEADS_MAX:
             self._heads.clear()
-        self._heads[head] = Head(int(headers["Content-Length"]), headers.get("Authorization"))
+        self._heads[head] = Head(request.content_length, headers.get("Authorization"))
 
-    def take(self, connection: "Connection", data: bytes) -> bool:
+    def take(self, connection: Answering, data: bytes) -> bool:
         """Answers ``data``, soon, where it is a short read under a known head; False: it has to go the long way."""
         end = data.find(_END) + len(_END)
         head = self._heads.get(data[:end])
