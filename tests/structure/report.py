@@ -15,7 +15,6 @@ FILE_LINES_MAX = 600
 ROOM_FILES_MAX = 20
 # What is known and will go: counted apart, and a test fails where one of these is no longer there.
 PENDING_CYCLES = {
-    frozenset({"fastledger.rpc.http.connection", "fastledger.rpc.http.short_way"}),
     frozenset({"fastledger.rpc.http", "fastledger.rpc.jsonrpc"}),
     frozenset({"fastledger.chain.executor", "fastledger.chain.forks"}),
     frozenset({"fastledger.chain.keeping", "fastledger.chain.ledger"}),
