@@ -19,8 +19,9 @@ import coincurve
 
 from fastledger import Ledger, LedgerOptions, Purpose, Role, Transaction, Wallet
 from fastledger.crypto.hpke import KemSuite
-from fastledger.model.bodies import RecordPut, body_map
+from fastledger.model.body import body_map
 from fastledger.model.codec import encode
+from fastledger.subjects.record import RecordPut
 
 BATCH = 1_000
 SIGNERS = 16

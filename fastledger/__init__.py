@@ -31,9 +31,6 @@ if TYPE_CHECKING:
     from fastledger.crypto.signing import SigningKey as SigningKey
     from fastledger.errors import Code as Code
     from fastledger.errors import FastLedgerError as FastLedgerError
-    from fastledger.model.bodies import Purpose as Purpose
-    from fastledger.model.bodies import Right as Right
-    from fastledger.model.bodies import Role as Role
     from fastledger.model.genesis import Authority as Authority
     from fastledger.model.genesis import Genesis as Genesis
     from fastledger.model.genesis import WorkParameters as WorkParameters
@@ -46,6 +43,9 @@ if TYPE_CHECKING:
     from fastledger.model.reports import RestoreReport as RestoreReport
     from fastledger.model.reports import VerifyReport as VerifyReport
     from fastledger.model.transaction import Transaction as Transaction
+    from fastledger.subjects.consent import Purpose as Purpose
+    from fastledger.subjects.consent import Right as Right
+    from fastledger.subjects.identity import Role as Role
 
 # Each public name -> the module that defines it.
 _HOMES = {
@@ -66,11 +66,11 @@ _HOMES = {
     "LedgerOptions": "fastledger.chain.options",
     "Outcome": "fastledger.model.outcome",
     "Page": "fastledger.model.query",
-    "Purpose": "fastledger.model.bodies",
+    "Purpose": "fastledger.subjects.consent",
     "Query": "fastledger.model.query",
     "RestoreReport": "fastledger.model.reports",
-    "Right": "fastledger.model.bodies",
-    "Role": "fastledger.model.bodies",
+    "Right": "fastledger.subjects.consent",
+    "Role": "fastledger.subjects.identity",
     "SealedRecord": "fastledger.client.wallet",
     "SigningKey": "fastledger.crypto.signing",
     "Transaction": "fastledger.model.transaction",
@@ -86,11 +86,16 @@ _HOMES = {
 
 __all__ = ["__version__", *_HOMES]
 
+_READ_BODIES = {"Entry", "Transaction", "Verified", "verify_statement"}
+
 
 def __getattr__(name: str) -> Any:
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name in _READ_BODIES:
+        # What a transaction's body may be is declared by the subjects, which the model does not know.
+        import_module("fastledger.subjects.catalogue")
     value = getattr(import_module(home), name)
     globals()[name] = value  # found without this function from now on; two threads write the same value
     return value

@@ -33,114 +33,159 @@
 Messages carry codes, ids, lengths and offsets, never payload bytes (SPEC-PRIV-2).
 """
 
-from collections.abc import Mapping, Sequence
-from enum import IntEnum, unique
+from collections.abc import Collection, Mapping, Sequence
 from typing import ClassVar
 
+CODE_MAX = 2**16 - 1
 
-@unique
-class Code(IntEnum):
-    """Stable numbers of everything that can be wrong with an input; 0 is success.
 
-    1xx: refused at the border, never enters a block. 2xx: refused by the rules at execution, stands in the
-    block's results. 3xx: inputs around the ledger. 9xx: the ledger itself. A number is never reused.
+class _Number:
+    """A code of the engine itself, on its way to becoming an attribute of :class:`Code`."""
+
+    def __init__(self, number: int, text: str, is_refusal: bool) -> None:
+        self._number, self._text, self._is_refusal = number, text, is_refusal
+
+    def __set_name__(self, owner: type["Code"], name: str) -> None:
+        slug = name.lower().replace("_", "-")
+        setattr(owner, name, owner.define(self._number, slug, self._text, is_refusal=self._is_refusal))
+
+
+def _number(number: int, text: str, *, is_refusal: bool = False) -> "Code":
+    return _Number(number, text, is_refusal)  # type: ignore[return-value]  # what __set_name__ puts in its place
+
+
+class Code(int):
+    """A stable number of something that can be wrong with an input; 0 is success.
+
+    1xx: refused at the border, never enters a block. 2xx: refused at execution by the engine, so that it stands in
+    the block's results. 3xx: inputs around the ledger. 9xx: the ledger itself. From 1000 on: refused at execution by
+    the rule of a subject, whose number is ``number // 100`` (:meth:`fastledger.state.subject.Subject.refusal`). A
+    number is never reused.
+
+    There is one object a number: ``Code(101) is Code.OVERSIZED``. ``slug`` is the stable text form for JSON and exit
+    messages (``bad-signature``), ``text`` a few words for people, ``is_refusal`` whether a rule says it of a
+    transaction that stands in a block. ``Code(n)`` raises ``ValueError`` where nobody has defined n.
     """
 
-    OK = 0
+    slug: str
+    text: str
+    is_refusal: bool
+    _by_number: ClassVar[dict[int, "Code"]] = {}
+    _by_slug: ClassVar[dict[str, "Code"]] = {}
+
+    def __new__(cls, number: int) -> "Code":
+        code = cls._by_number.get(number)
+        if code is None:
+            raise ValueError(f"{int(number)} is no code")
+        return code
+
+    @classmethod
+    def define(cls, number: int, slug: str, text: str, *, is_refusal: bool) -> "Code":
+        """Adds the code ``number`` (0 to 65,535, since a block keeps 16 bits of it).
+
+        Raises ``ValueError`` where the number or the slug is taken.
+        """
+        if not 0 <= number <= CODE_MAX:
+            raise ValueError(f"a code is 0 to {CODE_MAX}, not {number}")
+        if number in cls._by_number or slug in cls._by_slug:
+            raise ValueError(f"the code {number} or its slug {slug} is taken")
+        code = super().__new__(cls, number)
+        code.slug, code.text, code.is_refusal = slug, text, is_refusal
+        cls._by_number[number] = cls._by_slug[slug] = code
+        return code
+
+    @classmethod
+    def withdraw(cls, code: "Code") -> None:
+        """Forgets a code that :meth:`define` added: for a subject that leaves the registry."""
+        del cls._by_number[int(code)], cls._by_slug[code.slug]
+
+    @classmethod
+    def named(cls, slug: str) -> "Code":
+        """The code with the slug ``slug``; raises ``ValueError`` where nobody has defined it."""
+        code = cls._by_slug.get(slug)
+        if code is None:
+            raise ValueError("no code of that name")
+        return code
+
+    @classmethod
+    def slugs(cls) -> Collection[str]:
+        """The slugs of all codes that are defined by now."""
+        return cls._by_slug.keys()
+
+    @classmethod
+    def all(cls) -> tuple["Code", ...]:
+        """Every code that is defined by now, in the order of the numbers."""
+        return tuple(cls._by_number[number] for number in sorted(cls._by_number))
+
+    def __reduce__(self) -> tuple[type["Code"], tuple[int]]:
+        return Code, (int(self),)
+
+    def __repr__(self) -> str:
+        return f"<Code {int(self)} {self.slug}>"
+
+    OK = _number(0, "done")
 
     # Border: form of a transaction.
-    MALFORMED = 100
-    OVERSIZED = 101
-    NON_CANONICAL = 102
-    BAD_HEADER = 103
-    BAD_SIGNATURE = 104
-    BAD_KEY = 105
-    WRONG_CHAIN = 106
-    EXPIRED = 107
-    NOT_YET_VALID = 108
-    WINDOW_TOO_LONG = 109
-    DUPLICATE = 110
-    UNKNOWN_KIND = 111
-    BAD_BODY = 112
-    BLOB_MISSING = 113
+    MALFORMED = _number(100, "not a COSE_Sign1 of the transaction profile")
+    OVERSIZED = _number(101, "longer than a transaction may be")
+    NON_CANONICAL = _number(102, "payload is not deterministic CBOR")
+    BAD_HEADER = _number(103, "protected header is not {1: -47, 4: key}")
+    BAD_SIGNATURE = _number(104, "signature does not verify")
+    BAD_KEY = _number(105, "not a public key")
+    WRONG_CHAIN = _number(106, "made for another chain")
+    EXPIRED = _number(107, "its validity has ended")
+    NOT_YET_VALID = _number(108, "issued in the future")
+    WINDOW_TOO_LONG = _number(109, "validity window is empty or too long")
+    DUPLICATE = _number(110, "it is in the chain already")
+    UNKNOWN_KIND = _number(111, "no such kind of transaction")
+    BAD_BODY = _number(112, "the body does not fit its kind")
+    BLOB_MISSING = _number(113, "the envelope that it names is not in the blob store")
 
-    # Rules: identity.
-    UNKNOWN_SIGNER = 200
-    SIGNER_REVOKED = 201
-    ALREADY_REGISTERED = 202
-    UNKNOWN_SUBJECT = 203
-    ROLE_NOT_ENDORSED = 204
-    NOT_AUTHORISED = 205
-    BAD_PROOF_OF_POSSESSION = 206
-    KEY_IN_USE = 207
-
-    # Rules: folders and records.
-    FOLDER_EXISTS = 220
-    UNKNOWN_FOLDER = 221
-    WRONG_EPOCH = 222
-    RECORD_EXISTS = 223
-    UNKNOWN_RECORD = 224
-    RECORD_ERASED = 225
-    WRONG_VERSION = 226
-    BLOB_IN_USE = 227
-    NOT_OWNER = 228
-
-    # Rules: consent and access.
-    CONSENT_EXISTS = 240
-    UNKNOWN_CONSENT = 241
-    CONSENT_MISSING = 242
-    CONSENT_EXPIRED = 243
-    CONSENT_REVOKED = 244
-    PURPOSE_NOT_ALLOWED = 245
-    RIGHT_NOT_GRANTED = 246
-    TOO_MANY_CONSENTS = 247
-    COUNTS_DIFFER = 248
+    # At execution: what the engine itself refuses before it asks a rule.
+    KIND_NOT_IN_FORCE = _number(200, "its kind is not in force at this height", is_refusal=True)
 
     # Around the ledger.
-    BAD_RESOURCE = 300
-    BAD_ENVELOPE = 301
-    BAD_KEYSTORE = 302
-    WRONG_PASSWORD = 303
-    BAD_RECEIPT = 304
-    NOT_FOUND = 305
-    BAD_GENESIS = 306
-    BAD_BLOCK = 307
-    BAD_QUERY = 308
-    UNKNOWN_FOLDER_KEY = 309
-    PRUNED = 310
-    BAD_CONFIG = 311
-    BAD_CERTIFICATE = 312
+    BAD_RESOURCE = _number(300, "not a valid FHIR R4 resource")
+    BAD_ENVELOPE = _number(301, "an envelope or a wrapped key does not open")
+    BAD_KEYSTORE = _number(302, "the keystore is damaged or foreign")
+    WRONG_PASSWORD = _number(303, "the password is wrong")
+    BAD_RECEIPT = _number(304, "the receipt or proof does not verify")
+    NOT_FOUND = _number(305, "nothing is known under that id")
+    BAD_GENESIS = _number(306, "not a genesis document of this format")
+    BAD_BLOCK = _number(307, "the block or header cannot be taken")
+    BAD_QUERY = _number(308, "the conditions make no sense")
+    UNKNOWN_FOLDER_KEY = _number(309, "the wallet holds no key of that folder and epoch")
+    PRUNED = _number(310, "the block was pruned")
+    BAD_CONFIG = _number(311, "the configuration cannot be used")
+    BAD_CERTIFICATE = _number(312, "the certificate, key or authority cannot be used")
 
     # Around the node.
-    FORBIDDEN = 313
-    RATE_LIMITED = 314
-    UNAUTHENTICATED = 315
-    BAD_REQUEST = 316
-    UPLOAD_CONFLICT = 317
-    UNKNOWN_UPLOAD = 318
-    UNREACHABLE = 319
+    FORBIDDEN = _number(313, "the caller's roles do not allow it")
+    RATE_LIMITED = _number(314, "the caller sends too much")
+    UNAUTHENTICATED = _number(315, "the caller has to say who it is")
+    BAD_REQUEST = _number(316, "the node cannot take the request")
+    UPLOAD_CONFLICT = _number(317, "bytes for another place of the upload")
+    UNKNOWN_UPLOAD = _number(318, "no such upload is under way")
+    UNREACHABLE = _number(319, "the node gave no answer that can be used")
 
     # Around forks: headers of other nodes, transactions that wait.
-    UNKNOWN_PARENT = 320
-    BELOW_FINAL = 321
-    TREE_FULL = 322
-    POOL_FULL = 323
+    UNKNOWN_PARENT = _number(320, "the block before it is not known")
+    BELOW_FINAL = _number(321, "it forks off below the final height")
+    TREE_FULL = _number(322, "too many headers wait")
+    POOL_FULL = _number(323, "too many transactions wait")
+    NOT_A_PROPOSER = _number(324, "the node's key is not a proposer of the chain")
+    READ_ONLY = _number(325, "the ledger was opened to read alone")
 
     # The ledger itself.
-    LOCKED = 900
-    CLOSED = 901
-    HALTED = 902
-    BUSY = 903
-    STORAGE_FULL = 904
-    CORRUPT = 905
-    FORMAT_VERSION = 906
-    STORAGE = 907
-    CANCELLED = 908
-
-    @property
-    def slug(self) -> str:
-        """The stable text form, for JSON and exit messages: ``BAD_SIGNATURE`` -> ``bad-signature``."""
-        return self.name.lower().replace("_", "-")
+    LOCKED = _number(900, "another process has the ledger open")
+    CLOSED = _number(901, "the ledger was closed")
+    HALTED = _number(902, "a write or sync failed; reopen to go on")
+    BUSY = _number(903, "a bounded queue is full")
+    STORAGE_FULL = _number(904, "no space is left on the device")
+    CORRUPT = _number(905, "bytes on disk are not what was written")
+    FORMAT_VERSION = _number(906, "written in a format that this release does not read")
+    STORAGE = _number(907, "the ledger cannot do it now")
+    CANCELLED = _number(908, "the operation was called off")
 
 
 class FastLedgerError(Exception):
@@ -177,7 +222,7 @@ class TransactionError(InputError):
 class AccessRefused(InputError):
     """The consent rules refuse a read; the refusal stands on the chain as ``txid``."""
 
-    default_code = Code.CONSENT_MISSING
+    default_code = Code.FORBIDDEN
 
     def __init__(self, message: str, *, code: Code, txid: bytes) -> None:
         super().__init__(message, code=code)

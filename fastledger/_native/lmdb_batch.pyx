@@ -25,10 +25,10 @@ cdef enum:
     NOTFOUND = -30798
     GET_CURRENT = 4
     PAGE_LEN = 4096
-    TERM_LEN = 17
+    TERM_LEN = 18
     SEQ_LEN = 6
     CHECKSUM_LEN = 4
-    BUCKETS = 1 << 16
+    TERM_TABLES = 1 << 16
     RUN_SEQS_MAX = 256  # a run's value stays a fraction of a page, so that runs of rare terms share pages
 
 cdef uint64_t SEQ_END = <uint64_t>1 << 48
@@ -44,7 +44,7 @@ cdef struct writer:
     size_t pages
 
 # One posting, as three numbers whose order is that of term and then seq: bytes 0 to 7 of the term, bytes 8 to 15,
-# and byte 16 before the 48 bits of the seq.
+# and bytes 16 and 17 before the 48 bits of the seq.
 cdef struct posting:
     uint64_t high
     uint64_t middle
@@ -252,6 +252,7 @@ cdef struct term_log:
     const uint32_t *counts
     uint64_t first_seq
     size_t tx_count
+    size_t term_count
 
 
 cdef size_t read_logs(list logs, term_log *out) except? 0:
@@ -269,6 +270,7 @@ cdef size_t read_logs(list logs, term_log *out) except? 0:
             raise ValueError(f"log {i}: expected {held} x {TERM_LEN} bytes of terms, got {terms.shape[0]}")
         # The buffers are bytes and arrays that the caller's list keeps alive.
         out[i].terms = &terms[0] if terms.shape[0] else NULL
+        out[i].term_count = held
         out[i].counts = &counts[0] if counts.shape[0] else NULL
         out[i].first_seq = first_seq
         out[i].tx_count = counts.shape[0]
@@ -291,38 +293,64 @@ cdef int check_numbers(const term_log *logs, size_t log_count) except -1:
     return 0
 
 
-cdef inline size_t bucket_of(const uint8_t *term) noexcept nogil:
+# Postings of one bucket share the table (two bytes) and the first byte of the name. Few tables are in use, so that
+# buckets are numbered by the rank of the table among those that are there.
+cdef inline size_t table_of(const uint8_t *term) noexcept nogil:
     return <size_t>term[0] << 8 | term[1]
 
 
-cdef void find_buckets(size_t *starts, const term_log *logs, size_t log_count) noexcept nogil:
-    """Where in the sorted postings those begin whose terms begin with the same two bytes; ``starts`` are zeros."""
-    cdef size_t i, j, k, at = 0, size
-    cdef const uint8_t *term
+cdef inline size_t bucket_of(const uint32_t *ranks, const uint8_t *term) noexcept nogil:
+    return <size_t>ranks[table_of(term)] << 8 | term[2]
+
+
+cdef size_t rank_tables(uint32_t *ranks, const term_log *logs, size_t log_count) noexcept nogil:
+    """Numbers the tables that the logs name, in their order; returns how many there are. ``ranks`` are zeros."""
+    cdef size_t i, j, count = 0
     for i in range(log_count):
-        term = logs[i].terms
-        for j in range(logs[i].tx_count):
-            for k in range(logs[i].counts[j]):
-                starts[bucket_of(term)] += 1
-                term += TERM_LEN
-    for i in range(<size_t>BUCKETS):
+        for j in range(logs[i].term_count):
+            ranks[table_of(logs[i].terms + j * TERM_LEN)] = 1
+    for i in range(<size_t>TERM_TABLES):
+        if ranks[i]:
+            ranks[i] = <uint32_t>count
+            count += 1
+    return count
+
+
+cdef void find_buckets(
+    size_t *starts, size_t bucket_count, const uint32_t *ranks, const term_log *logs, size_t log_count
+) noexcept nogil:
+    """Where in the sorted postings each bucket begins; ``starts`` are zeros."""
+    cdef size_t i, j, at = 0, size
+    for i in range(log_count):
+        for j in range(logs[i].term_count):
+            starts[bucket_of(ranks, logs[i].terms + j * TERM_LEN)] += 1
+    for i in range(bucket_count):
         size = starts[i]
         starts[i] = at
         at += size
 
 
-cdef void sort_postings(posting *out, size_t *starts, const term_log *logs, size_t log_count) noexcept nogil:
+cdef void sort_postings(
+    posting *out,
+    size_t *starts,
+    size_t bucket_count,
+    const uint32_t *ranks,
+    const term_log *logs,
+    size_t log_count,
+) noexcept nogil:
     """Every posting of the logs, by term and seq. ``starts`` (:func:`find_buckets`) are used up."""
     cdef size_t i, begin = 0
-    list_postings(out, starts, logs, log_count)
+    list_postings(out, starts, ranks, logs, log_count)
     # By now each bucket's start has moved to its end. Sorted one by one they stay in the cache.
-    for i in range(<size_t>BUCKETS):
+    for i in range(bucket_count):
         if starts[i] - begin > 1:
             qsort(out + begin, starts[i] - begin, sizeof(posting), compare_postings)
         begin = starts[i]
 
 
-cdef void list_postings(posting *out, size_t *starts, const term_log *logs, size_t log_count) noexcept nogil:
+cdef void list_postings(
+    posting *out, size_t *starts, const uint32_t *ranks, const term_log *logs, size_t log_count
+) noexcept nogil:
     """Every posting of the logs, bucket by bucket."""
     cdef size_t i, j, k, n
     cdef uint64_t seq
@@ -332,11 +360,11 @@ cdef void list_postings(posting *out, size_t *starts, const term_log *logs, size
         for j in range(logs[i].tx_count):
             for k in range(logs[i].counts[j]):
                 seq = logs[i].first_seq + j
-                n = starts[bucket_of(term)]
-                starts[bucket_of(term)] += 1
+                n = starts[bucket_of(ranks, term)]
+                starts[bucket_of(ranks, term)] += 1
                 out[n].high = read_big_endian(term, 8)
                 out[n].middle = read_big_endian(term + 8, 8)
-                out[n].low = <uint64_t>term[16] << (8 * SEQ_LEN) | seq
+                out[n].low = read_big_endian(term + 16, 2) << (8 * SEQ_LEN) | seq
                 term += TERM_LEN
 
 
@@ -358,7 +386,7 @@ cdef int put_runs(
         first = &postings[i]
         write_big_endian(key, first.high, 8)
         write_big_endian(key + 8, first.middle, 8)
-        write_big_endian(key + 16, first.low, 1 + SEQ_LEN)
+        write_big_endian(key + 16, first.low, 2 + SEQ_LEN)
         run = 0
         while i < count and run < RUN_SEQS_MAX and same_term(&postings[i], first):
             offset = <uint32_t>(seq_of(&postings[i]) - seq_of(first))
@@ -382,7 +410,7 @@ cdef int put_runs(
 cdef class PostingRuns:
     """The postings of term logs in the order of their keys, put as runs, some at a time.
 
-    A log is ``(terms, counts, first_seq)``: the 17-byte terms of consecutive transactions, one after another, as
+    A log is ``(terms, counts, first_seq)``: the 18-byte terms of consecutive transactions, one after another, as
     bytes; how many each transaction has, as uint32; the number of the first one. Numbers are below 2^48 and those
     of one list of logs span less than 2^32, else ValueError. The GIL is released for sorting and for each put.
     """
@@ -395,30 +423,35 @@ cdef class PostingRuns:
     def __cinit__(self, list logs not None):
         cdef size_t log_count = len(logs), total
         cdef term_log *listed
-        cdef size_t *starts
+        cdef size_t bucket_count
+        cdef size_t *starts = NULL
+        cdef uint32_t *ranks
         self._postings = NULL
         self._count = self._next = 0
         if log_count == 0:
             return
         self._logs = list(logs)  # keeps the terms alive
         listed = <term_log *>malloc(log_count * sizeof(term_log))
-        starts = <size_t *>calloc(BUCKETS, sizeof(size_t))
+        ranks = <uint32_t *>calloc(TERM_TABLES, sizeof(uint32_t))
         try:
-            if listed == NULL or starts == NULL:
+            if listed == NULL or ranks == NULL:
                 raise MemoryError(f"no room for {log_count} term logs")
             total = read_logs(self._logs, listed)
             check_numbers(listed, log_count)
             if total == 0:
                 return
             self._postings = <posting *>malloc(total * sizeof(posting))
-            if self._postings == NULL:
+            bucket_count = rank_tables(ranks, listed, log_count) << 8
+            starts = <size_t *>calloc(bucket_count, sizeof(size_t))
+            if self._postings == NULL or starts == NULL:
                 raise MemoryError(f"no room for {total} postings")
             with nogil:
-                find_buckets(starts, listed, log_count)
-                sort_postings(self._postings, starts, listed, log_count)
+                find_buckets(starts, bucket_count, ranks, listed, log_count)
+                sort_postings(self._postings, starts, bucket_count, ranks, listed, log_count)
             self._count = total
         finally:
             free(listed)
+            free(ranks)
             free(starts)
 
     def __dealloc__(self):
@@ -439,7 +472,7 @@ cdef class PostingRuns:
 
 
 def find_postings(logs, const uint8_t[::1] term not None):
-    """Numbers of the transactions of term logs that name ``term`` (17 bytes), ascending as the logs are."""
+    """Numbers of the transactions of term logs that name ``term`` (18 bytes), ascending as the logs are."""
     if term.shape[0] != TERM_LEN:
         raise ValueError(f"term: expected {TERM_LEN} bytes, got {term.shape[0]}")
     cdef list held = list(logs)
@@ -459,7 +492,7 @@ def find_postings(logs, const uint8_t[::1] term not None):
                 found = 0
                 for k in range(listed[i].counts[j]):
                     # Random bytes first: the table byte is shared by many.
-                    found += at[16] == term[16] and at[1] == term[1] and memcmp(at, &term[0], TERM_LEN) == 0
+                    found += at[17] == term[17] and at[2] == term[2] and memcmp(at, &term[0], TERM_LEN) == 0
                     at += TERM_LEN
                 if found:
                     seqs.append(listed[i].first_seq + j)

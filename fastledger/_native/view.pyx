@@ -22,7 +22,7 @@ cdef object ENCODE = msgspec.msgpack.Encoder().encode
 cdef enum:
     LENGTH_BYTES = 4
     DIGEST_BYTES = 32
-    TABLE_BYTES = 1
+    TABLE_BYTES = 2
     NAME_BYTES = 16
     TERM_BYTES = TABLE_BYTES + NAME_BYTES
     TERMS_MIN = 64
@@ -145,9 +145,9 @@ cdef class View:
 
 
 cdef class TermList:
-    """The terms of consecutive transactions, 17 bytes each: a table and a name in it.
+    """The terms of consecutive transactions, 18 bytes each: a table (2) and a name in it (16).
 
-    What is added belongs to the transaction that :meth:`end` ends. ValueError for a table that has not 1 byte, or a
+    What is added belongs to the transaction that :meth:`end` ends. ValueError for a table that has not 2 bytes, or a
     name that has not 16.
     """
 
@@ -224,8 +224,8 @@ cdef class TermList:
 
     cdef inline int _add(self, uint8_t *at, bytes table, bytes name) except -1:
         if PyBytes_GET_SIZE(table) != TABLE_BYTES or name is None or PyBytes_GET_SIZE(name) != NAME_BYTES:
-            raise ValueError(f"a term is {TABLE_BYTES} byte of table and {NAME_BYTES} bytes of name")
-        at[0] = PyBytes_AS_STRING(table)[0]
+            raise ValueError(f"a term is {TABLE_BYTES} bytes of table and {NAME_BYTES} bytes of name")
+        memcpy(at, PyBytes_AS_STRING(table), TABLE_BYTES)
         memcpy(at + TABLE_BYTES, PyBytes_AS_STRING(name), NAME_BYTES)
         self._count += 1
         return 0

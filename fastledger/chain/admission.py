@@ -22,9 +22,9 @@ from fastledger.crypto import verify_batch
 from fastledger.errors import Code, InputError
 from fastledger.limits import BATCH_BYTES_MAX, BATCH_TRANSACTIONS_MAX
 from fastledger.model.block import Block
-from fastledger.model.bodies import RecordAmend, RecordPut, decode_body
 from fastledger.stage_times import StageTimes
-from fastledger.state.transition import all_valid, keys_read, validity_code
+from fastledger.state.registry import Rules
+from fastledger.state.transition import all_valid, validity_code
 
 # Fewest transactions for which a view of the index of their own is worth opening.
 _READ_AHEAD_MIN = 64
@@ -104,6 +104,7 @@ def admit(
     offsets: Buffer,
     *,
     chain_id: bytes,
+    rules: Rules,
     now_ms: int,
     missing_blobs: Callable[[Sequence[bytes]], Sequence[bytes]] | None,
     times: StageTimes,
@@ -127,30 +128,32 @@ def admit(
         raise InputError(f"{byte_count} bytes in a batch, at most {BATCH_BYTES_MAX}", code=Code.OVERSIZED)
     scan = scan_many(data, offsets)
     admitted = Admitted(scan, byte_count, list(scan.statuses), [None] * count)
-    check_contents(admitted, chain_id, now_ms)
+    check_contents(admitted, chain_id, now_ms, rules.decode_body)
     if missing_blobs is not None:
-        _check_blobs(admitted, missing_blobs)
+        _check_blobs(admitted, rules, missing_blobs)
     with cpu_share.threads() as threads, times.stage("verify"):
         check_signatures(admitted, threads, keep_hints=keep_hints)
     if read_ahead is not None and count >= _READ_AHEAD_MIN:
-        admitted.ahead = read_ahead(keys_read(admitted.bodies), admitted.txids)
+        admitted.ahead = read_ahead(rules.keys_read(admitted.bodies), admitted.txids)
     return admitted
 
 
-def admit_block(block: Block, *, chain_id: bytes, verify_signatures: bool) -> Admitted:
+def admit_block(block: Block, *, chain_id: bytes, rules: Rules, verify_signatures: bool) -> Admitted:
     """The transactions of a block, judged by the rules of the border at the block's own time.
 
     Signatures are left out where the caller trusts the bytes, as on replay of the node's own log.
     """
     scan = scan_many(block.transactions, array("Q", block.offsets))
     admitted = Admitted(scan, len(block.transactions), list(scan.statuses), [None] * block.count)
-    check_contents(admitted, chain_id, block.body.time_ms)
+    check_contents(admitted, chain_id, block.body.time_ms, rules.decode_in_block)
     if verify_signatures:
         check_signatures(admitted, hints=block.hints if are_hints(block.hints, block.count) else None)
     return admitted
 
 
-def check_contents(admitted: Admitted, chain_id: bytes, now_ms: int) -> None:
+def check_contents(
+    admitted: Admitted, chain_id: bytes, now_ms: int, decode_body: Callable[[str, bytes], Any]
+) -> None:
     """Chain, window, kind and body of everything whose form is right; bodies that are there already stay."""
     scan, codes, bodies = admitted.scan, admitted.codes, admitted.bodies
     on_chain = scan.matches_chain(chain_id)
@@ -171,14 +174,11 @@ def check_contents(admitted: Admitted, chain_id: bytes, now_ms: int) -> None:
             codes[index] = error.code
 
 
-_WITH_ENVELOPE = (RecordPut, RecordAmend)
-
-
-def _check_blobs(admitted: Admitted, missing_blobs: Callable[[Sequence[bytes]], Sequence[bytes]]) -> None:
+def _check_blobs(
+    admitted: Admitted, rules: Rules, missing_blobs: Callable[[Sequence[bytes]], Sequence[bytes]]
+) -> None:
     """A record may enter only after its envelope is stored: else it would be on the chain and nowhere."""
-    named = [
-        (index, body.digest) for index, body in enumerate(admitted.bodies) if isinstance(body, _WITH_ENVELOPE)
-    ]
+    named = rules.envelopes(admitted.bodies)
     if not named:
         return
     missing = set(missing_blobs([digest for _, digest in named]))

@@ -15,22 +15,20 @@ import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fastledger.chain.store import ChainStore, Snapshot
 from fastledger.chain.unnamed import Unnamed
 from fastledger.errors import AccessRefused, Code, InputError, NotFoundError, TransactionError
 from fastledger.limits import ORPHANS_MAX, UNNAMED_BYTES_MAX
-from fastledger.model.bodies import AccessRead
 from fastledger.model.outcome import Outcome
 from fastledger.model.reports import Collected
 from fastledger.model.transaction import Transaction
-from fastledger.state.context import Context
-from fastledger.state.entities import BLOBS, RECORDS
-from fastledger.state.transition import apply
 from fastledger.state.view import View
 from fastledger.storage.blobs.orphans import OrphanJournal
 from fastledger.storage.blobs.store import BlobStore
+from fastledger.subjects.access import AccessRead
+from fastledger.subjects.record import BLOBS, RECORDS
 
 READER_CHUNK_BYTES = 256 * 1024
 _WAIT_SECONDS = 0.1
@@ -93,7 +91,7 @@ class Envelopes:
     def __init__(
         self,
         *,
-        chain_id: bytes,
+        try_out: Callable[[View, bytes, Any, int], Code],
         store: ChainStore,
         blobs: BlobStore,
         journal: Path,
@@ -102,11 +100,12 @@ class Envelopes:
         unnamed_max: int = ORPHANS_MAX,
         unnamed_bytes_max: int = UNNAMED_BYTES_MAX,
     ) -> None:
-        """``journal``: the file of those without an owner. ``check_running`` raises once the ledger has halted.
+        """``try_out`` is :meth:`Executor.try_out`. ``check_running`` raises once the ledger has halted.
 
+        ``journal`` is the file of those without an owner.
         ``unnamed_max`` and ``unnamed_bytes_max`` bound what is stored ahead of the records that name it.
         """
-        self._chain_id = chain_id
+        self._try_out = try_out
         self._store = store
         self._blobs = blobs
         self._clock_ms = clock_ms
@@ -213,8 +212,8 @@ class Envelopes:
         Raises ``AccessRefused``, and ``NotFoundError`` where the envelope is not here any more. Nothing is audited.
         """
         with self._store.snapshot() as snapshot:
-            context = Context(View(snapshot.get_state), self._chain_id, self._clock_ms())
-            code = apply(context, grant.signer, grant.access)
+            view = View(snapshot.get_state)
+            code = self._try_out(view, grant.signer, grant.access, self._clock_ms())
         if code:
             raise AccessRefused(f"read {grant.txid.hex()} is permitted no more", code=code, txid=grant.txid)
         if not self._blobs.has(grant.digest):

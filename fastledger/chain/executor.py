@@ -32,12 +32,12 @@ from fastledger.model.genesis import Genesis
 from fastledger.model.outcome import Outcome
 from fastledger.model.receipt import make_seal
 from fastledger.state.context import Context
-from fastledger.state.identity import install_authorities
-from fastledger.state.rewards import pay_reward
-from fastledger.state.transition import all_valid, apply, keys_read, validity_code
+from fastledger.state.registry import BlockOpening, Rules
+from fastledger.state.transition import all_valid, apply, validity_code
 from fastledger.state.view import Lookup, View, Writes, next_state_root
 from fastledger.storage.keys import TermLog
 from fastledger.storage.log import FrameRef, SegmentLog
+from fastledger.subjects.catalogue import REGISTRY
 
 CHECKPOINT_KEY = b"checkpoint"
 # A retry gets the first verdict also when its window has closed meanwhile.
@@ -89,13 +89,14 @@ class Execution:
     """What executing a run of transactions came to."""
 
     context: Context
+    rules: Rules
     first_seq: int
     txids: dict[bytes, int] = field(default_factory=dict)
     codes: list[Code] = field(default_factory=list)
 
     def run(self, txid: bytes, signer: bytes, body: Any) -> Code:
         """Executes the next transaction of the block."""
-        code = apply(self.context, signer, body)
+        code = apply(self.context, self.rules, signer, body)
         self.txids[txid] = self.first_seq + len(self.codes)
         self.codes.append(code)
         return code
@@ -103,7 +104,7 @@ class Execution:
     def copy(self, lookup: Lookup) -> "Execution":
         """One that goes on from here on its own; ``lookup`` reads the state before the block."""
         context = self.context.copy(View(lookup, dict(self.writes)))
-        return Execution(context, self.first_seq, dict(self.txids), list(self.codes))
+        return Execution(context, self.rules, self.first_seq, dict(self.txids), list(self.codes))
 
     @property
     def time_ms(self) -> int:
@@ -159,7 +160,7 @@ class Draft(NamedTuple):
 def genesis_writes(genesis: Genesis) -> Writes:
     """The state that the genesis document itself installs."""
     view = View(lambda _key: None)
-    install_authorities(view, genesis)
+    REGISTRY.install_genesis(view, genesis)
     return view.writes
 
 
@@ -203,7 +204,7 @@ class Executor:
 
     def _genesis_execution(self, writes: Writes) -> Execution:
         view = View(lambda _key: None, writes)
-        return Execution(Context(view, self.chain_id, self.genesis.created_ms), 0)
+        return Execution(self._context(view, 0, self.genesis.created_ms), self.rules_at(0), 0)
 
     @property
     def tip_position(self) -> Position:
@@ -256,9 +257,21 @@ class Executor:
         """An execution on top of the tip, with the proposer's reward paid."""
         position = self.tip_position
         view = View(self.store.lookup())
-        if self.genesis.work is not None:
-            pay_reward(view, proposer, position.tip.height + 1, self.genesis.work.rewards)
-        return Execution(Context(view, self.chain_id, time_ms), position.next_seq)
+        height = position.tip.height + 1
+        REGISTRY.open_block(view, BlockOpening(self.genesis, height, time_ms, proposer))
+        return Execution(self._context(view, height, time_ms), self.rules_at(height), position.next_seq)
+
+    def try_out(self, view: View, signer: bytes, body: Any, time_ms: int) -> Code:
+        """What the rules would say of a transaction in the next block, at ``time_ms``, over ``view``."""
+        height = self.tip_position.tip.height + 1
+        return apply(self._context(view, height, time_ms), self.rules_at(height), signer, body)
+
+    def _context(self, view: View, height: int, time_ms: int) -> Context:
+        return Context(view, chain_id=self.chain_id, height=height, time_ms=time_ms)
+
+    def rules_at(self, height: int) -> Rules:
+        """The rule set in force at ``height``."""
+        return REGISTRY.rules(1)
 
     def _plan(self, now_ms: int) -> BuildBlock:
         actions = self._engine.handle(TransactionsPending(self.tip_position.tip, now_ms))
@@ -319,11 +332,12 @@ class Executor:
     def _look_ahead(self, batches: Sequence[Admitted]) -> dict[bytes, int]:
         """Reads what the batches will need from the index; returns the transactions that the chain has already."""
         known: dict[bytes, int] = {}
+        rules = self.rules_at(self.tip_position.tip.height + 1)
         for batch in batches:
             if self.store.take_ahead(batch.ahead):
                 known |= self.store.seqs_of_txids(batch.txids, batch.ahead and batch.ahead.seqs)
             else:
-                self.store.prefetch(keys_read(batch.bodies))
+                self.store.prefetch(rules.keys_read(batch.bodies))
                 known |= self.store.seqs_of_txids(batch.txids)
         return known
 
@@ -442,7 +456,7 @@ class Executor:
         else:
             execution = base.execution.copy(self.store.lookup())
         more = offered[len(taken) :]
-        self.store.prefetch(keys_read([pending.body for pending in more]))
+        self.store.prefetch(execution.rules.keys_read([pending.body for pending in more]))
         known = self.store.seqs_of_txids([pending.txid for pending in more])
         for pending in more:
             valid = validity_code(pending.issued_ms, pending.expires_ms, plan.time_ms) == Code.OK

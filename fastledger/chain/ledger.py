@@ -22,6 +22,7 @@ from typing_extensions import Buffer
 from fastledger._native.scan import scan_many
 from fastledger.chain.admission import CpuShare, admit, cut_sequence, lay_out
 from fastledger.chain.block_cache import BlockCache
+from fastledger.chain.entities import EntityReader
 from fastledger.chain.envelopes import Envelopes, Pins, ReadGrant, access_body, check_granted
 from fastledger.chain.executor import Executor, Position
 from fastledger.chain.keeping.facade import Keeping
@@ -29,7 +30,6 @@ from fastledger.chain.keeping.keeper import Keeper
 from fastledger.chain.keeping.snapshots import erased_envelopes, open_index_and_log
 from fastledger.chain.opening import Parts, make_pipeline
 from fastledger.chain.options import LedgerOptions
-from fastledger.chain.present import Present
 from fastledger.chain.query import load_entry, run_query
 from fastledger.chain.replay import begin_or_replay, checkpoint_position, damaged_block
 from fastledger.chain.stages import Submission
@@ -51,11 +51,13 @@ from fastledger.storage.blobs.uploads import UploadLimits, Uploads
 from fastledger.storage.directory import LedgerDirectory
 from fastledger.storage.index import Index
 from fastledger.storage.log import FrameRef, SegmentLog
+from fastledger.subjects.identity import NOT_AUTHORISED
+from fastledger.subjects.record import RECORDS
 
 Listener: TypeAlias = Callable[[Sequence[Layer]], None]
 
 
-class Ledger(Keeping, Present):
+class Ledger(Keeping, EntityReader):
     """An open ledger; make one with :meth:`create` or :meth:`open`."""
 
     def __init__(
@@ -96,7 +98,7 @@ class Ledger(Keeping, Present):
                 parts, options, self.times, on_durable=self._tell_listeners, undo=undo
             )
             self._envelopes = Envelopes(
-                chain_id=genesis.chain_id,
+                try_out=self._executor.try_out,
                 store=self._store,
                 blobs=self._blobs,
                 journal=directory.orphans_path,
@@ -115,6 +117,7 @@ class Ledger(Keeping, Present):
                 store=self._store,
                 pipeline=self._pipeline,
                 envelopes=self._envelopes,
+                rules_at=self._executor.rules_at,
             )
             # What closes the parts, in reverse order, whether opening fails or the user closes.
             self._parts = undo.pop_all()
@@ -201,7 +204,7 @@ class Ledger(Keeping, Present):
         """
         document = genesis if isinstance(genesis, Genesis) else Genesis.decode(genesis)
         if node_key is not None and node_key.public_key not in document.proposers:
-            raise InputError("the node's key is not a proposer of this chain", code=Code.NOT_AUTHORISED)
+            raise InputError("the node's key is not a proposer of this chain", code=NOT_AUTHORISED)
 
         def fill(directory: LedgerDirectory) -> None:
             SegmentLog.create(directory.root, document.chain_id).close()
@@ -233,7 +236,7 @@ class Ledger(Keeping, Present):
             genesis = Genesis.decode(directory.read_genesis())
             key = None if replica else node_key or load_node_key(directory.node_key_path, password)
             if key is not None and key.public_key not in genesis.proposers:
-                raise InputError("the node's key is not a proposer of this chain", code=Code.NOT_AUTHORISED)
+                raise InputError("the node's key is not a proposer of this chain", code=NOT_AUTHORISED)
         except BaseException:
             directory.close()
             raise
@@ -335,7 +338,7 @@ class Ledger(Keeping, Present):
     def _check_takes(self) -> None:
         self._pipeline.check_running()
         if self.is_replica:
-            raise InputError("a replica takes nothing in", code=Code.NOT_AUTHORISED)
+            raise InputError("a replica takes nothing in", code=NOT_AUTHORISED)
 
     def _begin(self, data: bytes, offsets: Buffer, *, wait: bool) -> Submission:
         pins = Pins(self._envelopes)
@@ -345,6 +348,7 @@ class Ledger(Keeping, Present):
                     data,
                     offsets,
                     chain_id=self.chain_id,
+                    rules=self._executor.rules_at(self.height + 1),
                     now_ms=self.options.clock_ms(),
                     missing_blobs=pins.missing if self.options.require_blobs else pins.hold,
                     times=self.times,
@@ -422,7 +426,7 @@ class Ledger(Keeping, Present):
         """The same for an ``access.read`` that was submitted, by its durable outcome."""
         check_granted(transaction.txid, outcome)
         access = access_body(transaction)
-        record = self.record(access.record)
+        record = self.entity(RECORDS, access.record)
         number = access.version or record.version
         digest = self.record_version(access.record, number).digest
         size = self._blobs.size(digest)
@@ -512,7 +516,7 @@ class Ledger(Keeping, Present):
 
     def query(self, query: Query | None = None, **conditions: Any) -> Page:
         """A page of the transactions that meet ``query`` (or the conditions of one, as keywords)."""
-        query = query or Query(**conditions)
+        query = query or Query.of(**conditions)
         with self._store.snapshot() as snapshot:
             return run_query(query, snapshot, self._read_block, first_height=self.first_height)
 

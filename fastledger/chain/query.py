@@ -9,24 +9,11 @@ from fastledger.errors import Code, InputError
 from fastledger.limits import QUERY_CANDIDATES_MAX, QUERY_PAGE_MAX
 from fastledger.model.block import Block
 from fastledger.model.query import Entry, Page, Query
-from fastledger.state.terms import (
-    CONSENT,
-    FOLDER,
-    KIND_TERMS,
-    RECORD,
-    SIGNER,
-    SUBJECT,
-    TOKEN,
-    code_term,
-)
+from fastledger.model.terms import SIGNER, SUBJECT, TOKEN, code_term, kind_term
 from fastledger.storage.log import FrameRef
+from fastledger.subjects.catalogue import REGISTRY
 
 HEIGHT_MAX = 2**63 - 1
-# What the rules may say of a transaction in a block, and what ends an identity.
-ALERT_TERMS = (
-    *(code_term(code) for code in Code if 200 <= code < 300),
-    KIND_TERMS["identity.revoke"],
-)
 
 
 def query_terms(query: Query) -> list[bytes]:
@@ -37,9 +24,7 @@ def query_terms(query: Query) -> list[bytes]:
     query.check()
     ids = (
         (TOKEN, query.token),
-        (RECORD, query.record),
-        (CONSENT, query.consent),
-        (FOLDER, query.folder),
+        *((_table_of(name), value) for name, value in query.ids.items()),
         (SUBJECT, query.subject),
         (SIGNER, query.signer),
     )
@@ -47,10 +32,18 @@ def query_terms(query: Query) -> list[bytes]:
     if query.code is not None and query.code != Code.OK:
         found.append(code_term(query.code))
     if query.kind is not None:
-        if query.kind not in KIND_TERMS:
+        if query.kind not in REGISTRY.kinds:
             raise InputError("no such kind of transaction", code=Code.BAD_QUERY)
-        found.append(KIND_TERMS[query.kind])
+        found.append(kind_term(query.kind))
     return found
+
+
+def _table_of(name: str) -> bytes:
+    """The term table of an entity table that transactions are indexed by."""
+    table = REGISTRY.tables.get(name)
+    if table is None or not table.is_indexed:
+        raise InputError(f"transactions are not found by {name}", code=Code.BAD_QUERY)
+    return table.term
 
 
 def run_query(
@@ -105,7 +98,7 @@ def _candidates(query: Query, snapshot: Snapshot, start_seq: int, end_seq: int) 
     terms = query_terms(query)
     numbers: Iterable[int]
     if query.alerts:
-        numbers = _any_of(ALERT_TERMS, snapshot, start_seq, end_seq, query.newest_first)
+        numbers = _any_of(REGISTRY.alert_terms, snapshot, start_seq, end_seq, query.newest_first)
     elif terms:
         numbers = snapshot.postings(terms.pop(0), start_seq, end_seq, reverse=query.newest_first)
     else:

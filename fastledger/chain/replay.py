@@ -80,7 +80,8 @@ def replay_block(executor: Executor, block: Block, ref: FrameRef, verify: bool) 
         return executor.start_from(block, ref)
     if verify:
         check_seal(block, executor.chain_id)
-    batch = admit_block(block, chain_id=executor.chain_id, verify_signatures=verify)
+    rules = executor.rules_at(block.height)
+    batch = admit_block(block, chain_id=executor.chain_id, rules=rules, verify_signatures=verify)
     return executor.replay(block, ref, batch)
 
 

@@ -22,7 +22,7 @@ from typing import NamedTuple
 from fastledger._native.lmdb_batch import find_postings
 from fastledger.errors import Code, CorruptionError
 from fastledger.limits import BLOCK_PLACES_MAX, STATE_CACHE_ENTRIES_MAX
-from fastledger.state.terms import code_term
+from fastledger.model.terms import code_term
 from fastledger.state.view import Stack, Writes
 from fastledger.storage.checkpoint import CheckpointBatch
 from fastledger.storage.index import Index, IndexView
@@ -369,7 +369,7 @@ class ChainStore:
     def code_of_seq(self, seq: int) -> Code:
         """The verdict on a transaction whose block was pruned: refusals stand in the postings (SPEC-PRUNE-3)."""
         found = Snapshot(self._overlays, self._reader, seq + 1)
-        refusals = (code for code in Code if 200 <= code < 300)
+        refusals = (code for code in Code.all() if code.is_refusal)
         return next((code for code in refusals if found.has_posting(code_term(code), seq)), Code.OK)
 
     def push(self, layer: Layer) -> None:

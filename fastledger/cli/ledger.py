@@ -1,12 +1,13 @@
 """Commands over a ledger or a node: init, status, query, prove, verify-receipt, verify, reindex."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from fastledger.cli.options import (
     ID16,
+    TABLE_ID,
     TXID,
     LedgerCommand,
     Target,
@@ -20,6 +21,9 @@ from fastledger.cli.options import (
 from fastledger.cli.output import Exit, Output
 from fastledger.errors import Code, InputError, LedgerError, ReceiptError
 from fastledger.limits import QUERY_PAGE_DEFAULT, QUERY_PAGE_MAX
+
+if TYPE_CHECKING:
+    from fastledger.model.transaction import Transaction
 
 RECEIPT_BYTES_MAX = 1024 * 1024
 
@@ -41,7 +45,7 @@ def make_ledger(ledger_path: Path, keystore_path: Path, password: str) -> dict[s
     from fastledger.chain.ledger import Ledger
     from fastledger.client.wallet import Wallet
     from fastledger.crypto.keystore import Keystore
-    from fastledger.model.bodies import Role
+    from fastledger.subjects.identity import Role
 
     regulator, organisation = Wallet.create(), Wallet.create()
     keystore = Keystore.create(keystore_path, password)
@@ -91,9 +95,14 @@ def status(output: Output, target: Target) -> None:
 @click.option("--kind", help="Kind of transaction, such as record.put.")
 @click.option("--signer", type=ID16, help="Identity id of who signed.")
 @click.option("--subject", type=ID16, help="Identity id of whom it concerns.")
-@click.option("--record", type=ID16, help="Record id.")
-@click.option("--folder", type=ID16, help="Folder id.")
-@click.option("--consent", type=ID16, help="Consent id.")
+@click.option(
+    "--id",
+    "ids",
+    type=TABLE_ID,
+    multiple=True,
+    metavar="TABLE=ID",
+    help="What it names, such as record=ID, folder=ID, consent=ID; several may be given.",
+)
 @click.option("--token", type=ID16, help="Blind index token.")
 @click.option("--code", help="Result code, by name (consent-missing) or number.")
 @click.option("--from-height", type=int)
@@ -104,12 +113,14 @@ def status(output: Output, target: Target) -> None:
 @click.option("--cursor", type=int, help="Go on from the cursor that the page before gave.")
 @click.option("--limit", type=click.IntRange(1, QUERY_PAGE_MAX), default=QUERY_PAGE_DEFAULT)
 @command_options
-def query(output: Output, target: Target, code: str | None, **conditions: Any) -> None:
+def query(
+    output: Output, target: Target, code: str | None, ids: tuple[tuple[str, bytes], ...], **conditions: Any
+) -> None:
     """Find transactions in LEDGER that meet all the conditions."""
     from fastledger.model.query import Query
 
     with target.open(replica=True) as ledger:
-        page = ledger.query(Query(code=None if code is None else parse_code(code), **conditions))
+        page = ledger.query(Query(code=None if code is None else parse_code(code), ids=dict(ids), **conditions))
         entries = [
             {
                 "txid": entry.txid.hex(),
@@ -119,24 +130,33 @@ def query(output: Output, target: Target, code: str | None, **conditions: Any) -
                 "kind": entry.transaction.kind,
                 "signer_key": entry.transaction.signer.hex(),
                 "code": entry.code.slug,
-                **_ids(entry.transaction.body_map),
+                **_ids(entry.transaction),
             }
             for entry in page
         ]
     output.answer({"entries": entries, "next_cursor": page.next_cursor})
 
 
-def _ids(body: dict[str, Any]) -> dict[str, str]:
-    """The ids that a body names."""
-    names = ("record", "folder", "consent", "grantee", "subject")
-    return {name: body[name].hex() for name in names if isinstance(body.get(name), bytes)}
+def _ids(transaction: "Transaction") -> dict[str, str]:
+    """The ids that a body names, by its fields."""
+    from fastledger.model.shape import fields_of
+    from fastledger.subjects.catalogue import REGISTRY
+
+    kind = REGISTRY.kinds.get(transaction.kind)
+    named = [
+        field.name
+        for field in (fields_of(kind.body) if kind is not None else ())
+        if field.shape.extra.get("identity") or field.shape.extra.get("table")
+    ]
+    body = transaction.body_map
+    return {name: body[name].hex() for name in named if isinstance(body.get(name), bytes)}
 
 
 def parse_code(text: str) -> Code:
     """A result code by name or number."""
     try:
-        return Code(int(text)) if text.isdigit() else Code[text.upper().replace("-", "_")]
-    except (KeyError, ValueError):
+        return Code(int(text)) if text.isdigit() else Code.named(text.lower().replace("_", "-"))
+    except ValueError:
         raise InputError("no such result code", code=Code.BAD_QUERY) from None
 
 

@@ -253,5 +253,23 @@ class HexBytes(click.ParamType[bytes]):
 
 
 CHAIN_ID = HexBytes(8)
+class TableId(click.ParamType[tuple[str, bytes]]):
+    """``TABLE=ID``: the name of a table of entities and a hexadecimal id of 16 bytes."""
+
+    name = "table=id"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, bytes]:
+        """The name and the bytes, or a usage error."""
+        if isinstance(value, tuple):
+            return value
+        name, equals, text = value.partition("=")
+        if not equals:
+            self.fail("expected TABLE=ID, such as record=00112233445566778899aabbccddeeff", param, ctx)
+        return name, ID16.convert(text, param, ctx)
+
+
 ID16 = HexBytes(16)
+TABLE_ID = TableId()
 TXID = HexBytes(32)

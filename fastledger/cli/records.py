@@ -90,7 +90,8 @@ def read(
     from fastledger.client.wallet import Wallet
     from fastledger.crypto.keystore import Keystore
     from fastledger.errors import Code, InputError
-    from fastledger.model.bodies import Purpose
+    from fastledger.subjects.consent import Purpose
+    from fastledger.subjects.record import RECORDS
 
     if purpose not in set(Purpose):
         raise InputError("no such purpose of use", code=Code.BAD_BODY)
@@ -98,7 +99,7 @@ def read(
     with target.open() as ledger:
         access = wallet.access(record, Purpose(purpose))
         envelope = ledger.read(access)
-        state = ledger.record(record)
+        state = ledger.entity(RECORDS, record)
         content = wallet.open_record(envelope, folder=state.folder, record=record, version=state.version)
     if output.as_json:
         output.answer({"txid": access.txid.hex(), "version": state.version, **_shown(content)})

@@ -31,11 +31,17 @@ from fastledger.limits import (
     BATCH_TRANSACTIONS_MAX,
     TRANSACTION_BYTES_MAX,
 )
-from fastledger.model.bodies import AccessRead, Purpose
 from fastledger.model.outcome import Outcome, Wait
 from fastledger.model.query import Entry, Topic
 from fastledger.model.transaction import Transaction
-from fastledger.rpc.protocol import CBOR_SEQUENCE_TYPE, Filter, decode_outcomes
+from fastledger.rpc.protocol import (
+    CBOR_SEQUENCE_TYPE,
+    Filter,
+    decode_outcomes,
+)
+from fastledger.subjects.access import AccessRead
+from fastledger.subjects.consent import Purpose
+from fastledger.subjects.record import RECORDS
 
 T = TypeVar("T")
 WAIT_FOR_MS_MAX = 500
@@ -259,7 +265,7 @@ class AsyncClient(NodeOperator):
         Where the answer was lost for good another access is signed: the audit then has two.
         """
         envelope = await self._read_again(lambda: wallet.access(record, purpose, version=version))
-        state = await self.record(record)
+        state = await self.entity(RECORDS, record)
         return wallet.open_record(
             envelope, folder=state.folder, record=record, version=version or state.version
         )

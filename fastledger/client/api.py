@@ -1,16 +1,18 @@
 """What callers need of a ledger, whether it lies in a directory of theirs or behind a node."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Protocol, Self
 
+from fastledger.limits import QUERY_PAGE_DEFAULT
 from fastledger.model.genesis import Genesis
 from fastledger.model.outcome import Outcome
 from fastledger.model.query import Entry, Page, Query
 from fastledger.model.reports import VerifyReport
 from fastledger.model.transaction import Transaction
 from fastledger.pace import Progress
-from fastledger.state.entities import Consent, Folder, Identity, Record, RecordVersion
+from fastledger.state.entity import EntityPage, EntityT, EntityTable, KeyValue
+from fastledger.subjects.record import RecordVersion
 
 
 class LedgerApi(Protocol):
@@ -54,26 +56,21 @@ class LedgerApi(Protocol):
     def prove(self, txid: bytes) -> bytes:
         """The transparent statement of ``txid``, verifiable offline."""
 
-    def identity_of(self, key: bytes) -> bytes:
-        """The identity id that a 33-byte key signs for."""
+    def entity(self, table: EntityTable[EntityT], *key: KeyValue) -> EntityT:
+        """The entity of ``table`` under ``key``, one value for each part of it."""
 
-    def identity(self, identity: bytes) -> Identity:
-        """Role, endorsement and key of an identity."""
-
-    def kem_key(self, identity: bytes) -> bytes:
-        """The public key under which keys are wrapped to an identity."""
-
-    def folder(self, folder: bytes) -> Folder:
-        """Owner and key epoch of a folder."""
-
-    def record(self, record: bytes) -> Record:
-        """Folder and version of a record, and whether it was erased."""
+    def entities(
+        self,
+        table: EntityTable[EntityT],
+        *,
+        by: Mapping[str, bytes] | None = None,
+        cursor: int | None = None,
+        limit: int = QUERY_PAGE_DEFAULT,
+    ) -> EntityPage[EntityT]:
+        """A page of the entities of ``table`` whose fields are as ``by`` says."""
 
     def record_version(self, record: bytes, version: int = 0) -> RecordVersion:
         """Digest, size and author of one version's envelope; 0 is the present version."""
-
-    def consent(self, consent: bytes) -> Consent:
-        """A consent and whether it was revoked."""
 
     def verify(self, progress: Progress | None = None) -> VerifyReport:
         """Re-checks every byte, signature and root from disk."""

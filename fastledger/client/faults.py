@@ -20,7 +20,7 @@ from fastledger.rpc.protocol import INTERNAL_ERROR, ErrorData, RpcError
 MESSAGE_CHARS_MAX = 500
 RETRY_AFTER_S_MAX = 3600
 _LEDGER_CODES = range(900, 1000)
-_TRANSACTION_CODES = range(100, 300)
+_BORDER_CODES = range(100, 200)
 
 
 def _classes(root: type[FastLedgerError]) -> Iterator[type[FastLedgerError]]:
@@ -57,7 +57,7 @@ def error_of(fault: RpcError, *, retry_after_ms: int | None = None) -> FastLedge
     except ValueError:
         return _foreign(fault.code, message)
     message = message.removeprefix(f"{code.slug}: ")
-    if code in _TRANSACTION_CODES:
+    if code.is_refusal or code in _BORDER_CODES:
         return TransactionError(message, code=code, txid=_txid(data.txid))
     if code in _WITH_WAIT:
         bounded_ms = min(max(wait_ms or 0, 0), RETRY_AFTER_S_MAX * 1000)

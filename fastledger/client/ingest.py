@@ -9,6 +9,7 @@ import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from fastledger.client.api import LedgerApi
 from fastledger.client.wallet import Wallet
@@ -17,11 +18,15 @@ from fastledger.crypto.keystore import Keystore
 from fastledger.errors import Code, FhirError, NotFoundError
 from fastledger.gateway.fhir import ResourceInfo, Validated, describe, validate_many
 from fastledger.gateway.sources import SourceBundle
-from fastledger.model.bodies import Purpose as PurposeOfUse
-from fastledger.model.bodies import RecordPut, Right, Role
 from fastledger.model.outcome import Outcome
 from fastledger.model.transaction import Transaction
 from fastledger.stage_times import StageTimes
+from fastledger.state.entity import EntityTable
+from fastledger.subjects.consent import Purpose as PurposeOfUse
+from fastledger.subjects.consent import Right
+from fastledger.subjects.folder import FOLDERS
+from fastledger.subjects.identity import IDENTITIES, Role
+from fastledger.subjects.record import RecordPut
 
 DIRECTORY = "directory"
 ORGANISATION_ENTRY = "organisation"
@@ -115,7 +120,7 @@ class Custodian:
         """A patient's wallet with a folder for each category, and the transactions that make what is new."""
         transactions: list[Transaction] = []
         wallet = self.patients.get(reference)
-        if wallet is None or not self._stands(wallet.identity, self._ledger.identity):
+        if wallet is None or not self._stands(IDENTITIES, wallet.identity):
             wallet = self.patients[reference] = self._registered(transactions, Role.PATIENT)
         wanted = sorted(set(categories))
         fresh = [category for category in wanted if not self._is_open(wallet, category)]
@@ -140,7 +145,7 @@ class Custodian:
         """A practitioner's wallet, and the transactions that register and endorse it where it is new."""
         transactions: list[Transaction] = []
         wallet = self.staff.get(reference)
-        if wallet is None or not self._stands(wallet.identity, self._ledger.identity):
+        if wallet is None or not self._stands(IDENTITIES, wallet.identity):
             wallet = self.staff[reference] = self._registered(transactions, Role.PRACTITIONER)
             transactions.append(self.organisation.endorse(wallet.identity, Role.PRACTITIONER))
         return wallet, transactions
@@ -161,16 +166,16 @@ class Custodian:
         return wallet
 
     def _is_open(self, wallet: Wallet, label: str) -> bool:
-        return label in wallet.labels and self._stands(wallet.labels[label], self._ledger.folder)
+        return label in wallet.labels and self._stands(FOLDERS, wallet.labels[label])
 
-    def _stands(self, entity: bytes, find: Callable[[bytes], object]) -> bool:
+    def _stands(self, table: EntityTable[Any], key: bytes) -> bool:
         """Whether what a loaded wallet knows of reached the chain: keys are saved first, and a crash may follow."""
-        if entity not in self._standing:
+        if key not in self._standing:
             try:
-                find(entity)
+                self._ledger.entity(table, key)
             except NotFoundError:
                 return False
-            self._standing.add(entity)
+            self._standing.add(key)
         return True
 
     def save(self, keystore: Keystore) -> None:

@@ -1,7 +1,8 @@
 """What a node tells of its chain: one coroutine for each reading method of a ledger."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import msgspec
 
@@ -10,25 +11,33 @@ from fastledger.client.calls import Calls
 from fastledger.client.http import wrong_version
 from fastledger.client.retry import Retry
 from fastledger.client.views import Tip, entry_of, genesis_of, hex_bytes, strange
-from fastledger.errors import ReceiptError
-from fastledger.limits import TRANSACTION_BYTES_MAX
+from fastledger.errors import NotFoundError, ReceiptError
+from fastledger.limits import QUERY_PAGE_DEFAULT, TRANSACTION_BYTES_MAX
 from fastledger.model.genesis import Genesis
-from fastledger.model.ids import ID_BYTES
 from fastledger.model.query import Entry, Page, Query
 from fastledger.model.receipt import STATEMENT_BYTES_MAX, Verified, verify_statement
 from fastledger.rpc.protocol import PROTOCOL_VERSION, EntryView
-from fastledger.state.entities import Consent, Folder, Identity, Record, RecordVersion
+from fastledger.state.entity import EntityItem, EntityPage, EntityT, EntityTable, KeyValue
+from fastledger.state.views import EntityView, view_of
+from fastledger.subjects.record import RECORDS, VERSIONS, RecordVersion
 
 T = TypeVar("T")
 INFO_BYTES_MAX = 1024 * 1024
 # Base64 of a transaction and the fields around it.
 ENTRY_BYTES_MAX = TRANSACTION_BYTES_MAX * 4 // 3 + 2048
+# An entity of a few fields, hexadecimal.
+ENTITY_BYTES_MAX = 16 * 1024
 
 
 class _Page(msgspec.Struct):
     entries: list[EntryView]
     next_cursor: int | None = None
     end_seq: int | None = None
+
+
+class _EntityPage(msgspec.Struct):
+    items: list[msgspec.Raw]
+    next_cursor: int | None = None
 
 
 class _Statement(msgspec.Struct):
@@ -82,13 +91,16 @@ class NodeReader:
 
     async def query(self, query: Query | None = None, **conditions: Any) -> Page:
         """A page of the transactions that meet ``query`` (or the conditions of one, as keywords)."""
-        query = query or Query(**conditions)
+        query = query or Query.of(**conditions)
         query.check()  # what makes no sense fails here as it does in a ledger
         params = {
             name: value.hex() if isinstance(value, bytes) else value
             for name, value in asdict(query).items()
             if value is not None
         }
+        params["ids"] = {name: value.hex() for name, value in query.ids.items()}
+        if query.code is not None:
+            params["code"] = int(query.code)
         page = await self._call(
             "transaction.query", _Page, max(1, query.limit) * ENTRY_BYTES_MAX + 4096, **params
         )
@@ -118,36 +130,67 @@ class NodeReader:
             raise ReceiptError("the receipt is another transaction's")
         return verified
 
-    # The present state.
+    # Entities.
 
-    async def identity_of(self, key: bytes) -> bytes:
-        """The identity id that a 33-byte key signs for; raises ``NotFoundError``, as all below do."""
-        view = await self._point("identity.of_key", views.IdentityOfKey, key=key.hex())
-        return hex_bytes(view.identity, ID_BYTES)
+    async def entity(self, table: EntityTable[EntityT], *key: KeyValue) -> EntityT:
+        """The entity of ``table`` under ``key``, one value for each part of it, as of the newest durable block.
 
-    async def identity(self, identity: bytes) -> Identity:
-        """Role, endorsement and key of an identity."""
-        return (await self._point("identity.get", views.IdentityView, identity=identity.hex())).entity()
+        Raises ``NotFoundError`` where nothing stands there, ``InputError`` with ``BAD_QUERY`` for what is no key.
+        """
+        view = view_of(table)
+        params = view.show_key(table.checked(*key))
+        answer = await self._point(f"{table.name}.get", view.type, **params)
+        found, entity = parse_view(view, answer)
+        if found != key:
+            raise strange(table.name)
+        return cast(EntityT, entity)
 
-    async def kem_key(self, identity: bytes) -> bytes:
-        """The public key under which keys are wrapped to an identity."""
-        return (await self._point("identity.kem_key", views.KemKeyView, identity=identity.hex())).kem
+    async def entities(
+        self,
+        table: EntityTable[EntityT],
+        *,
+        by: Mapping[str, bytes] | None = None,
+        cursor: int | None = None,
+        limit: int = QUERY_PAGE_DEFAULT,
+    ) -> EntityPage[EntityT]:
+        """A page of the entities of ``table`` whose fields are as ``by`` says, in the order they were first named.
 
-    async def folder(self, folder: bytes) -> Folder:
-        """Owner and key epoch of a folder."""
-        return (await self._point("folder.get", views.FolderView, folder=folder.hex())).entity()
-
-    async def record(self, record: bytes) -> Record:
-        """Folder and version of a record, and whether it was erased."""
-        return (await self._point("record.get", views.RecordView, record=record.hex())).entity()
+        ``by`` maps fields that hold an identity or a key of another table to their values: all have to be so.
+        ``cursor`` is the ``next_cursor`` of the page before. Raises ``InputError`` with ``BAD_QUERY`` for a table
+        that has no list or a field that has no index.
+        """
+        view = view_of(table)
+        params: dict[str, Any] = {name: value.hex() for name, value in table.checked_list(by or {}).items()}
+        if cursor is not None:
+            params["cursor"] = cursor
+        answer = await self._call(
+            f"{table.name}.list", _EntityPage, max(1, limit) * ENTITY_BYTES_MAX + 4096, limit=limit, **params
+        )
+        if len(answer.items) > limit:
+            raise strange("page")
+        items = [parse_view(view, _decode_view(view, raw)) for raw in answer.items]
+        return EntityPage([EntityItem(*item) for item in items], answer.next_cursor)
 
     async def record_version(self, record: bytes, version: int = 0) -> RecordVersion:
-        """Digest, size and author of one version's envelope; 0 is the present version."""
-        view = await self._point(
-            "record.version", views.RecordVersionView, record=record.hex(), version=version
-        )
-        return view.entity()
+        """Digest, size and author of one version's envelope; 0 is the present version. Raises ``NotFoundError``."""
+        found = await self.entity(RECORDS, record)
+        if version in (0, found.version):
+            return found.present
+        if not 0 < version < found.version:
+            raise NotFoundError(f"record {record.hex()} has no version {version}")
+        return await self.entity(VERSIONS, record, version)
 
-    async def consent(self, consent: bytes) -> Consent:
-        """A consent and whether it was revoked."""
-        return (await self._point("consent.get", views.ConsentView, consent=consent.hex())).entity()
+
+def parse_view(view: EntityView, answer: msgspec.Struct) -> tuple[tuple[KeyValue, ...], Any]:
+    """The key and the entity of an answer; raises ``UnreachableError`` where they cannot be right."""
+    try:
+        return view.parse(answer)
+    except (ValueError, KeyError):
+        raise strange(view.table.name) from None
+
+
+def _decode_view(view: EntityView, raw: msgspec.Raw) -> msgspec.Struct:
+    try:
+        return msgspec.json.decode(raw, type=view.type)
+    except msgspec.DecodeError:
+        raise strange(view.table.name) from None

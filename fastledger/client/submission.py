@@ -8,7 +8,7 @@ from itertools import accumulate
 from fastledger._native.scan import scan_many, split
 from fastledger.errors import Code, InputError
 from fastledger.model.outcome import Outcome
-from fastledger.model.transaction import DESCRIPTIONS, Transaction
+from fastledger.model.transaction import Transaction
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,5 +81,5 @@ def cut_sequence(data: bytes, *, transactions_max: int) -> Iterator[list[bytes]]
             yield [bytes(view[start + offsets[i] : start + offsets[i + 1]]) for i in range(count)]
         if status not in (Code.OK, Code.OVERSIZED) or not count:
             code = Code(status)
-            raise InputError(f"{DESCRIPTIONS.get(code, code.slug)} (byte {start + problem})", code=code)
+            raise InputError(f"{code.text} (byte {start + problem})", code=code)
         start += offsets[count]

@@ -6,7 +6,7 @@ One background thread runs the event loop; any number of threads may call at onc
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
 from pathlib import PurePath
@@ -22,7 +22,7 @@ from fastledger.client.operating import CALL_OFF_S
 from fastledger.client.views import JobView, Tip
 from fastledger.client.wallet import SealedRecord, Wallet
 from fastledger.errors import LedgerClosedError
-from fastledger.model.bodies import Purpose
+from fastledger.limits import QUERY_PAGE_DEFAULT
 from fastledger.model.genesis import Genesis
 from fastledger.model.outcome import Outcome, Wait
 from fastledger.model.query import Entry, Page, Query, Topic
@@ -31,7 +31,9 @@ from fastledger.model.reports import BackupReport, ExportReport, PruneReport, Sn
 from fastledger.model.transaction import Transaction
 from fastledger.pace import Progress
 from fastledger.rpc.protocol import Filter
-from fastledger.state.entities import Consent, Folder, Identity, Record, RecordVersion
+from fastledger.state.entity import EntityPage, EntityT, EntityTable, KeyValue
+from fastledger.subjects.consent import Purpose
+from fastledger.subjects.record import RecordVersion
 
 T = TypeVar("T")
 
@@ -266,33 +268,24 @@ class Client(SyncFederationCalls):
         """See :meth:`AsyncClient.verify_statement`."""
         return self._client.verify_statement(statement, txid)
 
-    def identity_of(self, key: bytes) -> bytes:
-        """See :meth:`AsyncClient.identity_of`."""
-        return self._run(self._client.identity_of(key))
+    def entity(self, table: EntityTable[EntityT], *key: KeyValue) -> EntityT:
+        """See :meth:`AsyncClient.entity`."""
+        return self._run(self._client.entity(table, *key))
 
-    def identity(self, identity: bytes) -> Identity:
-        """See :meth:`AsyncClient.identity`."""
-        return self._run(self._client.identity(identity))
-
-    def kem_key(self, identity: bytes) -> bytes:
-        """See :meth:`AsyncClient.kem_key`."""
-        return self._run(self._client.kem_key(identity))
-
-    def folder(self, folder: bytes) -> Folder:
-        """See :meth:`AsyncClient.folder`."""
-        return self._run(self._client.folder(folder))
-
-    def record(self, record: bytes) -> Record:
-        """See :meth:`AsyncClient.record`."""
-        return self._run(self._client.record(record))
+    def entities(
+        self,
+        table: EntityTable[EntityT],
+        *,
+        by: Mapping[str, bytes] | None = None,
+        cursor: int | None = None,
+        limit: int = QUERY_PAGE_DEFAULT,
+    ) -> EntityPage[EntityT]:
+        """See :meth:`AsyncClient.entities`."""
+        return self._run(self._client.entities(table, by=by, cursor=cursor, limit=limit))
 
     def record_version(self, record: bytes, version: int = 0) -> RecordVersion:
         """See :meth:`AsyncClient.record_version`."""
         return self._run(self._client.record_version(record, version))
-
-    def consent(self, consent: bytes) -> Consent:
-        """See :meth:`AsyncClient.consent`."""
-        return self._run(self._client.consent(consent))
 
     def status(self) -> dict[str, Any]:
         """See :meth:`AsyncClient.status`."""

@@ -33,6 +33,7 @@ from fastledger.rpc.protocol import (
     TUS_VERSION,
     encode_blobs,
 )
+from fastledger.subjects.identity import UNKNOWN_SIGNER
 
 BLOBS_PATH = "/v1/blobs"
 UPLOADS_PATH = "/v1/uploads"
@@ -188,7 +189,7 @@ class Transfers:
         try:
             await self._retry.run(lambda: self._advance(download))
         except TransactionError as error:
-            if error.code >= Code.UNKNOWN_SIGNER:
+            if error.code >= UNKNOWN_SIGNER:
                 raise AccessRefused(error.args[0], code=error.code, txid=access.txid) from None
             raise
         except NotFoundError:

@@ -5,16 +5,9 @@ from typing import Any
 import msgspec
 
 from fastledger.errors import Code, InputError, UnreachableError
-from fastledger.model.bodies import Purpose, Right, Role
 from fastledger.model.genesis import Genesis
-from fastledger.model.ids import ID_BYTES
 from fastledger.model.query import Entry
 from fastledger.rpc.protocol import EntryView, RpcError
-from fastledger.state.entities import PURPOSE_BITS, Consent, Folder, Identity, Record, RecordVersion
-
-KEY_BYTES = 33
-DIGEST_BYTES = 32
-_RIGHTS = {"read": Right.READ, "write": Right.WRITE}
 
 
 class Tip(msgspec.Struct, frozen=True):
@@ -73,99 +66,6 @@ class InfoView(msgspec.Struct, frozen=True):
     height: int
     head: str
     transactions: int
-
-
-class IdentityOfKey(msgspec.Struct, frozen=True):
-    """The identity that a key signs for."""
-
-    identity: str
-
-
-class KemKeyView(msgspec.Struct, frozen=True):
-    """An identity's key-encapsulation key."""
-
-    kem: bytes
-
-
-class IdentityView(msgspec.Struct, frozen=True):
-    """An identity as it travels."""
-
-    key: str
-    role: Role
-    endorser: str
-    endorsed_until_ms: int
-    revoked: bool
-
-    def entity(self) -> Identity:
-        """As the state holds it; nobody endorsed where ``endorser`` is empty."""
-        endorser = hex_bytes(self.endorser, ID_BYTES) if self.endorser else b""
-        key = hex_bytes(self.key, KEY_BYTES)
-        return Identity(key, self.role, endorser, self.endorsed_until_ms, self.revoked)
-
-
-class FolderView(msgspec.Struct, frozen=True):
-    """A folder as it travels."""
-
-    owner: str
-    epoch: int
-
-    def entity(self) -> Folder:
-        """As the state holds it."""
-        return Folder(hex_bytes(self.owner, ID_BYTES), self.epoch)
-
-
-class RecordVersionView(msgspec.Struct, frozen=True):
-    """A version of a record as it travels."""
-
-    digest: str
-    size: int
-    epoch: int
-    author: str
-    time_ms: int
-
-    def entity(self) -> RecordVersion:
-        """As the state holds it."""
-        digest, author = hex_bytes(self.digest, DIGEST_BYTES), hex_bytes(self.author, ID_BYTES)
-        return RecordVersion(digest, self.size, self.epoch, author, self.time_ms)
-
-
-class RecordView(msgspec.Struct, frozen=True):
-    """A record as it travels."""
-
-    folder: str
-    version: int
-    erased: bool
-    present: RecordVersionView
-
-    def entity(self) -> Record:
-        """As the state holds it."""
-        return Record(hex_bytes(self.folder, ID_BYTES), self.version, self.erased, self.present.entity())
-
-
-class ConsentView(msgspec.Struct, frozen=True):
-    """A consent as it travels."""
-
-    owner: str
-    grantee: str
-    folders: list[str]
-    purposes: list[Purpose]
-    rights: list[str]
-    until_ms: int
-    revoked: bool
-
-    def entity(self) -> Consent:
-        """As the state holds it, purposes and rights as bit masks."""
-        if not set(self.rights) <= _RIGHTS.keys():
-            raise strange("consent")
-        return Consent(
-            hex_bytes(self.owner, ID_BYTES),
-            hex_bytes(self.grantee, ID_BYTES),
-            tuple(hex_bytes(folder, ID_BYTES) for folder in self.folders),
-            sum(PURPOSE_BITS[purpose] for purpose in set(self.purposes)),
-            int(sum(_RIGHTS[right] for right in set(self.rights))),
-            self.until_ms,
-            self.revoked,
-        )
 
 
 class JobProgress(msgspec.Struct, frozen=True):

@@ -26,29 +26,23 @@ from fastledger.crypto.keystore import Keystore
 from fastledger.crypto.signing import SigningKey
 from fastledger.errors import Code, EnvelopeError, InputError, KeystoreError
 from fastledger.limits import TOKENS_PER_RECORD_MAX, VALIDITY_WINDOW_MS_MAX
-from fastledger.model.bodies import (
-    AccessRead,
-    Body,
-    ConsentGrant,
-    ConsentRekey,
-    ConsentRevoke,
-    FolderOpen,
-    FolderRotate,
+from fastledger.model.body import Body
+from fastledger.model.codec import decode, encode
+from fastledger.model.fields import ID_BYTES
+from fastledger.model.genesis import CHAIN_ID_BYTES, Authority
+from fastledger.model.ids import identity_id, random_id, rotation_digest
+from fastledger.model.transaction import Transaction
+from fastledger.subjects.access import AccessRead
+from fastledger.subjects.consent import ConsentGrant, ConsentRekey, ConsentRevoke, Purpose, Right
+from fastledger.subjects.folder import UNKNOWN_FOLDER, FolderOpen, FolderRotate
+from fastledger.subjects.identity import (
     IdentityEndorse,
     IdentityRegister,
     IdentityRevoke,
     IdentityRotate,
-    Purpose,
-    RecordAmend,
-    RecordErase,
-    RecordPut,
-    Right,
     Role,
 )
-from fastledger.model.codec import decode, encode
-from fastledger.model.genesis import CHAIN_ID_BYTES, Authority
-from fastledger.model.ids import ID_BYTES, identity_id, random_id, rotation_digest
-from fastledger.model.transaction import Transaction
+from fastledger.subjects.record import RecordAmend, RecordErase, RecordPut
 
 WALLET_FORMAT_VERSION = 1
 VALIDITY_MS = 60 * 60 * 1000
@@ -192,7 +186,7 @@ class Wallet:
         try:
             return self.labels[label_or_id]
         except KeyError:
-            raise InputError("the wallet has no folder of that label", code=Code.UNKNOWN_FOLDER) from None
+            raise InputError("the wallet has no folder of that label", code=UNKNOWN_FOLDER) from None
 
     def folder_key(self, folder: str | bytes, epoch: int | None = None) -> FolderKey:
         """The key of a folder, at its newest known epoch unless one is named."""

@@ -3,7 +3,7 @@
 import hashlib
 import os
 
-ID_BYTES = 16
+from fastledger.model.fields import ID_BYTES
 
 
 def random_id() -> bytes:

@@ -5,7 +5,6 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from fastledger.errors import Code, TransactionError
-from fastledger.model.transaction import DESCRIPTIONS
 
 Wait: TypeAlias = Literal["accepted", "ordered", "durable"]
 """How far a transaction has to come before the reply: in the pool, in a block, synced."""
@@ -42,5 +41,4 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
         """Itself where it is durable; raises ``TransactionError`` with the code otherwise."""
         if self.ok:
             return self
-        text = DESCRIPTIONS.get(self.code, f"{self.status} by the rules")
-        raise TransactionError(f"transaction {self.txid.hex()}: {text}", code=self.code, txid=self.txid)
+        raise TransactionError(f"transaction {self.txid.hex()}: {self.code.text}", code=self.code, txid=self.txid)

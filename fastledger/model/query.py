@@ -1,13 +1,13 @@
 """What is asked of a chain's transactions, and what is found: pure values, the same in a ledger and over the wire."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from functools import cached_property
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from fastledger.errors import Code, InputError
 from fastledger.limits import QUERY_PAGE_DEFAULT
-from fastledger.model.ids import ID_BYTES
+from fastledger.model.fields import ID_BYTES
 from fastledger.model.transaction import Transaction
 
 Topic: TypeAlias = Literal["blocks", "transactions", "alerts"]
@@ -18,17 +18,15 @@ Topic: TypeAlias = Literal["blocks", "transactions", "alerts"]
 class Query:
     """All conditions must hold. Ids are 16 bytes; heights and block times bound a range, both ends included.
 
-    ``signer`` and ``subject`` are identity ids: who signed, and whom it concerns. ``code`` finds refusals.
-    ``alerts`` finds what someone should look at: refusals and revoked identities. ``cursor`` is the ``next_cursor``
-    of the page before.
+    ``signer`` and ``subject`` are identity ids: who signed, and whom it concerns. ``ids`` names entities by their
+    tables, ``{"record": id}``: transactions that name them. ``code`` finds refusals. ``alerts`` finds what someone
+    should look at: refusals and revoked identities. ``cursor`` is the ``next_cursor`` of the page before.
     """
 
     kind: str | None = None
     signer: bytes | None = None
     subject: bytes | None = None
-    record: bytes | None = None
-    folder: bytes | None = None
-    consent: bytes | None = None
+    ids: Mapping[str, bytes] = field(default_factory=dict)
     token: bytes | None = None
     code: Code | None = None
     alerts: bool = False
@@ -42,12 +40,29 @@ class Query:
 
     def check(self) -> None:
         """Raises ``InputError`` with ``BAD_QUERY`` where an id is not of 16 bytes, or the code is none there is."""
-        for name in ("signer", "subject", "record", "folder", "consent", "token"):
-            value = getattr(self, name)
-            if value is not None and (not isinstance(value, bytes) or len(value) != ID_BYTES):
+        named = {"signer": self.signer, "subject": self.subject, "token": self.token, **self.ids}
+        for name, value in named.items():
+            required = name in self.ids
+            if (value is not None or required) and (not isinstance(value, bytes) or len(value) != ID_BYTES):
                 raise InputError(f"{name} is not an id of {ID_BYTES} bytes", code=Code.BAD_QUERY)
-        if self.code is not None and self.code not in set(Code):
+        if self.code is not None and self.code not in Code.all():
             raise InputError("no such result code", code=Code.BAD_QUERY)
+
+    @classmethod
+    def of(cls, **conditions: Any) -> "Query":
+        """The query with these conditions; a name that is no field's names a table and goes into ``ids``.
+
+        ``Query.of(kind="access.read", record=record)`` is ``Query(kind="access.read", ids={"record": record})``. What
+        is None is no condition.
+        """
+        given = {name: value for name, value in conditions.items() if value is not None}
+        ids = dict(given.pop("ids", {}))
+        for name in [name for name in given if name not in _CONDITIONS]:
+            ids[name] = given.pop(name)
+        return cls(ids=ids, **given)
+
+
+_CONDITIONS = frozenset(each.name for each in fields(Query))
 
 
 @dataclass(frozen=True)

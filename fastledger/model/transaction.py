@@ -23,29 +23,13 @@ from fastledger._native.scan import ScanBatch, find_at_least, scan_many
 from fastledger.crypto.cbor_head import bstr_head
 from fastledger.crypto.signing import LOW_S_MAX, SigningKey
 from fastledger.errors import Code, TransactionError
-from fastledger.model.bodies import KINDS, Body, body_map, parse_body
+from fastledger.model.body import Body, body_map, kind_of, parse_body
 from fastledger.model.codec import decode, encode
 
 PROTECTED_PREFIX = bytes.fromhex("a201382e045821")
 SIG_STRUCTURE_PREFIX = b"\x84\x6aSignature1\x58\x28"
 ENVELOPE_PREFIX = bytes.fromhex("d2845828")
 SIGNATURE_HEAD = b"\x58\x40"
-
-DESCRIPTIONS: dict[Code, str] = {
-    Code.MALFORMED: "not a COSE_Sign1 of the transaction profile",
-    Code.OVERSIZED: "longer than a transaction may be",
-    Code.NON_CANONICAL: "payload is not deterministic CBOR",
-    Code.BAD_HEADER: "protected header is not {1: -47, 4: key}",
-    Code.BAD_SIGNATURE: "signature does not verify",
-    Code.WRONG_CHAIN: "made for another chain",
-    Code.EXPIRED: "its validity has ended",
-    Code.NOT_YET_VALID: "issued in the future",
-    Code.WINDOW_TOO_LONG: "validity window is empty or too long",
-    Code.UNKNOWN_KIND: "no such kind of transaction",
-    Code.BAD_BODY: "the body does not fit its kind",
-    Code.BLOB_MISSING: "the envelope that it names is not in the blob store",
-}
-
 
 def perhaps_high_s(data: bytes, offsets: Buffer) -> list[int]:
     """Indices of the transactions ``data[offsets[i]:offsets[i + 1]]`` whose s may be above its lower half.
@@ -103,7 +87,7 @@ class Transaction:
         ``chain_id`` is 8 bytes; times are UTC milliseconds; ``nonce`` is any uint64 that makes the transaction
         differ from the signer's others of the same content and time.
         """
-        kind = KINDS[type(body)]
+        kind = kind_of(type(body))
         body_bytes = encode(body_map(body))
         head = encode([chain_id, kind, issued_ms, expires_ms, nonce])
         payload = b"\x86" + head[1:] + body_bytes
@@ -134,7 +118,7 @@ class Transaction:
         if status != Code.OK:
             code = Code(status)
             raise TransactionError(
-                f"{DESCRIPTIONS[code]} (byte {scan.error_offset(0)} of {len(data)})", code=code, index=0
+                f"{code.text} (byte {scan.error_offset(0)} of {len(data)})", code=code, index=0
             )
         return cls.from_scan(scan, 0, data)
 

@@ -12,18 +12,17 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from fastledger.chain.ledger import Ledger
-from fastledger.chain.query import ALERT_TERMS
 from fastledger.chain.store import Layer
 from fastledger.errors import LedgerClosedError
 from fastledger.model.block import Block
 from fastledger.model.query import Entry, Query, Topic, cut_entries
+from fastledger.model.terms import SIGNER, SUBJECT, TERM_BYTES, kind_term
 from fastledger.node.reads import Reads
-from fastledger.state.terms import KIND_TERMS, SIGNER, SUBJECT
+from fastledger.subjects.catalogue import REGISTRY
 
 PAGE_EVENTS_MAX = 256
 PAGE_BYTES_MAX = 1024 * 1024
 """A page ends at so many bytes of transactions; one event is in it however long."""
-_TERM_BYTES = 17
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +39,7 @@ class Filter:
             return SIGNER + self.signer
         if self.subject is not None:
             return SUBJECT + self.subject
-        return None if self.kind is None else KIND_TERMS.get(self.kind)
+        return None if self.kind is None else kind_term(self.kind)
 
 
 class BlockEvent(NamedTuple):
@@ -80,7 +79,7 @@ class Subscription:
         if self.topic == "blocks":
             return None
         if self.topic == "alerts":
-            return ALERT_TERMS
+            return REGISTRY.alert_terms
         term = self.conditions.bell_term()
         return None if term is None else (term,)
 
@@ -201,7 +200,7 @@ class Feed:
             return
         for layer in layers:
             terms = layer.terms.terms
-            present = {terms[i : i + _TERM_BYTES] for i in range(0, len(terms), _TERM_BYTES)}
+            present = {terms[i : i + TERM_BYTES] for i in range(0, len(terms), TERM_BYTES)}
             for term in present & self._by_term.keys():
                 for subscription in self._by_term[term]:
                     subscription.ring()

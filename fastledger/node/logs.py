@@ -52,7 +52,6 @@ _VOCABULARY = frozenset(
         "organisation",
     }
 )
-_CODE_SLUGS = frozenset(code.slug for code in Code)
 # Bytes of each id; a text or a payload is seldom that long, and never hexadecimal.
 _IDS = {
     **dict.fromkeys(("txid", "block_id", "sha256"), 32),
@@ -86,7 +85,7 @@ def _may_stand(name: str, value: Any) -> bool:
     if not isinstance(value, str):
         return False
     if name == "slug":
-        return value in _CODE_SLUGS
+        return value in Code.slugs()
     if name in _VOCABULARY:
         return _WORD.fullmatch(value) is not None
     if name in _IDS:

@@ -1,4 +1,4 @@
-"""JSON-RPC methods about the ledger, its blocks and its present state."""
+"""JSON-RPC methods about the ledger, its blocks and its envelopes."""
 
 from typing import Any
 
@@ -15,25 +15,12 @@ from fastledger.rpc.views import (
     BlockParams,
     BlockTransactionsParams,
     BlockTransactionsView,
-    ConsentParams,
-    ConsentView,
     DigestsParams,
-    FolderParams,
-    FolderView,
     HeaderView,
-    IdentityOfKeyView,
-    IdentityParams,
-    IdentityView,
     InfoView,
-    KemKeyView,
-    KeyParams,
     LedgerStatusView,
     MissingView,
     Nothing,
-    RecordParams,
-    RecordVersionParams,
-    RecordVersionView,
-    RecordView,
     block_view,
     entry_view,
     header_view,
@@ -134,49 +121,7 @@ def _transactions(ledger: Ledger, params: BlockTransactionsParams, bytes_max: in
     return msgspec.Raw(msgspec.json.encode(view))
 
 
-# The present state.
-
-
-@short_read("identity.get", "reader", IdentityParams, IdentityView)
-def identity(ledger: Ledger, params: IdentityParams) -> IdentityView:
-    """Role, endorsement and key of an identity."""
-    return IdentityView.of(params.identity, ledger.identity(bytes.fromhex(params.identity)))
-
-
-@short_read("identity.of_key", "reader", KeyParams, IdentityOfKeyView)
-def identity_of_key(ledger: Ledger, params: KeyParams) -> IdentityOfKeyView:
-    """The identity that a public key signs for."""
-    return IdentityOfKeyView(params.key, ledger.identity_of(bytes.fromhex(params.key)).hex())
-
-
-@short_read("identity.kem_key", "reader", IdentityParams, KemKeyView)
-def kem_key(ledger: Ledger, params: IdentityParams) -> KemKeyView:
-    """The public key under which keys are wrapped to an identity."""
-    return KemKeyView(params.identity, ledger.kem_key(bytes.fromhex(params.identity)))
-
-
-@short_read("folder.get", "reader", FolderParams, FolderView)
-def folder(ledger: Ledger, params: FolderParams) -> FolderView:
-    """Owner and key epoch of a folder."""
-    return FolderView.of(params.folder, ledger.folder(bytes.fromhex(params.folder)))
-
-
-@short_read("record.get", "reader", RecordParams, RecordView)
-def record(ledger: Ledger, params: RecordParams) -> RecordView:
-    """Folder and present version of a record, and whether it was erased."""
-    return RecordView.of(params.record, ledger.record(bytes.fromhex(params.record)))
-
-
-@short_read("record.version", "reader", RecordVersionParams, RecordVersionView)
-def record_version(ledger: Ledger, params: RecordVersionParams) -> RecordVersionView:
-    """Digest, size and author of one version's envelope; version 0 is the present one."""
-    return RecordVersionView.of(ledger.record_version(bytes.fromhex(params.record), params.version))
-
-
-@short_read("consent.get", "reader", ConsentParams, ConsentView)
-def consent(ledger: Ledger, params: ConsentParams) -> ConsentView:
-    """A consent and whether it was revoked."""
-    return ConsentView.of(params.consent, ledger.consent(bytes.fromhex(params.consent)))
+# Envelopes.
 
 
 @method("blob.missing", "submitter", DigestsParams, MissingView)
@@ -187,18 +132,4 @@ async def missing_blobs(context: Context, caller: Caller, params: DigestsParams)
     return MissingView([digest.hex() for digest in missing])
 
 
-CHAIN_METHODS: tuple[Method, ...] = (
-    info,
-    status,
-    block,
-    header,
-    transactions,
-    identity,
-    identity_of_key,
-    kem_key,
-    folder,
-    record,
-    record_version,
-    consent,
-    missing_blobs,
-)
+CHAIN_METHODS: tuple[Method, ...] = (info, status, block, header, transactions, missing_blobs)

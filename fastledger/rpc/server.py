@@ -26,6 +26,7 @@ from fastledger.node.metrics import NodeMetrics
 from fastledger.node.service import NodeService
 from fastledger.rpc.chain import CHAIN_METHODS
 from fastledger.rpc.describe import AnswerBody, CallBody, openapi, openrpc
+from fastledger.rpc.entities import entity_methods
 from fastledger.rpc.http.access import Access, AccessOptions, check_role
 from fastledger.rpc.http.answers import Answer, error_answer, json_answer
 from fastledger.rpc.http.connection import Connection, Listener
@@ -87,7 +88,7 @@ class RpcServer:
         self.counters: Counter[str] = Counter()
         self.rates = RateLimits(self.options.rate, asyncio.get_running_loop().time)
         self.context = Context(service, self.options, self.rates, metrics=extras.metrics)
-        self.methods = method_table((*CHAIN_METHODS, *TRANSACTION_METHODS, *extras.methods))
+        self.methods = method_table((*CHAIN_METHODS, *entity_methods(), *TRANSACTION_METHODS, *extras.methods))
         self.streams = Streams(service, self.options, self.counters, self.rates)
         self._rpc = JsonRpc(self.context, self.methods, self.counters)
         self._render_metrics = extras.render_metrics

@@ -23,7 +23,7 @@ from fastledger.rpc.views import (
     wire_status,
 )
 
-_IDS = ("signer", "subject", "record", "folder", "consent", "token")
+_IDS = ("signer", "subject", "token")
 _PLAIN = (
     "kind",
     "from_height",
@@ -109,6 +109,7 @@ def query_of(params: QueryParams) -> Query:
     for name in _IDS:
         text = getattr(params, name)
         values[name] = None if text is None else bytes.fromhex(text)
+    values["ids"] = {name: bytes.fromhex(text) for name, text in params.ids.items()}
     try:
         code = None if params.code is None else Code(params.code)
     except ValueError:

@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal, TypeAlias
 import msgspec
 from msgspec import Meta
 
+from fastledger.errors import CODE_MAX
 from fastledger.limits import QUERY_PAGE_DEFAULT, QUERY_PAGE_MAX, TRANSACTION_BYTES_MAX
 from fastledger.model.block import Block
-from fastledger.model.bodies import Right
 from fastledger.model.outcome import Wait
 from fastledger.model.query import Entry, Topic
 from fastledger.rpc.protocol import (
@@ -26,7 +26,6 @@ from fastledger.rpc.protocol import (
     Status,
     Verdict,
 )
-from fastledger.state.entities import PURPOSE_BITS, Consent, Folder, Identity, Record, RecordVersion
 
 Encoded: TypeAlias = Annotated[bytes, Meta(max_length=TRANSACTION_BYTES_MAX)]
 PageSize: TypeAlias = Annotated[int, Meta(ge=1, le=QUERY_PAGE_MAX)]
@@ -125,6 +124,7 @@ class TransactionStatusView(msgspec.Struct, frozen=True):
 class QueryParams(Params, frozen=True):
     """All conditions that are set must hold. ``signer`` and ``subject`` are identity ids.
 
+    ``ids`` names entities by their tables: ``{"record": id}`` finds what names the record.
     ``status`` finds all that were executed or all that were refused, ``code`` those of one result. Heights and times
     bound a range, both ends included. ``cursor`` is the ``next_cursor`` of the page before.
     """
@@ -132,12 +132,10 @@ class QueryParams(Params, frozen=True):
     kind: Kind | None = None
     signer: Hex16 | None = None
     subject: Hex16 | None = None
-    record: Hex16 | None = None
-    folder: Hex16 | None = None
-    consent: Hex16 | None = None
+    ids: Annotated[dict[str, Hex16], Meta(max_length=8)] = {}
     token: Hex16 | None = None
     status: Literal["durable", "refused"] | None = None
-    code: Annotated[int, Meta(ge=0, le=999)] | None = None
+    code: Annotated[int, Meta(ge=0, le=CODE_MAX)] | None = None
     alerts: bool = False
     from_height: Height | None = None
     to_height: Height | None = None
@@ -203,157 +201,7 @@ class BlockTransactionsView(msgspec.Struct, frozen=True):
     next_index: Count | None
 
 
-# The present state.
-
-
-class IdentityParams(Params, frozen=True):
-    """An identity id."""
-
-    identity: Hex16
-
-
-class KeyParams(Params, frozen=True):
-    """A compressed public key."""
-
-    key: Hex33
-
-
-class FolderParams(Params, frozen=True):
-    """A folder id."""
-
-    folder: Hex16
-
-
-class RecordParams(Params, frozen=True):
-    """A record id."""
-
-    record: Hex16
-
-
-class RecordVersionParams(Params, frozen=True):
-    """A record id and a version, 0 for the present one."""
-
-    record: Hex16
-    version: Annotated[int, Meta(ge=0, le=2**32 - 1)] = 0
-
-
-class ConsentParams(Params, frozen=True):
-    """A consent id."""
-
-    consent: Hex16
-
-
-class IdentityView(msgspec.Struct, frozen=True):
-    """Who may sign, and as what. ``endorsed_until_ms`` 0: nobody vouches for the role."""
-
-    identity: Hex16
-    key: Hex33
-    role: str
-    endorser: str
-    endorsed_until_ms: Count
-    revoked: bool
-
-    @classmethod
-    def of(cls, identity: str, entity: Identity) -> "IdentityView":
-        """An identity as it goes out."""
-        return cls(
-            identity,
-            entity.key.hex(),
-            entity.role.value,
-            entity.endorser.hex(),
-            entity.endorsed_until_ms,
-            entity.revoked,
-        )
-
-
-class IdentityOfKeyView(msgspec.Struct, frozen=True):
-    """The identity that a key signs for."""
-
-    key: Hex33
-    identity: Hex16
-
-
-class KemKeyView(msgspec.Struct, frozen=True):
-    """The public key under which keys are wrapped to an identity."""
-
-    identity: Hex16
-    kem: bytes
-
-
-class FolderView(msgspec.Struct, frozen=True):
-    """Owner and key epoch of a folder."""
-
-    folder: Hex16
-    owner: Hex16
-    epoch: Count
-
-    @classmethod
-    def of(cls, folder: str, entity: Folder) -> "FolderView":
-        """A folder as it goes out."""
-        return cls(folder, entity.owner.hex(), entity.epoch)
-
-
-class RecordVersionView(msgspec.Struct, frozen=True):
-    """One version's envelope."""
-
-    digest: Hex32
-    size: Count
-    epoch: Count
-    author: Hex16
-    time_ms: Count
-
-    @classmethod
-    def of(cls, entity: RecordVersion) -> "RecordVersionView":
-        """A version as it goes out."""
-        return cls(entity.digest.hex(), entity.size, entity.epoch, entity.author.hex(), entity.time_ms)
-
-
-class RecordView(msgspec.Struct, frozen=True):
-    """A record and its present version, numbered from 1."""
-
-    record: Hex16
-    folder: Hex16
-    version: Count
-    erased: bool
-    present: RecordVersionView
-
-    @classmethod
-    def of(cls, record: str, entity: Record) -> "RecordView":
-        """A record as it goes out."""
-        present = RecordVersionView.of(entity.present)
-        return cls(record, entity.folder.hex(), entity.version, entity.erased, present)
-
-
-class ConsentView(msgspec.Struct, frozen=True):
-    """A consent as granted, with its purposes as HL7 codes."""
-
-    consent: Hex16
-    owner: Hex16
-    grantee: Hex16
-    folders: list[Hex16]
-    purposes: list[str]
-    rights: list[Literal["read", "write"]]
-    until_ms: Count
-    revoked: bool
-
-    @classmethod
-    def of(cls, consent: str, entity: Consent) -> "ConsentView":
-        """A consent as it goes out."""
-        rights: list[Literal["read", "write"]] = []
-        if entity.rights & Right.READ:
-            rights.append("read")
-        if entity.rights & Right.WRITE:
-            rights.append("write")
-        return cls(
-            consent,
-            entity.owner.hex(),
-            entity.grantee.hex(),
-            [folder.hex() for folder in entity.folders],
-            [purpose.value for purpose, bit in PURPOSE_BITS.items() if entity.purposes & bit],
-            rights,
-            entity.until_ms,
-            entity.revoked,
-        )
+# Envelopes.
 
 
 class DigestsParams(Params, frozen=True):

@@ -1,50 +1,20 @@
 """The transition function: one transaction against a view of the state (SPEC-STATE-4).
 
-Pure and deterministic: the same view, block time and transaction give the same code, writes and terms on every
-machine. A refused transaction writes nothing.
+Pure and deterministic: the same view, rule set, block time and transaction give the same code, writes and terms on
+every machine. A refused transaction writes nothing.
 """
 
-from collections.abc import Callable, Sequence
 from typing import Any
 
 from fastledger.errors import Code
 from fastledger.limits import CLOCK_SKEW_MS_MAX, VALIDITY_WINDOW_MS_MAX
-from fastledger.model.bodies import BODIES, AccessRead, RecordAmend, RecordPut
-from fastledger.state import access, consent, identity, records
+from fastledger.model.body import kind_of
+from fastledger.model.terms import CODE, KIND, code_name, kind_name
 from fastledger.state.context import Context
-from fastledger.state.entities import BLOBS, RECORDS
-from fastledger.state.terms import CODE, KIND, KIND_NAMES, code_name
+from fastledger.state.registry import NotInForce, Rules
 from fastledger.state.view import Refusal
 
-_HANDLERS: dict[str, Callable[[Context, Any], None]] = {
-    "identity.register": identity.register,
-    "identity.endorse": identity.endorse,
-    "identity.rotate": identity.rotate,
-    "identity.revoke": identity.revoke,
-    "folder.open": records.open_folders,
-    "folder.rotate": records.rotate_folder,
-    "record.put": records.put,
-    "record.amend": records.amend,
-    "record.erase": records.erase,
-    "consent.grant": consent.grant,
-    "consent.rekey": consent.rekey,
-    "consent.revoke": consent.revoke,
-    "access.read": access.read,
-}
-if set(_HANDLERS) != set(BODIES):
-    raise RuntimeError("every kind of transaction has a body and a rule")
-# One lookup a transaction: body type -> rule, kind's name.
-_RULES = {BODIES[kind]: (_HANDLERS[kind], KIND_NAMES[kind]) for kind in BODIES}
 _OK = Code.OK
-_ABOUT_ENVELOPES = (RecordPut, RecordAmend)
-_ABOUT_RECORDS = (*_ABOUT_ENVELOPES, AccessRead)
-
-
-def keys_read(bodies: Sequence[Any]) -> list[bytes]:
-    """State keys, new to most blocks, that judging ``bodies`` will read: a hint for reading ahead, no more."""
-    found = [RECORDS.prefix + body.record for body in bodies if isinstance(body, _ABOUT_RECORDS)]
-    found += [BLOBS.prefix + body.digest for body in bodies if isinstance(body, _ABOUT_ENVELOPES)]
-    return found
 
 
 def validity_code(issued_ms: int, expires_ms: int, time_ms: int) -> Code:
@@ -67,25 +37,48 @@ def all_valid(windows: tuple[int, int, int, int] | None, time_ms: int) -> bool:
     return well_formed and last_issue_ms - CLOCK_SKEW_MS_MAX <= time_ms <= first_expiry_ms
 
 
-def apply(ctx: Context, signer: bytes, body: Any) -> Code:
-    """Judges the next transaction, whose form, signature, chain and window were checked; ``body`` is its typed body.
+def apply(ctx: Context, rules: Rules, signer: bytes, body: Any) -> Code:
+    """Judges the next transaction, whose form, signature, chain and window were checked.
+
+    ``rules`` is the rule set in force, ``signer`` the 33-byte key, ``body`` the typed body.
 
     On success its writes are committed to the context's view, on refusal they are gone. Either way the terms under
-    which it is found are added to the context's, and what it erased.
+    which it is found are added to the context's, and what it erased. A body whose kind the rule set does not have is
+    refused with ``KIND_NOT_IN_FORCE``.
     """
-    handler, kind = _RULES[type(body)]
+    kind = rules.by_body.get(type(body))
+    if kind is None:
+        return _not_in_force(ctx, body)
     ctx.signer = signer
-    ctx.find_by(KIND, kind)
+    find_by = ctx.find_by
+    find_by(KIND, kind.term_name)
+    for table, get, many in kind.terms:
+        if many:
+            ctx.terms.add_all(table, get(body))
+        else:
+            find_by(table, get(body))
     erased_before = len(ctx.erased)
     try:
-        handler(ctx, body)
+        kind.rule(ctx, body)
     except Refusal as refusal:
         ctx.view.rollback()
         del ctx.erased[erased_before:]
         code = refusal.code
-        ctx.find_by(CODE, code_name(code))
+        find_by(CODE, code_name(code))
     else:
         ctx.view.commit()
         code = _OK
+        for table, get, many in kind.late_terms:
+            if many:
+                ctx.terms.add_all(table, get(body))
+            else:
+                find_by(table, get(body))
     ctx.terms.end()
     return code
+
+
+def _not_in_force(ctx: Context, body: Any) -> Code:
+    ctx.find_by(KIND, kind_name(body.kind if isinstance(body, NotInForce) else kind_of(type(body))))
+    ctx.find_by(CODE, code_name(Code.KIND_NOT_IN_FORCE))
+    ctx.terms.end()
+    return Code.KIND_NOT_IN_FORCE

@@ -9,30 +9,13 @@ import hashlib
 from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
-import msgspec
-
-from fastledger._native.view import Stack, Table, TermList, View, write_set_digest
+from fastledger._native.view import Stack, TermList, View, write_set_digest
 from fastledger.errors import Code
 
-__all__ = [
-    "Entity",
-    "Lookup",
-    "Refusal",
-    "Stack",
-    "Table",
-    "TermList",
-    "View",
-    "Writes",
-    "next_state_root",
-    "write_set_digest",
-]
+__all__ = ["Lookup", "Refusal", "Stack", "TermList", "View", "Writes", "next_state_root", "write_set_digest"]
 
 Writes: TypeAlias = dict[bytes, bytes | None]
 Lookup: TypeAlias = Callable[[bytes], bytes | None]
-
-
-class Entity(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """Base of all state values: a MessagePack array of the fields in order, integers in shortest form."""
 
 
 class Refusal(Exception):

@@ -8,7 +8,7 @@ state    state key, 1 to 500 bytes          CRC-32 4, opaque         the state a
 txids    txid 32                            seq 6                    which transactions the chain has
 blocks   height 8                           first seq 6, entry       opaque entry: where the block is, its id
 seqs     first seq 6, height 8              empty                    the block that holds a seq
-postings term 17, first seq 6               n × u32 LE               query indexes: a run of seqs under a term
+postings term 18, first seq 6               n × u32 LE               query indexes: a run of seqs under a term
 ======== ================================== ======================== =====================================
 
 ``seq`` numbers the transactions of a chain from 0, in order. Terms belong to upstream. A run of
@@ -44,7 +44,7 @@ _RUN_ITEM = struct.Struct("<I")
 class TermLog(NamedTuple):
     """The terms of consecutive transactions: what a block adds to the postings, before they are sorted.
 
-    ``terms`` are n × 17 bytes; ``counts`` (uint32) tells how many each transaction has; ``first_seq`` is the number
+    ``terms`` are n × 18 bytes; ``counts`` (uint32) tells how many each transaction has; ``first_seq`` is the number
     of the first transaction.
     """
 

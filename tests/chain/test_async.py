@@ -21,6 +21,7 @@ from fastledger.errors import (
     NotFoundError,
 )
 from fastledger.limits import PENDING_BATCHES_MAX
+from fastledger.subjects.consent import CONSENT_MISSING
 
 
 @pytest_asyncio.fixture
@@ -91,8 +92,8 @@ async def test_errors_arrive_as_they_are(settled: World) -> None:
     sealed = settled.put()
     with pytest.raises(AccessRefused) as refusal:
         await ledger.read(settled.clinic.access(sealed.record, Purpose.TREATMENT))
-    assert refusal.value.code == Code.CONSENT_MISSING
-    assert (await ledger.get(refusal.value.txid)).code == Code.CONSENT_MISSING
+    assert refusal.value.code == CONSENT_MISSING
+    assert (await ledger.get(refusal.value.txid)).code == CONSENT_MISSING
     with pytest.raises(NotFoundError):
         await ledger.get(bytes(32))
     with pytest.raises(InputError):

@@ -27,14 +27,18 @@ from fastledger.crypto.signing import SigningKey
 from fastledger.errors import InputError
 from fastledger.limits import CLOCK_SKEW_MS_MAX, VALIDITY_WINDOW_MS_MAX
 from fastledger.model.block import Block, Header, HeaderBody
-from fastledger.model.bodies import BODIES, decode_body, parse_body
+from fastledger.model.body import parse_body
 from fastledger.model.ids import identity_id, random_id, rotation_digest
 from fastledger.model.receipt import make_seal
-from fastledger.state.entities import FOLDERS, Folder
 from fastledger.state.transition import all_valid, validity_code
 from fastledger.state.view import View, write_set_digest
 from fastledger.storage.index import Index
 from fastledger.storage.log import FrameRef
+from fastledger.subjects.catalogue import REGISTRY
+from fastledger.subjects.folder import FOLDER_EXISTS, FOLDERS, Folder
+from fastledger.subjects.record import RECORDS, UNKNOWN_RECORD
+
+BODIES = {name: kind.body for name, kind in REGISTRY.kinds.items()}
 
 
 def sha256(data: bytes) -> bytes:
@@ -80,7 +84,7 @@ def test_blocks_commit_to_everything(world: World) -> None:  # SPEC-BLK-4, SPEC-
             assert block.body.seal_ref == sha256(blocks[block.height - 1].seal)
             assert block.body.time_ms > blocks[block.height - 1].body.time_ms
         ids.append(block.block_id)
-    assert [blocks[-1].result(i) for i in range(2)] == [Code.OK, Code.UNKNOWN_RECORD]
+    assert [blocks[-1].result(i) for i in range(2)] == [Code.OK, UNKNOWN_RECORD]
 
 
 def test_genesis_is_block_zero(world: World) -> None:  # SPEC-GEN-1
@@ -102,7 +106,7 @@ def test_the_state_root_chains_write_sets() -> None:  # SPEC-STATE-2
 def test_state_values_are_arrays_in_shortest_form(world: World) -> None:  # SPEC-STATE-3
     folder = world.patient.labels["vitals"]
     with world.ledger._store.snapshot() as snapshot:
-        raw = snapshot.get_state(b"F" + folder)
+        raw = snapshot.get_state(FOLDERS.prefix + folder)
     assert raw == b"\x92\xc4\x10" + world.patient.identity + b"\x01"
 
 
@@ -112,9 +116,9 @@ def test_a_refused_transaction_writes_nothing(world: World) -> None:  # SPEC-STA
     fresh = random_id()
     body = BODIES["folder.open"](folders=[fresh, held], keys=[bytes(40)] * 2, wrap=bytes(80))  # type: ignore[call-arg]
     outcome = world.ledger.submit([world.doctor.sign(body)])[0]
-    assert outcome.code == Code.FOLDER_EXISTS
+    assert outcome.code == FOLDER_EXISTS
     with world.ledger._store.snapshot() as snapshot:
-        assert snapshot.get_state(b"F" + fresh) is None
+        assert snapshot.get_state(FOLDERS.prefix + fresh) is None
 
 
 def test_ids_follow_from_keys_and_chance(world: World) -> None:  # SPEC-ID-1, SPEC-ID-2, SPEC-ID-3
@@ -159,7 +163,7 @@ def test_a_late_retry_gets_the_first_verdict(world: World) -> None:  # SPEC-ADM-
     late = world.doctor.open_folders("y")
     world.clock.advance(VALIDITY_WINDOW_MS_MAX)
     again = world.ledger.submit([accepted, late, refused])
-    assert [outcome.code for outcome in again] == [Code.OK, Code.EXPIRED, Code.UNKNOWN_RECORD]
+    assert [outcome.code for outcome in again] == [Code.OK, Code.EXPIRED, UNKNOWN_RECORD]
     assert [outcome.duplicate for outcome in again] == [True, False, True]
     assert (again[0].height, again[2].index) == (first[0].height, first[1].index)
 
@@ -170,11 +174,11 @@ def test_both_ways_to_a_body_agree(world: World) -> None:  # SPEC-BODY-1
     world.submit(world.regulator.revoke_identity(world.clinic.identity, reason=2**32 - 1))
     block_kinds = set()
     for block in blocks_of(world.ledger)[1:]:
-        batch = admit_block(block, chain_id=world.ledger.chain_id, verify_signatures=True)
+        batch = admit_block(block, chain_id=world.ledger.chain_id, rules=REGISTRY.rules(1), verify_signatures=True)
         assert set(batch.codes) == {0}
         for index in range(block.count):
             kind, body = batch.scan.kind(index), batch.scan.body(index)
-            typed = decode_body(kind, batch.scan.body_as_msgpack(index))
+            typed = REGISTRY.rules(1).decode_body(kind, batch.scan.body_as_msgpack(index))
             assert typed == parse_body(kind, cbor2.loads(body)) == batch.bodies[index]
             block_kinds.add(kind)
     assert {"identity.register", "record.put", "consent.grant", "identity.revoke"} <= block_kinds
@@ -257,12 +261,12 @@ def test_a_block_that_differs_is_refused(
     reference = FrameRef(0, 0, 0)
     executor.start_from(world.ledger.block(0), reference)
     block = forged(world.ledger.block(1), key, world.ledger.chain_id, **changes)
-    batch = admit_block(block, chain_id=world.ledger.chain_id, verify_signatures=True)
+    batch = admit_block(block, chain_id=world.ledger.chain_id, rules=REGISTRY.rules(1), verify_signatures=True)
     with pytest.raises(InputError, match=what) as error:
         executor.replay(block, reference, batch)
     assert error.value.code == Code.BAD_BLOCK
     good = world.ledger.block(1)
-    batch = admit_block(good, chain_id=world.ledger.chain_id, verify_signatures=True)
+    batch = admit_block(good, chain_id=world.ledger.chain_id, rules=REGISTRY.rules(1), verify_signatures=True)
     executor.replay(good, reference, batch)
     # SPEC-BLK-7: the same transactions again, on top, are in the chain already.
     twice = forged(
@@ -298,7 +302,7 @@ def test_a_crash_replays_and_a_lost_index_is_rebuilt(
             shutil.rmtree(copy / "index")
         with Ledger.open(copy, options=world.options) as ledger:
             assert ledger.replayed_blocks > 0
-            assert ledger.record(sealed.record).version == 1
+            assert ledger.entity(RECORDS, sealed.record).version == 1
             assert ledger.block(ledger.height).body.state_root == root
             assert ledger.verify().problems == []
     with Ledger.open(copy, options=world.options) as ledger:
@@ -308,20 +312,23 @@ def test_a_crash_replays_and_a_lost_index_is_rebuilt(
         assert ledger.verify().ok
 
 
+OWNER, HEIR = b"o" * 16, b"h" * 16
+
+
 def test_a_view_keeps_what_is_committed_and_forgets_what_is_not() -> None:  # SPEC-STATE-4
-    base = {b"Fa": msgspec.msgpack.encode(Folder(b"old", 1))}
+    base = {FOLDERS.prefix + b"a": msgspec.msgpack.encode(Folder(OWNER, 1))}
     view = View(base.get)
-    assert view.load(FOLDERS, b"a") == Folder(b"old", 1)
-    view.store(FOLDERS, b"a", Folder(b"new", 2))
-    view.store(FOLDERS, b"b", Folder(b"new", 1))
-    assert view.load(FOLDERS, b"a") == Folder(b"new", 2)
+    assert view.load(FOLDERS, b"a") == Folder(OWNER, 1)
+    view.store(FOLDERS, b"a", Folder(HEIR, 2))
+    view.store(FOLDERS, b"b", Folder(HEIR, 1))
+    assert view.load(FOLDERS, b"a") == Folder(HEIR, 2)
     view.rollback()
-    assert (view.load(FOLDERS, b"a"), view.load(FOLDERS, b"b")) == (Folder(b"old", 1), None)
-    view.store(FOLDERS, b"a", Folder(b"new", 3))
+    assert (view.load(FOLDERS, b"a"), view.load(FOLDERS, b"b")) == (Folder(OWNER, 1), None)
+    view.store(FOLDERS, b"a", Folder(HEIR, 3))
     view.commit()
-    assert view.load(FOLDERS, b"a") == Folder(b"new", 3)
+    assert view.load(FOLDERS, b"a") == Folder(HEIR, 3)
     view.remove(FOLDERS, b"a")
     assert view.load(FOLDERS, b"a") is None
     view.commit()
     assert view.load(FOLDERS, b"a") is None
-    assert view.writes == {b"Fa": None}
+    assert view.writes == {FOLDERS.prefix + b"a": None}

@@ -18,6 +18,9 @@ from fastledger.chain import query
 from fastledger.chain.store import Overlay, Snapshot
 from fastledger.errors import InputError
 from fastledger.limits import QUERY_PAGE_MAX
+from fastledger.subjects.consent import CONSENT_MISSING, PURPOSE_NOT_ALLOWED
+from fastledger.subjects.identity import KEM_KEYS
+from fastledger.subjects.record import RECORD_ERASED, UNKNOWN_RECORD
 
 NOBODY = bytes(16)
 HEART, GLUCOSE = TERM, "code:http://loinc.org|2339-0"
@@ -117,9 +120,9 @@ def care(history: History) -> None:
     history.put(patient.put_record("laboratory", VITALS, (GLUCOSE, HEART)), tokens=(GLUCOSE, HEART))
     first = records[0].record
     reader = {"signer": clinic.identity, "subject": patient.identity, "record": first}
-    history.add((clinic.access(first, Purpose.TREATMENT), Code.CONSENT_MISSING, reader))
+    history.add((clinic.access(first, Purpose.TREATMENT), CONSENT_MISSING, reader))
     consent = bytes(range(16))
-    kem = world.ledger.kem_key(clinic.identity)
+    kem = world.ledger.entity(KEM_KEYS, clinic.identity).kem
     grant = patient.grant(
         clinic.identity, kem, ["vitals"], purposes=[Purpose.TREATMENT], rights=Right.READ, consent=consent
     )
@@ -127,10 +130,10 @@ def care(history: History) -> None:
     history.add((grant, Code.OK, granted | {"folder": vitals}))
     history.add(
         (clinic.access(first, Purpose.TREATMENT), Code.OK, reader),
-        (clinic.access(first, Purpose.RESEARCH), Code.PURPOSE_NOT_ALLOWED, reader),
+        (clinic.access(first, Purpose.RESEARCH), PURPOSE_NOT_ALLOWED, reader),
         (
             clinic.access(NOBODY, Purpose.TREATMENT),
-            Code.UNKNOWN_RECORD,
+            UNKNOWN_RECORD,
             {"signer": clinic.identity, "record": NOBODY},
         ),
     )
@@ -143,7 +146,7 @@ def care(history: History) -> None:
     erased = owner | {"subject": patient.identity, "record": records[1].record}
     history.add(
         (patient.erase_record(records[1].record), Code.OK, erased),
-        (patient.erase_record(records[1].record), Code.RECORD_ERASED, erased),
+        (patient.erase_record(records[1].record), RECORD_ERASED, erased),
     )
 
 

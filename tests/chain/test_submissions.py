@@ -9,6 +9,8 @@ from fastledger.chain.store import NOWHERE, BlockEntry, Layer
 from fastledger.model.block import Block, Header, HeaderBody
 from fastledger.model.outcome import Outcome
 from fastledger.storage.keys import TermLog
+from fastledger.subjects.folder import NOT_OWNER
+from fastledger.subjects.identity import UNKNOWN_SIGNER
 
 A, B, C = (bytes([number]) * 32 for number in range(3))
 BLOCK = Block(
@@ -56,10 +58,10 @@ def test_a_batch_is_ordered_and_durable_as_a_whole() -> None:
 def test_a_reorganisation_changes_the_verdict_until_it_is_final() -> None:
     tracker = waiting(A)
     assert stages(tracker, connected(1, A)) == (["first"], [])
-    moved = (BlockDisconnected(bytes(32), 1, [A]), connected(2, B, A, code=Code.UNKNOWN_SIGNER))
+    moved = (BlockDisconnected(bytes(32), 1, [A]), connected(2, B, A, code=UNKNOWN_SIGNER))
     assert stages(tracker, *moved) == ([], [])
     (found,) = tracker.consume([final(2, B, A)]).durable
-    assert found.outcomes == [Outcome(A, Code.UNKNOWN_SIGNER, 2, 1)]
+    assert found.outcomes == [Outcome(A, UNKNOWN_SIGNER, 2, 1)]
 
 
 def test_expiry_is_certain_only_by_a_final_time() -> None:  # SPEC-POOL-5
@@ -78,7 +80,7 @@ def test_what_became_final_with_the_block_that_ends_the_window_is_not_expired() 
 
 def test_known_ones_are_answered_at_once_or_with_the_others() -> None:
     tracker: SubmissionTracker[str] = SubmissionTracker()
-    known = {A: Outcome(A, Code.OK, 3, 0, True), B: Outcome(B, Code.NOT_OWNER, 9, 1, True)}
+    known = {A: Outcome(A, Code.OK, 3, 0, True), B: Outcome(B, NOT_OWNER, 9, 1, True)}
     codes = [Code.EXPIRED, Code.BAD_SIGNATURE]
     answers = tracker.add("final", [A, C], codes, [0, 0], known, 5)
     assert [found.outcomes for found in answers.durable] == [[known[A], Outcome(C, Code.BAD_SIGNATURE)]]

@@ -13,6 +13,7 @@ from hospital import CHEAP_KDF, observation, patient, write_bundle, write_ndjson
 
 from fastledger import Keystore, Ledger, Purpose, Wallet
 from fastledger.cli.output import Exit
+from fastledger.subjects.identity import IDENTITIES
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +38,8 @@ def test_init_makes_a_ledger_that_the_api_opens(made: Cli) -> None:
         keystore = Keystore.open(made.keystore, PASSWORD)
         organisation = Wallet.load(keystore, "organisation")
         assert organisation.chain_id == ledger.chain_id
-        assert ledger.identity(organisation.identity).endorser == Wallet.load(keystore, "regulator").identity
-        assert ledger.identity(Wallet.load(keystore, "regulator").identity).role == "regulator"
+        assert ledger.entity(IDENTITIES, organisation.identity).endorser == Wallet.load(keystore, "regulator").identity
+        assert ledger.entity(IDENTITIES, Wallet.load(keystore, "regulator").identity).role == "regulator"
     assert oct(Path(made.keystore).stat().st_mode & 0o777) == "0o600"
 
 
@@ -209,8 +210,8 @@ def test_query_finds_and_pages(made: Cli) -> None:
     records = made.entries("--kind", "record.put", "--limit", 1000)
     assert [entry for entry in everything if entry["kind"] == "record.put"] == records
     one = records[7]
-    assert made.entries("--record", one["record"]) == [one]
-    assert one in made.entries("--folder", one["folder"], "--code", "ok", "--limit", 1000)
+    assert made.entries("--id", f"record={one['record']}") == [one]
+    assert one in made.entries("--id", f"folder={one['folder']}", "--code", "ok", "--limit", 1000)
     assert made.entries("--code", "consent-missing") == made.entries("--code", 242) == []
     assert made.entries("--newest-first", "--limit", 1) == [everything[-1]]
     page = made.json("query", made.ledger, "--limit", 3)
@@ -238,7 +239,7 @@ def test_query_finds_and_pages(made: Cli) -> None:
         (("--code", "²"), Exit.INPUT),
         (("--code", ""), Exit.INPUT),
         (("--signer", "xyz"), Exit.USAGE),
-        (("--record", "00"), Exit.USAGE),
+        (("--id", "record=00"), Exit.USAGE),
         (("--limit", "0"), Exit.USAGE),
         (("--limit", "1001"), Exit.USAGE),
         (("--from-height", "low"), Exit.USAGE),
@@ -260,7 +261,7 @@ def test_read_is_audited_and_gives_the_very_bytes(cli: Cli) -> None:
     assert answer["version"] == 1
     assert json.loads(answer["content"])["resourceType"]
     assert cli.run(*reading).stdout == answer["content"] + "\n"
-    audit = cli.entries("--kind", "access.read", "--record", record)
+    audit = cli.entries("--kind", "access.read", "--id", f"record={record}")
     assert [entry["code"] for entry in audit] == ["ok", "ok"]
     assert audit[0]["txid"] == answer["txid"]
 

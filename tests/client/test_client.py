@@ -24,6 +24,10 @@ from fastledger.errors import (
     UnreachableError,
 )
 from fastledger.rpc.protocol import Filter
+from fastledger.subjects.consent import CONSENT_MISSING, CONSENTS
+from fastledger.subjects.folder import FOLDERS
+from fastledger.subjects.identity import IDENTITIES, KEM_KEYS, KEYS, UNKNOWN_SIGNER
+from fastledger.subjects.record import RECORDS
 
 
 @pytest.fixture(scope="module")
@@ -52,18 +56,18 @@ def readings(ledger: LedgerApi, world: NodeWorld, txid: bytes, consent: bytes, r
         [entry.txid for entry in ledger.query(kind="record.put", signer=world.patient.identity)],
         [entry.txid for entry in ledger.query(newest_first=True, limit=3)],
         ledger.query(limit=2).next_cursor,
-        ledger.query(code=Code.UNKNOWN_SIGNER).entries,
+        ledger.query(code=UNKNOWN_SIGNER).entries,
         ledger.get(txid),
         ledger.prove(txid),
-        ledger.identity_of(world.hospital.public_key),
-        ledger.identity(world.hospital.identity),
-        ledger.identity(world.regulator.identity),
-        ledger.kem_key(world.clinic.identity),
-        ledger.folder(world.patient.folder("vitals")),
-        ledger.record(record),
+        ledger.entity(KEYS, world.hospital.public_key).identity,
+        ledger.entity(IDENTITIES, world.hospital.identity),
+        ledger.entity(IDENTITIES, world.regulator.identity),
+        ledger.entity(KEM_KEYS, world.clinic.identity).kem,
+        ledger.entity(FOLDERS, world.patient.folder("vitals")),
+        ledger.entity(RECORDS, record),
         ledger.record_version(record, 1),
         ledger.record_version(record),
-        ledger.consent(consent),
+        ledger.entity(CONSENTS, consent),
         ledger.status()["chain_id"],
     ]
 
@@ -75,7 +79,7 @@ def test_a_client_answers_as_the_ledger_does(tmp_path: Path) -> None:  # SPEC-CL
     amended = world.patient.amend_record("vitals", sealed.record, 2, b"73 bpm")
     grant = world.patient.grant(
         world.clinic.identity,
-        client.kem_key(world.clinic.identity),
+        client.entity(KEM_KEYS, world.clinic.identity).kem,
         ["vitals", "laboratory"],
         purposes=[Purpose.TREATMENT, Purpose.RESEARCH],
     )
@@ -92,11 +96,11 @@ def test_what_is_not_there_is_the_same_error_too(client: Client) -> None:  # SPE
     for ask in (client.get, client.prove):
         with pytest.raises(NotFoundError):
             ask(bytes(32))
-    for ask in (client.identity, client.kem_key, client.folder, client.record, client.consent):
+    for table in (IDENTITIES, KEM_KEYS, FOLDERS, RECORDS, CONSENTS):
         with pytest.raises(NotFoundError):
-            ask(bytes(16))
+            client.entity(table, bytes(16))
     with pytest.raises(NotFoundError):
-        client.identity_of(b"\2" + bytes(32))
+        client.entity(KEYS, b"\2" + bytes(32))
     with pytest.raises(InputError) as error:
         client.query(kind="no.such")
     assert error.value.code == Code.BAD_QUERY
@@ -116,7 +120,7 @@ def test_verdicts_in_the_order_of_the_batch(world: NodeWorld, client: Client) ->
     assert [item.code for item in outcomes] == [
         Code.OK,
         Code.MALFORMED,
-        Code.UNKNOWN_SIGNER,
+        UNKNOWN_SIGNER,
         Code.WRONG_CHAIN,
     ]
     again = client.submit(batch)
@@ -199,8 +203,8 @@ def test_a_refused_read_names_its_audit_entry(world: NodeWorld, client: Client) 
     access = world.clinic.access(sealed.record, Purpose.TREATMENT)
     with pytest.raises(AccessRefused) as refusal:
         client.read(access)
-    assert (refusal.value.code, refusal.value.txid) == (Code.CONSENT_MISSING, access.txid)
-    assert client.get(access.txid).code == Code.CONSENT_MISSING
+    assert (refusal.value.code, refusal.value.txid) == (CONSENT_MISSING, access.txid)
+    assert client.get(access.txid).code == CONSENT_MISSING
     with pytest.raises(InputError) as error:
         client.read(world.patient.open_folders("no access"))
     assert error.value.code == Code.BAD_BODY

@@ -27,6 +27,8 @@ from fastledger.errors import (
     TransactionError,
     UnreachableError,
 )
+from fastledger.subjects.consent import CONSENT_MISSING
+from fastledger.subjects.record import RECORDS
 
 
 @pytest.fixture(scope="module")
@@ -241,7 +243,7 @@ def test_a_refusal_whose_answer_was_lost_is_a_refusal_still(
     proxy.cut_answers(0)
     with pytest.raises(InputError) as error:
         through.read(world.clinic.access(sealed.record, Purpose.TREATMENT))
-    assert error.value.code == Code.CONSENT_MISSING
+    assert error.value.code == CONSENT_MISSING
 
 
 def test_bytes_that_are_not_what_was_announced(world: NodeWorld, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -402,7 +404,7 @@ def test_tls(tmp_path: Path) -> None:  # SPEC-CLI-2
         client = node.connect(ClientTls(ca=authority.path))
         sealed = client.put_record(node.world.patient, "vitals", b"72 bpm")
         assert next(client.follow(cursor=0)).entry == client.query(limit=1).entries[0]
-        assert client.record(sealed.record).version == 1
+        assert client.entity(RECORDS, sealed.record).version == 1
         for tls in (ClientTls(ca=stranger.path), None):
             with pytest.raises(UnreachableError, match="not trusted") as error:
                 node.world.connect(node.url, tls=tls, options=ONE_TRY)

@@ -40,7 +40,7 @@ def test_a_client_loads_no_engine_and_no_server() -> None:
     assert beneath(found, (*ENGINE, *SERVER, *OTHERS)) == set()
 
 
-@pytest.mark.parametrize("name", ["Outcome", "Query", "Page", "Entry", "VerifyReport", "RestoreReport", "Transaction"])
+@pytest.mark.parametrize("name", ["Outcome", "Query", "Page", "VerifyReport", "RestoreReport"])
 def test_values_load_nothing_but_the_model(name: str) -> None:
     found = loaded(names=(name,))
     assert beneath(found, ("fastledger.model",))

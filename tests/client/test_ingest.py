@@ -7,13 +7,16 @@ from typing import Any
 import pytest
 from hospital import Hospital, hospital, observation, patient, practitioner, write_bundle, write_ndjson
 
-from fastledger import Code, Purpose, Wallet
+from fastledger import Purpose, Wallet
 from fastledger.client import ingest as ingest_module
 from fastledger.client.ingest import REFUSALS_KEPT, Custodian
 from fastledger.errors import NotFoundError
 from fastledger.limits import KEYSTORE_NAME_BYTES_MAX
-from fastledger.model.bodies import ConsentGrant, FolderOpen, RecordPut
 from fastledger.model.outcome import Outcome
+from fastledger.subjects.consent import ConsentGrant
+from fastledger.subjects.folder import FOLDERS, FolderOpen
+from fastledger.subjects.identity import IDENTITIES, SIGNER_REVOKED
+from fastledger.subjects.record import RECORDS, RecordPut
 from fastledger.workload import generate
 
 
@@ -54,8 +57,8 @@ def test_a_patients_records_are_that_patients(clinic: Hospital) -> None:  # SPEC
     mine = [kept for kept in done.kept if kept.patient == reference]
     assert {kept.category for kept in mine} == set(wallet.labels)
     for kept in mine[:8]:
-        record = clinic.ledger.record(kept.record)
-        assert clinic.ledger.folder(record.folder).owner == wallet.identity
+        record = clinic.ledger.entity(RECORDS, kept.record)
+        assert clinic.ledger.entity(FOLDERS, record.folder).owner == wallet.identity
         assert record.folder == wallet.labels[kept.category]
         for reader, purpose in ((wallet, Purpose.PATIENT_REQUEST), (organisation, Purpose.TREATMENT)):
             blob = clinic.ledger.read(reader.access(kept.record, purpose))
@@ -137,7 +140,7 @@ def test_a_refusal_by_the_rules_is_counted_by_its_code(clinic: Hospital, tmp_pat
     custodian, _ = clinic.custodian()
     clinic.submit(clinic.regulator.revoke_identity(custodian.organisation.identity))
     report = clinic.ingest([write_bundle(tmp_path / "b.json", patient(), patient())]).report
-    assert (report.committed, report.failures) == (0, {Code.SIGNER_REVOKED.slug: 2})
+    assert (report.committed, report.failures) == (0, {SIGNER_REVOKED.slug: 2})
 
 
 # Whose it is.
@@ -155,7 +158,7 @@ def test_ndjson_without_bundles_goes_to_each_patient(clinic: Hospital, tmp_path:
         assert person["id"] == f"p{number}"
         assert [item["valueString"] for item in observed] == [f"of p{number}"] * 3
     assert [item["resourceType"] for item in done.contents_of(None)] == ["Location"]
-    owners = {clinic.ledger.folder(kept.folder).owner for kept in done.kept if kept.patient}
+    owners = {clinic.ledger.entity(FOLDERS, kept.folder).owner for kept in done.kept if kept.patient}
     assert len(owners) == 3
 
 
@@ -316,7 +319,7 @@ def test_an_ingest_goes_on_after_a_crash_between_keys_and_chain(
     crash_before_submitting(clinic, monkeypatch, vitals)
     custodian, _ = clinic.custodian()
     with pytest.raises(NotFoundError):
-        clinic.ledger.identity(custodian.patients["p1"].identity)
+        clinic.ledger.entity(IDENTITIES, custodian.patients["p1"].identity)
     done = clinic.ingest([vitals])
     assert (done.report.committed, done.report.failures) == (4, {})
     # The same for one more category of a patient who is there already.
@@ -402,7 +405,7 @@ def test_records_are_told_of_once_they_are_durable(clinic: Hospital, tmp_path: P
     custodian = Custodian(clinic.ledger, organisation, new_wallet=clinic.new_wallet)
     seen: list[int] = []
     run = ingest_module.Ingest(
-        clinic.ledger, custodian, on_kept=lambda kept: seen.append(clinic.ledger.record(kept.record).version)
+        clinic.ledger, custodian, on_kept=lambda kept: seen.append(clinic.ledger.entity(RECORDS, kept.record).version)
     )
     bundles = list(generate(seed=2, patients=1))
     report = run.run(bundles)

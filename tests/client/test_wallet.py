@@ -14,9 +14,12 @@ from fastledger.crypto.keystore import KdfParams
 from fastledger.crypto.signing import SigningKey
 from fastledger.errors import EnvelopeError, InputError, KeystoreError
 from fastledger.limits import FOLDERS_PER_CONSENT_MAX, TOKENS_PER_RECORD_MAX, VALIDITY_WINDOW_MS_MAX
-from fastledger.model.bodies import ConsentGrant, FolderOpen, RecordPut
 from fastledger.model.codec import decode, encode
 from fastledger.model.ids import identity_id
+from fastledger.subjects.consent import ConsentGrant
+from fastledger.subjects.folder import UNKNOWN_FOLDER, FolderOpen
+from fastledger.subjects.identity import UNKNOWN_SIGNER
+from fastledger.subjects.record import RecordPut
 
 PASSWORD = "for this test alone"
 CHAIN_ID = b"chain-id"
@@ -224,7 +227,7 @@ def test_labels_are_the_wallets_own() -> None:
     assert wallet.folder(bytes(16)) == bytes(16)
     with pytest.raises(InputError) as error:
         wallet.folder("imaging")
-    assert error.value.code == Code.UNKNOWN_FOLDER
+    assert error.value.code == UNKNOWN_FOLDER
     for folder, epoch in ((bytes(16), None), ("vitals", 2), ("vitals", 0)):
         with pytest.raises(EnvelopeError) as missing:
             wallet.folder_key(folder, epoch)
@@ -350,4 +353,4 @@ def test_a_successor_takes_the_identity_over(world: World, tmp_path: Path) -> No
     blob = world.ledger.read(again.access(sealed.record, Purpose.PATIENT_REQUEST))
     assert again.open_record(blob, folder="vitals", record=sealed.record) == VITALS
     refused = world.ledger.submit([world.patient.access(sealed.record, Purpose.PATIENT_REQUEST)])[0]
-    assert refused.code == Code.UNKNOWN_SIGNER
+    assert refused.code == UNKNOWN_SIGNER

@@ -22,7 +22,7 @@ from fastledger import Code, Purpose, Role, SigningKey, Transaction, Wallet, ver
 from fastledger.crypto.hpke import KemPrivateKey, KemSuite
 from fastledger.crypto.signing import ORDER, normalize_low_s
 from fastledger.errors import ReceiptError, TransactionError
-from fastledger.model.bodies import IdentityRegister, body_map
+from fastledger.model.body import body_map
 from fastledger.model.codec import encode
 from fastledger.model.receipt import (
     KEY_LABEL,
@@ -34,6 +34,7 @@ from fastledger.model.receipt import (
     _parse_proof,
 )
 from fastledger.model.transaction import signing_input
+from fastledger.subjects.identity import IdentityRegister
 
 PEER = Path(__file__).with_name("cose_peer.py")
 PEER_PYTHON = Path(os.environ.get("FASTLEDGER_PEER_PYTHON", PROJECT_ROOT / ".venv-peers" / "bin" / "python"))

@@ -20,6 +20,8 @@ from fastledger.model.receipt import (
     RECEIPTS_LABEL,
     STATEMENT_BYTES_MAX,
 )
+from fastledger.subjects.consent import CONSENT_MISSING
+from fastledger.subjects.identity import UNKNOWN_SUBJECT
 
 # Around every power of two that a proof's shape turns on.
 BLOCK_SIZES = (1, 2, 3, 4, 5, 6, 7, 8, 9, 15, 16, 17, 31, 32, 33, 65)
@@ -87,7 +89,7 @@ def test_every_transaction_of_a_block_has_its_receipt(chain: World, stranger: St
         txid = txid_at(chain, size, index)
         verified = stranger.verify(chain.ledger.prove(txid))
         assert (verified.transaction.txid, verified.height, verified.index) == (txid, height, index)
-        assert verified.code == (Code.UNKNOWN_SUBJECT if index % 3 == 2 else Code.OK)
+        assert verified.code == (UNKNOWN_SUBJECT if index % 3 == 2 else Code.OK)
         assert (verified.block_id, verified.time_ms) == (block.block_id, block.body.time_ms)
         assert verified.proposer == chain.ledger.genesis.proposers[0]
         assert verified.transaction.encoded == block.transaction_bytes(index)
@@ -96,9 +98,9 @@ def test_every_transaction_of_a_block_has_its_receipt(chain: World, stranger: St
 def test_a_refused_read_proves_its_refusal(world: World) -> None:  # SPEC-RCP-2, SPEC-ACC-2
     sealed = world.put()
     access = world.clinic.access(sealed.record, Purpose.TREATMENT)
-    assert world.ledger.submit([access])[0].code == Code.CONSENT_MISSING
+    assert world.ledger.submit([access])[0].code == CONSENT_MISSING
     verified = Stranger(world.ledger.genesis.encoded).verify(world.ledger.prove(access.txid))
-    assert (verified.code, verified.transaction.kind) == (Code.CONSENT_MISSING, "access.read")
+    assert (verified.code, verified.transaction.kind) == (CONSENT_MISSING, "access.read")
 
 
 def test_a_receipt_is_the_same_after_reopening(world: World) -> None:  # SPEC-RCP-1
@@ -249,7 +251,7 @@ def test_the_forger_can_leave_all_as_it_is(stranger: Stranger, statement: bytes)
         in_outcome(0, "header"),
         in_outcome(1, b""),
         in_outcome(1, None),
-        in_outcome(2, int(Code.UNKNOWN_SUBJECT)),
+        in_outcome(2, int(UNKNOWN_SUBJECT)),
         in_outcome(2, 7),
         in_outcome(2, False),
         in_outcome(2, -1),

@@ -14,6 +14,8 @@ from fastledger import Purpose, SealedRecord, Transaction
 from fastledger.errors import Code, LedgerBusyError, NotFoundError
 from fastledger.node.federation.blobs import ATTEMPTS, PROOF_LIFETIME_MS, EnvelopeFetcher, EnvelopeGate
 from fastledger.peers.port import BlobSink
+from fastledger.subjects.consent import CONSENT_MISSING, CONSENT_REVOKED
+from fastledger.subjects.record import RECORD_ERASED
 
 CONTENT = random.Random(3).randbytes(700_000)
 CHUNK = 256 * 1024
@@ -66,12 +68,12 @@ def test_consent_decides_at_every_chunk(world: World) -> None:  # SPEC-FED-18
     sealed = world.put(CONTENT)
     gate = EnvelopeGate(world.ledger)
     refused = access(world, sealed.record, by="doctor")
-    assert gate.blob_for(PEER, digest_of(sealed), refused.txid, 0, CHUNK).code == Code.CONSENT_MISSING
+    assert gate.blob_for(PEER, digest_of(sealed), refused.txid, 0, CHUNK).code == CONSENT_MISSING
     consent = world.grant(world.doctor, "vitals")
     granted = access(world, sealed.record, by="doctor")
     assert gate.blob_for(PEER, digest_of(sealed), granted.txid, 0, CHUNK).code == Code.OK
     world.submit(world.patient.revoke_consent(consent.body_map["consent"]))
-    assert gate.blob_for(PEER, digest_of(sealed), granted.txid, CHUNK, CHUNK).code == Code.CONSENT_REVOKED
+    assert gate.blob_for(PEER, digest_of(sealed), granted.txid, CHUNK, CHUNK).code == CONSENT_REVOKED
 
 
 def test_an_old_access_proves_nothing_and_an_erased_envelope_is_gone(world: World) -> None:  # SPEC-FED-18
@@ -80,7 +82,7 @@ def test_an_old_access_proves_nothing_and_an_erased_envelope_is_gone(world: Worl
     read, read_erased = access(world, sealed.record), access(world, erased.record)
     world.submit(world.patient.erase_record(erased.record))
     gone = gate.blob_for(PEER, digest_of(erased), read_erased.txid, 0, CHUNK).code
-    assert gone in (Code.NOT_FOUND, Code.RECORD_ERASED)
+    assert gone in (Code.NOT_FOUND, RECORD_ERASED)
     world.clock.advance(PROOF_LIFETIME_MS + 1_000)
     assert gate.blob_for(PEER, digest_of(sealed), read.txid, 0, CHUNK).code == Code.EXPIRED
 

@@ -22,6 +22,8 @@ from fastledger.node.ingest import IngestOptions
 from fastledger.node.reads import Reads
 from fastledger.node.service import NodeService, ServiceOptions
 from fastledger.rpc.protocol import Verdict, decode_outcomes, encode_outcomes
+from fastledger.subjects.consent import CONSENT_MISSING
+from fastledger.subjects.identity import ALREADY_REGISTERED
 
 
 @pytest_asyncio.fixture
@@ -325,7 +327,7 @@ async def test_alerts_are_refusals_and_ended_identities(
     again = world.patient.register(Role.PATIENT)
     revoked = world.regulator.revoke_identity(world.clinic.identity)
     outcomes = world.ledger.submit([*patients(world, 2), again, revoked])
-    assert [outcome.code for outcome in outcomes] == [0, 0, Code.ALREADY_REGISTERED, 0]
+    assert [outcome.code for outcome in outcomes] == [0, 0, ALREADY_REGISTERED, 0]
     entries = await take(alerts, 2)
     assert [entry.txid for entry in entries] == [again.txid, revoked.txid]
 
@@ -416,7 +418,7 @@ def test_verdict_arrays_go_there_and_back() -> None:  # SPEC-RPC-4
     outcomes = [
         Outcome(b"\x01" * 32, Code.OK, 7, 0),
         Outcome(b"\x02" * 32, Code.BAD_SIGNATURE),
-        Outcome(b"\x03" * 32, Code.CONSENT_MISSING, 2**40, 9_999, duplicate=True),
+        Outcome(b"\x03" * 32, CONSENT_MISSING, 2**40, 9_999, duplicate=True),
     ]
     data = encode_outcomes(outcomes, wait="durable")
     assert decode_outcomes(data, [outcome.txid for outcome in outcomes]) == ("durable", outcomes)

@@ -23,6 +23,7 @@ from fastledger.peers.wire import (
     Piece,
     Snapshots,
 )
+from fastledger.subjects.consent import CONSENT_MISSING
 
 ACCESS = b"\7" * 32
 ENVELOPE = bytes(range(256)) * 10_000
@@ -45,7 +46,7 @@ class Shelf:
         if envelope is None:
             return BlobAnswer(Code.NOT_FOUND)
         if organisation != self.to or access_txid != ACCESS:
-            return BlobAnswer(Code.CONSENT_MISSING)
+            return BlobAnswer(CONSENT_MISSING)
         return BlobAnswer(Code.OK, envelope[offset : offset + length], len(envelope))
 
 
@@ -109,7 +110,7 @@ def test_a_refusal_reaches_who_asked(net: Net, keys: list[SigningKey]) -> None: 
     net.run(5_000)
     sink = fetch(net, asker, access=bytes(32))
     net.run(1_000)
-    assert sink.outcome == Code.CONSENT_MISSING
+    assert sink.outcome == CONSENT_MISSING
     assert fetch(net, asker, digest=bytes(32)).outcome is None
     net.run(1_000)
 

@@ -10,7 +10,6 @@ from world import START_MS
 
 from fastledger import Genesis, SigningKey, Transaction
 from fastledger.chain.forks.mining import mine_block
-from fastledger.model.bodies import RecordPut
 from fastledger.peers.wire import (
     BlockMessage,
     BlockTransactions,
@@ -19,6 +18,7 @@ from fastledger.peers.wire import (
     Inventory,
     Transactions,
 )
+from fastledger.subjects.record import RecordPut
 
 
 @pytest.fixture

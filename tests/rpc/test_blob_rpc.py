@@ -30,6 +30,7 @@ from fastledger.rpc.options import RateOptions, RpcOptions
 from fastledger.rpc.protocol import DIGEST_HEADER, TICKET_HEADER, TUS_TYPE, TXID_HEADER
 from fastledger.rpc.server import Extras, RpcServer
 from fastledger.storage.blobs.uploads import UploadLimits
+from fastledger.subjects.consent import CONSENT_MISSING
 
 TOKENS = {"alice": "a" * 40, "bob": "b" * 40}
 TUS = {"Tus-Resumable": "1.0.0"}
@@ -290,7 +291,7 @@ async def test_what_is_not_granted_sends_nothing(site: Site) -> None:  # SPEC-RE
     assert status == 403
     assert TICKET_HEADER not in headers
     assert sealed.blob not in body
-    assert site.world.ledger.get(stranger.txid).code == Code.CONSENT_MISSING
+    assert site.world.ledger.get(stranger.txid).code == CONSENT_MISSING
     access = site.world.patient.access(sealed.record, Purpose.PATIENT_REQUEST)
     assert (await site.read(access.encoded))[0] == 200
     status, _, body = await site.read(access.encoded)  # the same again

@@ -31,6 +31,7 @@ from fastledger.rpc.protocol import (
 )
 from fastledger.rpc.server import Extras
 from fastledger.rpc.signatures import low_s, low_s_sequence
+from fastledger.subjects.identity import KEM_KEYS, UNKNOWN_SIGNER
 
 SEQUENCE = "application/cbor-seq"
 ALL_ROLES = AccessOptions(anonymous_roles=frozenset({"reader", "submitter", "operator"}))
@@ -119,9 +120,9 @@ async def test_refusals_stand_in_the_chain_and_are_found(node: NodeWorld, client
     stranger = new_wallet(world.clock).join(world.ledger.chain_id)
     refused = stranger.open_folders("vitals")
     verdict = await client.call("transaction.submit", transaction=text(refused.encoded))
-    assert (verdict["status"], verdict["code"]) == ("refused", Code.UNKNOWN_SIGNER)
+    assert (verdict["status"], verdict["code"]) == ("refused", UNKNOWN_SIGNER)
     assert (await client.call("transaction.status", txid=refused.txid.hex()))["status"] == "refused"
-    for conditions in ({"status": "refused"}, {"code": int(Code.UNKNOWN_SIGNER)}, {"alerts": True}):
+    for conditions in ({"status": "refused"}, {"code": int(UNKNOWN_SIGNER)}, {"alerts": True}):
         page = await client.call("transaction.query", **conditions)
         assert [entry["txid"] for entry in page["entries"]] == [refused.txid.hex()], conditions
     page = await client.call("transaction.query", status="durable")
@@ -146,8 +147,8 @@ async def test_queries_page_by_every_condition(node: NodeWorld, client: RawClien
     body = sealed[0].transaction.body_map
     token, record = body["tokens"][0].hex(), body["record"].hex()
     assert len((await client.call("transaction.query", token=token))["entries"]) == 3
-    assert len((await client.call("transaction.query", record=record))["entries"]) == 1
-    assert len((await client.call("transaction.query", folder=body["folder"].hex()))["entries"]) >= 3
+    assert len((await client.call("transaction.query", ids={"record": record}))["entries"]) == 1
+    assert len((await client.call("transaction.query", ids={"folder": body["folder"].hex()}))["entries"]) >= 3
     height = world.ledger.height
     newest = await client.call("transaction.query", from_height=height, newest_first=True)
     assert [entry["height"] for entry in newest["entries"]] == [height]
@@ -211,9 +212,9 @@ async def test_the_present_state(node: NodeWorld, client: RawClient) -> None:
         world.hospital.identity.hex(),
         False,
     )
-    assert (await client.call("identity.of_key", key=identity["key"]))["identity"] == doctor
-    kem = await client.call("identity.kem_key", identity=doctor)
-    assert base64.b64decode(kem["kem"]) == world.ledger.kem_key(world.doctor.identity)
+    assert (await client.call("signing_key.get", key=identity["key"]))["identity"] == doctor
+    kem = await client.call("kem_key.get", identity=doctor)
+    assert base64.b64decode(kem["kem"]) == world.ledger.entity(KEM_KEYS, world.doctor.identity).kem
     assert await client.call("folder.get", folder=folder) == {"folder": folder, "owner": patient, "epoch": 1}
     found = await client.call("record.get", record=record)
     assert (found["folder"], found["version"], found["erased"]) == (folder, 1, False)

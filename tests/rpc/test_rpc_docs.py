@@ -14,6 +14,7 @@ from test_rpc import registrations
 
 from fastledger.errors import Code
 from fastledger.rpc.chain import CHAIN_METHODS
+from fastledger.rpc.entities import entity_methods
 from fastledger.rpc.federation import federation_methods
 from fastledger.rpc.jobs import Jobs
 from fastledger.rpc.operator import Hooks, operator_methods
@@ -68,6 +69,7 @@ def test_examples_run_as_they_stand(node: NodeThread, tmp_path: Path) -> None:
 def table() -> str:
     methods = (
         *CHAIN_METHODS,
+        *entity_methods(),
         *TRANSACTION_METHODS,
         *operator_methods(Jobs(), Hooks(figures=dict, reload=list, stop=lambda: None)),
         *federation_methods(None),

@@ -23,6 +23,7 @@ from fastledger.rpc.protocol import decode_blobs
 from fastledger.rpc.server import Extras
 from fastledger.rpc.signatures import low_s_sequence
 from fastledger.rpc.transactions import TRANSACTION_METHODS
+from fastledger.subjects.identity import IDENTITIES
 
 FEW = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -46,12 +47,15 @@ def example_of(name: str, node: NodeWorld) -> Any:
         "transactions": ["AAAA"],
         "height": 1,
         "identity": world.doctor.identity.hex(),
-        "key": world.ledger.identity(world.doctor.identity).key.hex(),
+        "key": world.ledger.entity(IDENTITIES, world.doctor.identity).key.hex(),
         "folder": folder.body_map["folders"][0].hex(),
         "digests": ["00" * 32],
         "job": "j1",
         "destination": "/nowhere/at/all",
         "address": "127.0.0.1:8471",
+        "proposer": world.ledger.genesis.proposers[0].hex(),
+        "digest": "00" * 32,
+        "version": 1,
     }.get(name, "00" * 16)
 
 

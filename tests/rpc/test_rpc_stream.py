@@ -20,6 +20,7 @@ from fastledger import Code
 from fastledger.rpc import stream
 from fastledger.rpc.options import RateOptions, RpcOptions
 from fastledger.rpc.protocol import Events
+from fastledger.subjects.identity import UNKNOWN_SIGNER
 
 OPTIONS = RpcOptions(subscriptions_per_connection_max=3, subscriptions_max=4, write_timeout_ms=300)
 
@@ -127,7 +128,7 @@ async def test_blocks_and_filters_and_alerts(node: NodeWorld) -> None:  # SPEC-S
         assert [event.entry.kind for event in events] == ["identity.endorse"]
         events = await follower.caught_up(alerts["subscription"], world.ledger.transaction_count)
         assert [(event.entry.txid, event.entry.code) for event in events] == [
-            (refused.txid.hex(), Code.UNKNOWN_SIGNER)
+            (refused.txid.hex(), UNKNOWN_SIGNER)
         ]
 
 

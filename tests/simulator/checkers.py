@@ -11,9 +11,8 @@ import msgspec
 
 from fastledger.limits import TREE_ENTRIES_MAX
 from fastledger.model.block import Block
-from fastledger.model.bodies import ConsentGrant
 from fastledger.model.ids import identity_id
-from fastledger.state.entities import CONSENTS, Consent
+from fastledger.subjects.consent import CONSENTS, Consent, ConsentGrant
 from simulator.replay import Replay, ReplayError, signed
 
 if TYPE_CHECKING:

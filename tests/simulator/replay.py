@@ -16,13 +16,17 @@ from coincurve.ecdsa import cdata_to_der, deserialize_compact
 from fastledger.crypto.merkle import HistoryTree, leaf_hashes, merkle_root
 from fastledger.errors import Code
 from fastledger.model.block import Block, result_entries
-from fastledger.model.bodies import ConsentGrant, FolderOpen, IdentityRegister, RecordPut
 from fastledger.model.genesis import Genesis
 from fastledger.model.transaction import Transaction, signing_input
 from fastledger.state.context import Context
-from fastledger.state.identity import install_authorities
+from fastledger.state.registry import BlockOpening
 from fastledger.state.transition import apply
 from fastledger.state.view import View, next_state_root
+from fastledger.subjects.catalogue import REGISTRY
+from fastledger.subjects.consent import ConsentGrant
+from fastledger.subjects.folder import FolderOpen
+from fastledger.subjects.identity import IdentityRegister
+from fastledger.subjects.record import RecordPut
 from simulator.workload import Claim
 
 
@@ -94,7 +98,7 @@ class Replay:
     def begin(self) -> None:
         """Executes block 0."""
         view = View(lambda _key: None)
-        install_authorities(view, self.genesis)
+        REGISTRY.install_genesis(view, self.genesis)
         self._take_writes(view)
         block = self.genesis.block(self._root)
         self.ids.append(block.block_id)
@@ -157,13 +161,9 @@ class Replay:
             raise ReplayError(f"height {height}: wrong {', '.join(wrong)}")
 
     def _pay(self, view: View, block: Block) -> None:
-        """The genesis schedule's reward, where there is one."""
-        work = self.genesis.work
-        if work is None or not work.rewards:
-            return
-        from fastledger.state.rewards import pay_reward
-
-        pay_reward(view, block.body.proposer, block.height, work.rewards)
+        """The genesis schedule's reward, and whatever else is due at a block."""
+        body = block.body
+        REGISTRY.open_block(view, BlockOpening(self.genesis, block.height, body.time_ms, body.proposer))
 
     def _judge(self, view: View, block: Block, index: int, transaction: Transaction) -> Code:
         txid, time_ms = transaction.txid, block.body.time_ms
@@ -175,8 +175,13 @@ class Replay:
             raise ReplayError(f"height {block.height}: nobody signed transaction {index}")
         if transaction.chain_id != self.genesis.chain_id or time_ms > transaction.expires_ms:
             raise ReplayError(f"height {block.height}: transaction {index} is of another chain or time")
-        context = Context(view, self.genesis.chain_id, time_ms)  # of its own: nothing is left of another
-        code = apply(context, transaction.signer, transaction.body)
+        context = Context(  # of its own: nothing is left of another
+            view,
+            chain_id=self.genesis.chain_id,
+            height=block.height,
+            time_ms=time_ms,
+        )
+        code = apply(context, REGISTRY.rules(1), transaction.signer, transaction.body)
         self.places[txid] = (block.height, index, code)
         if code == Code.OK:
             self._claim(transaction)

@@ -15,15 +15,15 @@ from fastledger.consensus.engine import Action, Event, FinaliseBlock, TipMoved
 from fastledger.consensus.pow import PowEngine
 from fastledger.consensus.tree import BlockTree, Entry
 from fastledger.errors import Code
-from fastledger.model.bodies import FolderOpen
 from fastledger.peers.fetch import BlockFetcher
 from fastledger.peers.network import PeerNetwork
 from fastledger.peers.scores import ScoreBoard
 from fastledger.state import transition
 from fastledger.state.context import Context
-from fastledger.state.entities import CONSENTS, FOLDERS, Folder
 from fastledger.storage.journal import ForkJournal
 from fastledger.storage.log import SegmentLog
+from fastledger.subjects.consent import CONSENTS
+from fastledger.subjects.folder import FOLDERS, Folder, FolderOpen
 from simulator.checkers import CHECKERS
 from simulator.hostile import KINDS
 from simulator.node import Node

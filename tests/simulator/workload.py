@@ -11,21 +11,14 @@ from dataclasses import dataclass, field
 
 from fastledger.crypto.hpke import KemSuite
 from fastledger.crypto.signing import SigningKey
-from fastledger.model.bodies import (
-    Body,
-    ConsentGrant,
-    ConsentRevoke,
-    FolderOpen,
-    IdentityEndorse,
-    IdentityRegister,
-    Purpose,
-    RecordPut,
-    Right,
-    Role,
-)
+from fastledger.model.body import Body
 from fastledger.model.genesis import Authority
 from fastledger.model.ids import identity_id
 from fastledger.model.transaction import Transaction
+from fastledger.subjects.consent import ConsentGrant, ConsentRevoke, Purpose, Right
+from fastledger.subjects.folder import FolderOpen
+from fastledger.subjects.identity import IdentityEndorse, IdentityRegister, Role
+from fastledger.subjects.record import RecordPut
 from simulator.clock import START_MS
 from simulator.options import MINUTE_MS, Options
 

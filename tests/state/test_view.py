@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from fastledger.state.entities import ACCOUNTS, FOLDERS, Account, Folder
 from fastledger.state.view import Stack, TermList, View
+from fastledger.subjects.folder import FOLDERS, Folder
+from fastledger.subjects.reward import ACCOUNTS, Account
 
 NAME = bytes(range(16))
 
@@ -15,7 +16,7 @@ def packed(balance: int) -> bytes:
     view = View(lambda _key: None)
     view.store(ACCOUNTS, b"", Account(balance))
     view.commit()
-    value = view.writes[b"A"]
+    value = view.writes[ACCOUNTS.prefix]
     assert value is not None
     return value
 
@@ -57,7 +58,7 @@ def test_a_stack_takes_dicts_of_bytes_alone() -> None:
 
 @pytest.mark.parametrize("stacked", [False, True])
 def test_a_view_shows_its_own_writes_and_keeps_what_was_committed(stacked: bool) -> None:  # SPEC-STATE-1
-    held: dict[bytes, bytes | None] = {b"Aold": packed(1)}
+    held: dict[bytes, bytes | None] = {ACCOUNTS.prefix + b"old": packed(1)}
     view = View(Stack([held], {}, lambda _key: None) if stacked else held.get)
     assert view.load(ACCOUNTS, b"old") == Account(1)
     assert view.load(ACCOUNTS, b"new") is None
@@ -72,30 +73,30 @@ def test_a_view_shows_its_own_writes_and_keeps_what_was_committed(stacked: bool)
     view.commit()
     view.rollback()
     assert (view.load(ACCOUNTS, b"old"), view.load(ACCOUNTS, b"new")) == (None, Account(4))
-    assert view.writes == {b"Anew": packed(4), b"Aold": None}
+    assert view.writes == {ACCOUNTS.prefix + b"new": packed(4), ACCOUNTS.prefix + b"old": None}
     assert view.load(FOLDERS, b"new") is None
     view.store(FOLDERS, b"new", Folder(NAME, 1))
     view.commit()
     assert len(view.writes) == 3
-    assert held == {b"Aold": packed(1)}
+    assert held == {ACCOUNTS.prefix + b"old": packed(1)}
 
 
 def test_terms_belong_to_the_transaction_that_ends_next() -> None:
     terms = TermList()
     assert (terms.terms, terms.counts, len(terms)) == (b"", array("I"), 0)
-    terms.add(b"\x01", NAME)
-    terms.add_all(b"\x07", [NAME, bytes(16)])
+    terms.add(b"\x00\x01", NAME)
+    terms.add_all(b"\x00\x07", [NAME, bytes(16)])
     terms.end()
     terms.end()
     other = terms.copy()
     for number in range(300):  # beyond what was reserved
-        terms.add(b"\x02", number.to_bytes(16, "big"))
+        terms.add(b"\x00\x02", number.to_bytes(16, "big"))
     terms.end()
-    expected = b"\x01" + NAME + b"\x07" + NAME + b"\x07" + bytes(16)
+    expected = b"\x00\x01" + NAME + b"\x00\x07" + NAME + b"\x00\x07" + bytes(16)
     assert (other.terms, other.counts) == (expected, array("I", [3, 0]))
-    assert terms.terms == expected + b"".join(b"\x02" + number.to_bytes(16, "big") for number in range(300))
+    assert terms.terms == expected + b"".join(b"\x00\x02" + number.to_bytes(16, "big") for number in range(300))
     assert terms.counts == array("I", [3, 0, 300])
-    other.add(b"\x03", NAME)
+    other.add(b"\x00\x03", NAME)
     other.end()
     assert other.counts == array("I", [3, 0, 1])
     terms.counts.append(7)  # a copy
@@ -103,17 +104,17 @@ def test_terms_belong_to_the_transaction_that_ends_next() -> None:
 
 
 @pytest.mark.parametrize("name", [b"", bytes(15), bytes(17), None, "x" * 16, 7])
-def test_a_term_has_seventeen_bytes(name: object) -> None:
+def test_a_term_has_eighteen_bytes(name: object) -> None:
     terms = TermList()
-    terms.add(b"\x01", NAME)
+    terms.add(b"\x00\x01", NAME)
     with pytest.raises((ValueError, TypeError)):
-        terms.add(b"\x01", name)  # type: ignore[arg-type]
+        terms.add(b"\x00\x01", name)  # type: ignore[arg-type]
     with pytest.raises((ValueError, TypeError)):
-        terms.add_all(b"\x01", [NAME, name])  # type: ignore[list-item]
-    for table in (b"", b"12"):
-        with pytest.raises(ValueError, match="1 byte of table"):
+        terms.add_all(b"\x00\x01", [NAME, name])  # type: ignore[list-item]
+    for table in (b"", b"1", b"123"):
+        with pytest.raises(ValueError, match="2 bytes of table"):
             terms.add(table, NAME)
-    assert terms.terms == b"\x01" + NAME  # all or none
+    assert terms.terms == b"\x00\x01" + NAME  # all or none
 
 
 def resident_bytes() -> int:
@@ -124,7 +125,7 @@ def test_term_lists_leave_nothing_behind() -> None:
     before = resident_bytes()
     for _ in range(1_000):
         terms = TermList()
-        terms.add_all(b"\x01", [NAME] * 10_000)
+        terms.add_all(b"\x00\x01", [NAME] * 10_000)
         terms.end()
         terms.copy()
     assert resident_bytes() - before < 50_000_000  # 340 MB, were they kept

@@ -39,7 +39,7 @@ def batch_of(seed: int, count: int = 12) -> CheckpointBatch:
     """A checkpoint that changes and deletes what those before it wrote too."""
     rng = random.Random(seed)
     first = seed * count
-    terms = [[b"\1" + rng.choice((b"often", b"rarer")) * 3 + b"x", rng.randbytes(17)] for _ in range(count)]
+    terms = [[b"\1" + rng.choice((b"often", b"rarer")) * 3 + b"xy", rng.randbytes(18)] for _ in range(count)]
     state: dict[bytes, bytes | None] = {
         b"key %d" % rng.randrange(40): rng.randbytes(rng.randrange(3_000)) for _ in range(count)
     }

@@ -29,7 +29,7 @@ from fastledger.storage.index import Difference, Index
 from fastledger.storage.lmdb_engine import Environment
 
 CHAIN = b"testnet\0"
-TERM = bytes(range(17))
+TERM = bytes(range(18))
 
 
 def open_index(path: Path, **options: object) -> Index:
@@ -116,7 +116,7 @@ def test_the_block_of_a_seq_skips_empty_blocks(tmp_path: Path) -> None:
     assert found[10] == (2, 10, b"2")
 
 
-NEIGHBOURS = [b"\4" + TERM[1:], b"\6" + TERM[1:], b"\5" + bytes(16), b"\5" + b"\xff" * 16]
+NEIGHBOURS = [b"\4" + TERM[1:], b"\6" + TERM[1:], b"\5" + bytes(17), b"\5" + b"\xff" * 17]
 
 
 @given(
@@ -194,7 +194,7 @@ def test_terms_are_found_in_logs_before_they_are_indexed() -> None:
     logs = [term_log(10, [[TERM], [b"\7" + TERM[1:]], [TERM, TERM]]), term_log(90, [[TERM]])]
     assert find_postings(logs, TERM) == [10, 12, 90]
     assert find_postings([], TERM) == []
-    with pytest.raises(ValueError, match="17 bytes"):
+    with pytest.raises(ValueError, match="18 bytes"):
         find_postings(logs, b"short")
 
 

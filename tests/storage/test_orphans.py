@@ -24,6 +24,7 @@ from fastledger.errors import (
     OperationCancelledError,
 )
 from fastledger.storage.blobs.orphans import OrphanJournal
+from fastledger.subjects.record import RECORDS
 
 AGE_MS = 1_000
 LARGE = os.urandom(1_100_000)
@@ -151,7 +152,7 @@ def test_a_halted_ledger_collects_nothing(
     assert stored(world, orphan)
     monkeypatch.undo()
     world.reopen()
-    assert world.ledger.record(orphan.record).version == 1
+    assert world.ledger.entity(RECORDS, orphan.record).version == 1
     assert collect(world, 0) == (0, 0)
 
 
@@ -335,7 +336,7 @@ def test_no_interleaving_takes_what_is_named_or_just_stored(
     assert not ledger._envelopes._condemned
     assert stored(world, sealed) or not accepted
     if "record" in accepted:
-        assert ledger.record(sealed.record).version == 1
+        assert ledger.entity(RECORDS, sealed.record).version == 1
     world.clock.advance(AGE_MS)
     collect(world, 0)
     assert stored(world, sealed) == ("record" in accepted)

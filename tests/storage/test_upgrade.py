@@ -16,6 +16,7 @@ from fastledger.errors import CorruptionError, FormatVersionError
 from fastledger.storage import keys
 from fastledger.storage.checkpoint import CheckpointBatch
 from fastledger.storage.index import Index, IndexOutdatedError
+from fastledger.subjects.record import RECORDS
 from fastledger.version import INDEX_FORMAT_VERSION
 
 VECTOR = Path(__file__).parents[1] / "vectors" / "ledger-v1.tar.xz"
@@ -35,7 +36,7 @@ def holds_what_was_written(ledger: Ledger, expected: dict[str, Any]) -> None:
     assert ledger.transaction_count == expected["transactions"]
     for txid, code in expected["entered"]:
         assert ledger.get(bytes.fromhex(txid)).code == code
-    assert all(ledger.record(bytes.fromhex(record)).erased for record in expected["erased"])
+    assert all(ledger.entity(RECORDS, bytes.fromhex(record)).erased for record in expected["erased"])
 
 
 def test_a_ledger_of_the_first_formats_opens_and_goes_on(
@@ -104,7 +105,7 @@ def test_a_misread_state_value_enters_no_block(world: World) -> None:  # SPEC-ID
     world.close()
     data = world.path / "index" / "data.mdb"
     content = data.read_bytes()
-    place = content.index(b"R" + sealed.record) + 17 + keys.CHECKSUM_BYTES + 2
+    place = content.index(RECORDS.prefix + sealed.record) + 18 + keys.CHECKSUM_BYTES + 2
     flip(data, place)
     world.ledger = Ledger.open(world.path, options=world.options)
     assert (world.ledger.height, world.ledger.state_root) == (height, root)

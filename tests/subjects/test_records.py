@@ -8,7 +8,40 @@ from world import TERM, VITALS, World
 from fastledger import Code, Purpose, Right, SealedRecord, Transaction
 from fastledger.errors import AccessRefused, EnvelopeError, NotFoundError, TransactionError
 from fastledger.limits import CONSENTS_PER_FOLDER_GRANTEE_MAX
-from fastledger.model.bodies import AccessRead, ConsentGrant, FolderOpen, FolderRotate, RecordAmend, RecordPut
+from fastledger.subjects.access import AccessRead
+from fastledger.subjects.consent import (
+    CONSENT_EXISTS,
+    CONSENT_EXPIRED,
+    CONSENT_MISSING,
+    CONSENT_REVOKED,
+    CONSENTS,
+    PURPOSE_NOT_ALLOWED,
+    RIGHT_NOT_GRANTED,
+    TOO_MANY_CONSENTS,
+    UNKNOWN_CONSENT,
+    ConsentGrant,
+)
+from fastledger.subjects.folder import (
+    COUNTS_DIFFER,
+    FOLDER_EXISTS,
+    FOLDERS,
+    NOT_OWNER,
+    UNKNOWN_FOLDER,
+    WRONG_EPOCH,
+    FolderOpen,
+    FolderRotate,
+)
+from fastledger.subjects.identity import KEM_KEYS, UNKNOWN_SUBJECT
+from fastledger.subjects.record import (
+    BLOB_IN_USE,
+    RECORD_ERASED,
+    RECORD_EXISTS,
+    RECORDS,
+    UNKNOWN_RECORD,
+    WRONG_VERSION,
+    RecordAmend,
+    RecordPut,
+)
 
 
 def code_of(world: World, transaction: Transaction) -> Code:
@@ -35,22 +68,22 @@ def test_a_record_is_put_found_and_read_by_its_owner(world: World) -> None:  # S
 
 def test_a_folder_belongs_to_who_opened_it(world: World) -> None:  # SPEC-REC-1
     folder = world.patient.labels["vitals"]
-    assert world.ledger.folder(folder).owner == world.patient.identity
+    assert world.ledger.entity(FOLDERS, folder).owner == world.patient.identity
     again = world.doctor.sign(FolderOpen(folders=[folder], keys=[bytes(40)], wrap=bytes(80)))
-    assert code_of(world, again) == Code.FOLDER_EXISTS
+    assert code_of(world, again) == FOLDER_EXISTS
     twice = world.doctor.sign(FolderOpen(folders=[bytes(16)] * 2, keys=[bytes(40)] * 2, wrap=bytes(80)))
-    assert code_of(world, twice) == Code.COUNTS_DIFFER
+    assert code_of(world, twice) == COUNTS_DIFFER
     short = world.doctor.sign(FolderOpen(folders=[bytes(16)], keys=[bytes(40)] * 2, wrap=bytes(80)))
-    assert code_of(world, short) == Code.COUNTS_DIFFER
+    assert code_of(world, short) == COUNTS_DIFFER
     with pytest.raises(NotFoundError):
-        world.ledger.folder(bytes(16))
+        world.ledger.entity(FOLDERS, bytes(16))
 
 
 def test_a_new_epoch_shuts_out_old_keys(world: World) -> None:  # SPEC-REC-2
     world.grant(world.hospital, rights=Right.READ | Right.WRITE)
     stale = world.hospital.put_record("vitals" if False else world.patient.labels["vitals"], VITALS)
     world.submit(world.patient.rotate_folder("vitals"))
-    assert put_code(world, stale) == Code.WRONG_EPOCH
+    assert put_code(world, stale) == WRONG_EPOCH
     fresh = world.put()
     blob = world.ledger.read(world.hospital.access(fresh.record, Purpose.TREATMENT))
     with pytest.raises(EnvelopeError) as error:
@@ -59,23 +92,23 @@ def test_a_new_epoch_shuts_out_old_keys(world: World) -> None:  # SPEC-REC-2
     # Old and new tokens of the owner find records of either epoch.
     assert len(world.patient.tokens("vitals", TERM)) == 2
     skipped = FolderRotate(epoch=9, folder=fresh.folder, keys=[bytes(40)], wrap=bytes(80))
-    assert code_of(world, world.patient.sign(skipped)) == Code.WRONG_EPOCH
+    assert code_of(world, world.patient.sign(skipped)) == WRONG_EPOCH
     foreign = FolderRotate(epoch=3, folder=fresh.folder, keys=[bytes(40)], wrap=bytes(80))
-    assert code_of(world, world.doctor.sign(foreign)) == Code.NOT_OWNER
+    assert code_of(world, world.doctor.sign(foreign)) == NOT_OWNER
 
 
 def test_record_ids_and_envelopes_serve_once(world: World) -> None:  # SPEC-REC-3, SPEC-REC-4
     sealed = world.put()
     same_id = world.patient.put_record("vitals", b"other", record=sealed.record)
-    assert put_code(world, same_id) == Code.RECORD_EXISTS
+    assert put_code(world, same_id) == RECORD_EXISTS
     body = sealed.transaction.body
     assert isinstance(body, RecordPut)
     thief = RecordPut(
         digest=body.digest, epoch=1, folder=body.folder, record=bytes(16), size=body.size, tokens=[]
     )
-    assert code_of(world, world.patient.sign(thief)) == Code.BLOB_IN_USE
+    assert code_of(world, world.patient.sign(thief)) == BLOB_IN_USE
     unknown = RecordPut(digest=body.digest, epoch=1, folder=bytes(16), record=bytes(16), size=1)
-    assert code_of(world, world.patient.sign(unknown)) == Code.UNKNOWN_FOLDER
+    assert code_of(world, world.patient.sign(unknown)) == UNKNOWN_FOLDER
 
 
 def test_an_envelope_must_be_stored_before_it_is_named(world: World) -> None:  # SPEC-ADM-2
@@ -91,9 +124,9 @@ def test_writing_needs_the_right(world: World) -> None:  # SPEC-REC-3, SPEC-CONS
     folder = world.patient.labels["vitals"]
     world.hospital.add_folder_key(world.patient.folder_key("vitals"))
     world.doctor.add_folder_key(world.patient.folder_key("vitals"))
-    assert put_code(world, world.hospital.put_record(folder, b"1")) == Code.CONSENT_MISSING
+    assert put_code(world, world.hospital.put_record(folder, b"1")) == CONSENT_MISSING
     world.grant(world.hospital)
-    assert put_code(world, world.hospital.put_record(folder, b"2")) == Code.RIGHT_NOT_GRANTED
+    assert put_code(world, world.hospital.put_record(folder, b"2")) == RIGHT_NOT_GRANTED
     world.grant(world.hospital, rights=Right.WRITE)
     assert put_code(world, world.hospital.put_record(folder, b"3")) == Code.OK
     # A practitioner acts under its organisation's consent.
@@ -109,22 +142,22 @@ def test_amending_supersedes_and_keeps(world: World) -> None:  # SPEC-REC-5
     opened = world.patient.open_record(newest, folder="vitals", record=sealed.record, version=2)
     assert opened == b"corrected"
     assert world.patient.open_record(first, folder="vitals", record=sealed.record, version=1) == VITALS
-    assert put_code(world, world.patient.amend_record("vitals", sealed.record, 2, b"x")) == Code.WRONG_VERSION
-    assert put_code(world, world.patient.amend_record("vitals", sealed.record, 4, b"y")) == Code.WRONG_VERSION
+    assert put_code(world, world.patient.amend_record("vitals", sealed.record, 2, b"x")) == WRONG_VERSION
+    assert put_code(world, world.patient.amend_record("vitals", sealed.record, 4, b"y")) == WRONG_VERSION
     unknown = RecordAmend(digest=bytes(32), epoch=1, record=bytes(16), size=1, version=2)
     blob_digest = hashlib.sha256(amended.blob).digest()
     unknown = RecordAmend(digest=blob_digest, epoch=1, record=bytes(16), size=1, version=2)
-    assert code_of(world, world.patient.sign(unknown)) == Code.UNKNOWN_RECORD
+    assert code_of(world, world.patient.sign(unknown)) == UNKNOWN_RECORD
 
 
 def test_erasing_destroys_every_version(world: World) -> None:  # SPEC-REC-6, SPEC-REC-7
     sealed = world.put()
     amended = world.patient.amend_record("vitals", sealed.record, 2, b"corrected")
     assert put_code(world, amended) == Code.OK
-    assert code_of(world, world.doctor.erase_record(sealed.record)) == Code.NOT_OWNER
+    assert code_of(world, world.doctor.erase_record(sealed.record)) == NOT_OWNER
     erasure = world.patient.erase_record(sealed.record)
     world.submit(erasure)
-    assert world.ledger.record(sealed.record).erased
+    assert world.ledger.entity(RECORDS, sealed.record).erased
     for path in world.path.rglob("*"):
         if path.is_file():
             content = path.read_bytes()
@@ -132,10 +165,10 @@ def test_erasing_destroys_every_version(world: World) -> None:  # SPEC-REC-6, SP
             assert amended.blob[-32:] not in content
     with pytest.raises(AccessRefused) as error:
         world.ledger.read(world.patient.access(sealed.record, Purpose.PATIENT_REQUEST))
-    assert error.value.code == Code.RECORD_ERASED
-    assert code_of(world, world.patient.erase_record(sealed.record)) == Code.RECORD_ERASED
+    assert error.value.code == RECORD_ERASED
+    assert code_of(world, world.patient.erase_record(sealed.record)) == RECORD_ERASED
     again = world.patient.amend_record("vitals", sealed.record, 3, b"z")
-    assert put_code(world, again) == Code.RECORD_ERASED
+    assert put_code(world, again) == RECORD_ERASED
     assert world.ledger.prove(erasure.txid)
     assert world.ledger.verify().problems == []
 
@@ -169,18 +202,18 @@ def refusal(world: World, access: Transaction) -> Code:
 def test_every_refusal_has_its_reason_and_its_audit(world: World) -> None:  # SPEC-CONS-3, SPEC-ACC-2
     sealed = world.put()
     record = sealed.record
-    assert refusal(world, world.clinic.access(record, Purpose.TREATMENT)) == Code.CONSENT_MISSING
+    assert refusal(world, world.clinic.access(record, Purpose.TREATMENT)) == CONSENT_MISSING
     world.grant(world.clinic, "laboratory")
-    assert refusal(world, world.clinic.access(record, Purpose.TREATMENT)) == Code.CONSENT_MISSING
+    assert refusal(world, world.clinic.access(record, Purpose.TREATMENT)) == CONSENT_MISSING
     grant = world.grant(world.clinic, until_ms=world.clock() + 1000)
-    assert refusal(world, world.clinic.access(record, Purpose.RESEARCH)) == Code.PURPOSE_NOT_ALLOWED
+    assert refusal(world, world.clinic.access(record, Purpose.RESEARCH)) == PURPOSE_NOT_ALLOWED
     assert world.ledger.read(world.clinic.access(record, Purpose.TREATMENT)) == sealed.blob
     world.clock.advance(1000)
-    assert refusal(world, world.clinic.access(record, Purpose.TREATMENT)) == Code.CONSENT_EXPIRED
+    assert refusal(world, world.clinic.access(record, Purpose.TREATMENT)) == CONSENT_EXPIRED
     body = grant.body
     assert isinstance(body, ConsentGrant)
     world.submit(world.patient.revoke_consent(body.consent))
-    assert refusal(world, world.clinic.access(record, Purpose.TREATMENT)) == Code.CONSENT_REVOKED
+    assert refusal(world, world.clinic.access(record, Purpose.TREATMENT)) == CONSENT_REVOKED
 
 
 def test_revoking_ends_access_at_once(world: World) -> None:  # SPEC-CONS-4
@@ -189,12 +222,12 @@ def test_revoking_ends_access_at_once(world: World) -> None:  # SPEC-CONS-4
     body = grant.body
     assert isinstance(body, ConsentGrant)
     assert world.ledger.read(world.clinic.access(sealed.record, Purpose.TREATMENT))
-    assert code_of(world, world.clinic.revoke_consent(body.consent)) == Code.NOT_OWNER
+    assert code_of(world, world.clinic.revoke_consent(body.consent)) == NOT_OWNER
     world.submit(world.patient.revoke_consent(body.consent))
-    assert refusal(world, world.clinic.access(sealed.record, Purpose.TREATMENT)) == Code.CONSENT_REVOKED
-    assert world.ledger.consent(body.consent).revoked
-    assert code_of(world, world.patient.revoke_consent(body.consent)) == Code.CONSENT_REVOKED
-    assert code_of(world, world.patient.revoke_consent(bytes(16))) == Code.UNKNOWN_CONSENT
+    assert refusal(world, world.clinic.access(sealed.record, Purpose.TREATMENT)) == CONSENT_REVOKED
+    assert world.ledger.entity(CONSENTS, body.consent).revoked
+    assert code_of(world, world.patient.revoke_consent(body.consent)) == CONSENT_REVOKED
+    assert code_of(world, world.patient.revoke_consent(bytes(16))) == UNKNOWN_CONSENT
 
 
 def test_rekeying_carries_new_keys_to_standing_grantees(world: World) -> None:  # SPEC-CONS-5
@@ -211,7 +244,7 @@ def test_rekeying_carries_new_keys_to_standing_grantees(world: World) -> None:  
     elsewhere = world.patient.rekey(
         body.consent, world.clinic.identity, world.clinic.kem_public, ["laboratory"]
     )
-    assert code_of(world, elsewhere) == Code.UNKNOWN_FOLDER
+    assert code_of(world, elsewhere) == UNKNOWN_FOLDER
 
 
 def test_only_owners_grant_and_only_what_is_theirs(world: World) -> None:  # SPEC-CONS-1
@@ -220,9 +253,9 @@ def test_only_owners_grant_and_only_what_is_theirs(world: World) -> None:  # SPE
     stolen = world.doctor.grant(
         world.clinic.identity, world.clinic.kem_public, [folder], purposes=[Purpose.TREATMENT]
     )
-    assert code_of(world, stolen) == Code.NOT_OWNER
+    assert code_of(world, stolen) == NOT_OWNER
     nobody = world.patient.grant(bytes(16), world.clinic.kem_public, ["vitals"], purposes=[Purpose.TREATMENT])
-    assert code_of(world, nobody) == Code.UNKNOWN_SUBJECT
+    assert code_of(world, nobody) == UNKNOWN_SUBJECT
     granted = world.grant(world.clinic)
     assert isinstance(granted.body, ConsentGrant)
     twice = world.patient.grant(
@@ -232,7 +265,7 @@ def test_only_owners_grant_and_only_what_is_theirs(world: World) -> None:  # SPE
         purposes=[Purpose.TREATMENT],
         consent=granted.body.consent,
     )
-    assert code_of(world, twice) == Code.CONSENT_EXISTS
+    assert code_of(world, twice) == CONSENT_EXISTS
     ended = world.patient.grant(
         world.clinic.identity,
         world.clinic.kem_public,
@@ -240,7 +273,7 @@ def test_only_owners_grant_and_only_what_is_theirs(world: World) -> None:  # SPE
         purposes=[Purpose.TREATMENT],
         until_ms=world.clock(),
     )
-    assert code_of(world, ended) == Code.CONSENT_EXPIRED
+    assert code_of(world, ended) == CONSENT_EXPIRED
 
 
 def test_consents_of_one_grantee_are_bounded(world: World) -> None:  # SPEC-CONS-6
@@ -250,7 +283,7 @@ def test_consents_of_one_grantee_are_bounded(world: World) -> None:  # SPEC-CONS
     more = world.patient.grant(
         world.clinic.identity, world.clinic.kem_public, ["vitals"], purposes=[Purpose.TREATMENT]
     )
-    assert code_of(world, more) == Code.TOO_MANY_CONSENTS
+    assert code_of(world, more) == TOO_MANY_CONSENTS
     assert isinstance(first.body, ConsentGrant)
     world.submit(world.patient.revoke_consent(first.body.consent))
     world.grant(world.clinic)
@@ -271,13 +304,13 @@ def test_a_used_access_opens_nothing_again(world: World) -> None:  # SPEC-ACC-3
 def test_unknown_records_and_versions(world: World) -> None:  # SPEC-ACC-1
     sealed = world.put()
     unknown = world.patient.sign(AccessRead(purpose=Purpose.TREATMENT, record=bytes(16)))
-    assert code_of(world, unknown) == Code.UNKNOWN_RECORD
+    assert code_of(world, unknown) == UNKNOWN_RECORD
     later = world.patient.access(sealed.record, Purpose.TREATMENT, version=2)
-    assert code_of(world, later) == Code.WRONG_VERSION
+    assert code_of(world, later) == WRONG_VERSION
 
 
 def test_keys_for_another_do_not_open(world: World) -> None:  # SPEC-CONS-1
-    kem = world.ledger.kem_key(world.clinic.identity)
+    kem = world.ledger.entity(KEM_KEYS, world.clinic.identity).kem
     grant = world.patient.grant(world.clinic.identity, kem, ["vitals"], purposes=[Purpose.TREATMENT])
     with pytest.raises(EnvelopeError):
         world.hospital.accept(grant)

@@ -24,15 +24,23 @@ from fastledger.errors import Code, InputError
 from fastledger.model.block import ZERO32, Block, Header, HeaderBody
 from fastledger.model.genesis import EMPTY_ROOT, Genesis, WorkParameters
 from fastledger.model.receipt import check_seal, make_seal
-from fastledger.state.entities import ACCOUNTS
-from fastledger.state.rewards import pay_reward, reward_at
+from fastledger.state.registry import BlockOpening
 from fastledger.state.view import View, next_state_root
 from fastledger.storage.index import Index
 from fastledger.storage.log import FrameRef, SegmentLog
+from fastledger.subjects.catalogue import REGISTRY
+from fastledger.subjects.reward import ACCOUNTS, pay_reward, reward_at
 
 SCHEDULE = ((0, 50), (3, 25), (5, 0), (6, 1))
 MINER = bytes([2]) + bytes(32)
 STEPS = st.lists(st.tuples(st.integers(1, 50), st.integers(0, 9)), max_size=6, unique_by=lambda step: step[0])
+
+
+def opening(height: int, schedule: tuple[tuple[int, int], ...]) -> BlockOpening:
+    genesis = Genesis.create(
+        created_ms=START_MS, proposers=(MINER,), engine="pow", work=WorkParameters(rewards=schedule)
+    )
+    return BlockOpening(genesis, height, START_MS, MINER)
 
 
 def test_steps_begin_at_their_height() -> None:  # SPEC-RWD-1
@@ -51,14 +59,16 @@ def test_a_reward_is_that_of_the_last_step(steps: list[tuple[int, int]], height:
 def test_credits_add_up_and_no_refusal_takes_them_back() -> None:  # SPEC-RWD-2
     view = View(lambda _key: None)
     for height in range(1, 9):
-        pay_reward(view, MINER, height, SCHEDULE)
+        pay_reward(view, opening(height, SCHEDULE))
+        view.commit()
         view.rollback()
     expected = {ACCOUNTS.prefix + MINER: msgspec.msgpack.encode([50 + 50 + 25 + 25 + 0 + 1 + 1 + 1])}
     assert view.writes == expected
-    assert ACCOUNTS.prefix == b"A"
+    assert ACCOUNTS.prefix == bytes((16, 1))
     untouched = View(lambda _key: None)
-    pay_reward(untouched, MINER, 5, SCHEDULE)
-    pay_reward(untouched, MINER, 5, ())
+    pay_reward(untouched, opening(5, SCHEDULE))
+    pay_reward(untouched, opening(5, ()))
+    untouched.commit()
     assert untouched.writes == {}
 
 
@@ -105,7 +115,7 @@ def empty_block(
 def replay(executor: Executor, block: Block) -> None:
     decoded = Block.decode(block.encode())
     check_seal(decoded, executor.chain_id)
-    batch = admit_block(decoded, chain_id=executor.chain_id, verify_signatures=True)
+    batch = admit_block(decoded, chain_id=executor.chain_id, rules=REGISTRY.rules(1), verify_signatures=True)
     executor.replay(decoded, FrameRef(0, 0, 0), batch)
 
 
@@ -125,7 +135,7 @@ def test_blocks_pay_their_proposers(tmp_path: Path, schedule: tuple[tuple[int, i
             key, tip = keys[height % 3 == 0], executor.tip_position.tip
             paid = [credits for start, credits in schedule if start <= height][-1:] or [0]
             balances[key.public_key] += paid[0]
-            account = {b"A" + key.public_key: msgspec.msgpack.encode([balances[key.public_key]])}
+            account = {ACCOUNTS.prefix + key.public_key: msgspec.msgpack.encode([balances[key.public_key]])}
             root = next_state_root(root, account if paid[0] else {})
             place = (genesis, tip, START_MS + 4_000 * height)
             with pytest.raises(InputError, match="state root") as error:
@@ -135,7 +145,7 @@ def test_blocks_pay_their_proposers(tmp_path: Path, schedule: tuple[tuple[int, i
             assert executor.tip_position.state_root == root
             assert executor.tip_position.tip.interval_ms == 4_000
         for proposer, balance in balances.items():
-            stored = executor.store.lookup()(b"A" + proposer)
+            stored = executor.store.lookup()(ACCOUNTS.prefix + proposer)
             assert stored == (msgspec.msgpack.encode([balance]) if balance else None)
 
 

@@ -10,10 +10,11 @@ from world import World, new_wallet
 
 from fastledger import Code, Ledger, Purpose, Right, Role, SealedRecord, Transaction, Wallet
 from fastledger.errors import NotFoundError
-from fastledger.model.bodies import ConsentGrant
 from fastledger.storage.blobs.store import BlobStore
 from fastledger.storage.index import Index
 from fastledger.storage.log import SegmentLog
+from fastledger.subjects.consent import ConsentGrant
+from fastledger.subjects.record import RECORDS, UNKNOWN_RECORD
 
 SEGMENT_BYTES = 32 * 1024
 PACK_BYTES = 128 * 1024
@@ -120,7 +121,7 @@ class Feed:
         planned.add(grant)
 
     def _refused(self, planned: Planned) -> None:
-        planned.add(self._patient.erase_record(self._rng.randbytes(16)), Code.UNKNOWN_RECORD)
+        planned.add(self._patient.erase_record(self._rng.randbytes(16)), UNKNOWN_RECORD)
 
     def _rejected(self, planned: Planned) -> None:
         transaction = self._patient.erase_record(self._rng.randbytes(16))
@@ -153,7 +154,7 @@ class History:
                     assert not holds(ledger, txid)
             for record, number, blob in planned.versions:
                 version = ledger.record_version(record, number)
-                erased = ledger.record(record).erased
+                erased = ledger.entity(RECORDS, record).erased
                 assert erased or record not in self.erased
                 assert ledger._blobs.has(version.digest) != erased
                 assert erased or ledger._blobs.get(version.digest) == blob

@@ -3,11 +3,15 @@
 from enum import Enum
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
+import msgspec
 from hypothesis import strategies as st
 from msgspec import Meta
 
 from fastledger.crypto.hpke import KemSuite
-from fastledger.model.bodies import BODIES, Body
+from fastledger.model.body import Body
+from fastledger.subjects.catalogue import REGISTRY
+
+BODIES = {name: kind.body for name, kind in REGISTRY.kinds.items()}
 
 UINT64_MAX = 2**64 - 1
 TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=12)
@@ -33,14 +37,23 @@ def of_type(hint: Any, meta: Meta | None = None) -> st.SearchStrategy[Any]:
     high = meta.max_length if meta else None
     if hint is bytes:
         return st.binary(min_size=low, max_size=high)
+    if hint is bool:
+        return st.booleans()
     if hint is int:
         assert meta is not None
+        extra = meta.extra or {}
+        if "mask" in extra:
+            return st.sets(st.sampled_from(sorted(extra["mask"].values())), min_size=int(meta.ge or 0)).map(sum)
         return st.integers(int(meta.ge or 0), int(meta.le or UINT64_MAX))
+    if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
+        return struct_of(hint)
     if isinstance(hint, type) and issubclass(hint, Enum):
         return st.sampled_from(hint)
     if get_origin(hint) is list:
         # A few are as good as many, and much quicker.
         return st.lists(of_type(get_args(hint)[0]), min_size=low, max_size=min(high or 3, 3))
+    if get_origin(hint) is tuple and get_args(hint)[-1] is ...:
+        return st.lists(of_type(get_args(hint)[0]), max_size=3).map(tuple)
     if get_origin(hint) is tuple:
         return st.tuples(*(of_type(part) for part in get_args(hint)))
     raise TypeError(f"no strategy for {hint}")
@@ -48,13 +61,18 @@ def of_type(hint: Any, meta: Meta | None = None) -> st.SearchStrategy[Any]:
 
 def body_of(kind: str) -> st.SearchStrategy[Body]:
     """Bodies of one kind."""
-    hints = get_type_hints(BODIES[kind], include_extras=True)
+    return struct_of(BODIES[kind])
+
+
+def struct_of(struct: type[msgspec.Struct]) -> st.SearchStrategy[Any]:
+    """Bodies or entities of one type."""
+    hints = get_type_hints(struct, include_extras=True)
     fields = {
         name: KEM_PUBLIC if name == "kem" else of_type(hint)
         for name, hint in hints.items()
-        if not name.startswith("_")
+        if name in struct.__struct_fields__
     }
-    return st.builds(BODIES[kind], **fields)
+    return st.builds(struct, **fields)
 
 
 BODY = st.sampled_from(sorted(BODIES)).flatmap(body_of)

@@ -6,6 +6,7 @@ from typing import Any
 
 from fastledger import Ledger, LedgerOptions, Outcome, Purpose, Right, Role, SealedRecord, Transaction, Wallet
 from fastledger.crypto.hpke import KemSuite
+from fastledger.subjects.identity import KEM_KEYS
 
 START_MS = 1_800_000_000_000
 VITALS = b'{"resourceType":"Observation","status":"final","code":{"text":"heart rate"}}'
@@ -59,7 +60,7 @@ class World:
     def grant(self, grantee: Wallet, *folders: str, **conditions: Any) -> Transaction:
         conditions.setdefault("purposes", [Purpose.TREATMENT])
         conditions.setdefault("rights", Right.READ)
-        kem = self.ledger.kem_key(grantee.identity)
+        kem = self.ledger.entity(KEM_KEYS, grantee.identity).kem
         transaction = self.patient.grant(grantee.identity, kem, folders or ("vitals",), **conditions)
         self.submit(transaction)
         grantee.accept(transaction)

@@ -11,8 +11,8 @@ from pathlib import Path
 from fastledger import Authority, Genesis, Role, SigningKey, Transaction
 from fastledger.crypto.merkle import leaf_hash
 from fastledger.model.block import Block, Header, HeaderBody
-from fastledger.model.bodies import IdentityRegister
 from fastledger.model.receipt import make_receipt, make_seal, make_statement
+from fastledger.subjects.identity import IdentityRegister
 
 CREATED_MS = 1_800_000_000_000
 TARGET = Path(__file__).with_name("model.json")

@@ -23,8 +23,15 @@ from fastledger.limits import (
     TRANSACTION_BYTES_MAX,
     VALIDITY_WINDOW_MS_MAX,
 )
-from fastledger.model.bodies import BODIES, Body, RecordErase
+from fastledger.model.body import Body
 from fastledger.model.transaction import ENVELOPE_PREFIX, PROTECTED_PREFIX, signing_input
+from fastledger.subjects.catalogue import REGISTRY
+from fastledger.subjects.consent import UNKNOWN_CONSENT
+from fastledger.subjects.folder import NOT_OWNER
+from fastledger.subjects.identity import ALREADY_REGISTERED, NOT_AUTHORISED, UNKNOWN_SIGNER
+from fastledger.subjects.record import UNKNOWN_RECORD, RecordErase
+
+BODIES = {name: kind.body for name, kind in REGISTRY.kinds.items()}
 
 SECRET = "S3CRET-diagnosis-7f3a"
 SECRET_BYTES = SECRET.encode()
@@ -167,16 +174,16 @@ REJECTED: dict[str, tuple[Callable[[World], bytes], Code]] = {
 REFUSED: dict[str, tuple[Callable[[World], bytes], Code]] = {
     "unknown signer": (
         lambda w: new_wallet(w.clock).join(w.ledger.chain_id).erase_record(bytes(16)).encoded,
-        Code.UNKNOWN_SIGNER,
+        UNKNOWN_SIGNER,
     ),
     "unauthorised": (
         lambda w: w.doctor.endorse(w.clinic.identity, Role.ORGANISATION).encoded,
-        Code.NOT_AUTHORISED,
+        NOT_AUTHORISED,
     ),
-    "not the owner": (lambda w: w.doctor.rotate_folder(lent(w)).encoded, Code.NOT_OWNER),
-    "registered before": (lambda w: w.doctor.register(Role.PRACTITIONER).encoded, Code.ALREADY_REGISTERED),
-    "unknown record": (lambda w: w.patient.erase_record(bytes(16)).encoded, Code.UNKNOWN_RECORD),
-    "unknown consent": (lambda w: w.patient.revoke_consent(bytes(16)).encoded, Code.UNKNOWN_CONSENT),
+    "not the owner": (lambda w: w.doctor.rotate_folder(lent(w)).encoded, NOT_OWNER),
+    "registered before": (lambda w: w.doctor.register(Role.PRACTITIONER).encoded, ALREADY_REGISTERED),
+    "unknown record": (lambda w: w.patient.erase_record(bytes(16)).encoded, UNKNOWN_RECORD),
+    "unknown consent": (lambda w: w.patient.revoke_consent(bytes(16)).encoded, UNKNOWN_CONSENT),
 }
 
 
@@ -246,7 +253,7 @@ def test_the_edges_of_a_window_are_inside(world: World) -> None:  # SPEC-TX-9
         ),
     ]
     for fields in edges:
-        assert world.ledger.submit([signed(world.patient, fields)])[0].code == Code.UNKNOWN_RECORD
+        assert world.ledger.submit([signed(world.patient, fields)])[0].code == UNKNOWN_RECORD
 
 
 def test_bad_ones_among_good_ones(world: World) -> None:  # SPEC-ADM-1, SPEC-TX-7
@@ -278,18 +285,18 @@ def test_the_same_transaction_enters_once(world: World) -> None:  # SPEC-ADM-3
     outcomes = world.ledger.submit([first, second, first, second, first])
     height = world.ledger.height
     assert [(o.code, o.height, o.index, o.duplicate) for o in outcomes] == [
-        (Code.UNKNOWN_RECORD, height, 0, False),
+        (UNKNOWN_RECORD, height, 0, False),
         (Code.OK, height, 1, False),
-        (Code.UNKNOWN_RECORD, height, 0, True),
+        (UNKNOWN_RECORD, height, 0, True),
         (Code.OK, height, 1, True),
-        (Code.UNKNOWN_RECORD, height, 0, True),
+        (UNKNOWN_RECORD, height, 0, True),
     ]
     for reopen in (False, True):
         ledger = world.reopen() if reopen else world.ledger
         again = ledger.submit([second, first])
         assert [(o.code, o.height, o.index, o.duplicate) for o in again] == [
             (Code.OK, height, 1, True),
-            (Code.UNKNOWN_RECORD, height, 0, True),
+            (UNKNOWN_RECORD, height, 0, True),
         ]
         assert ledger.height == height
 
@@ -471,7 +478,7 @@ def test_any_state_and_kind_give_a_code(shared_world: World, data: st.DataObject
     check_outcomes(outcomes, len(steps))
     assert all(outcome.code in (Code.OK, Code.BLOB_MISSING) or outcome.code >= 200 for outcome in outcomes)
     probe = shared_world.regulator.sign(RecordErase(reason=0, record=bytes(16)))
-    assert shared_world.ledger.submit([probe])[0].code == Code.UNKNOWN_RECORD
+    assert shared_world.ledger.submit([probe])[0].code == UNKNOWN_RECORD
 
 
 def test_a_ledger_opens_nothing_but_a_ledger(tmp_path: Path) -> None:

@@ -15,14 +15,18 @@ import pytest
 from feeds import fill, small_files
 from world import START_MS, Clock, World, make_world, new_wallet
 
-from fastledger import Code, Genesis, Ledger, LedgerOptions, Purpose, Right, SigningKey, Transaction
+from fastledger import Genesis, Ledger, LedgerOptions, Purpose, Right, SigningKey, Transaction
 from fastledger.crypto.node_key import load_node_key
 from fastledger.errors import AccessRefused
 from fastledger.model.block import Block
-from fastledger.model.bodies import BODIES, ConsentGrant
 from fastledger.storage.directory import LedgerDirectory
 from fastledger.storage.index import DATABASES
 from fastledger.storage.log import SegmentLog
+from fastledger.subjects.catalogue import REGISTRY
+from fastledger.subjects.consent import ConsentGrant
+from fastledger.subjects.identity import UNKNOWN_SIGNER
+
+BODIES = {name: kind.body for name, kind in REGISTRY.kinds.items()}
 
 SUPPORT = Path(__file__).resolve().parents[1] / "support"
 
@@ -70,7 +74,7 @@ def do_everything(world: World) -> None:
     world.submit(doctor.rotate_to(successor))
     world.clock.advance(5_000)
     world.submit(world.hospital.revoke_identity(doctor.identity))
-    assert world.ledger.submit([doctor.erase_record(bytes(16))])[0].code == Code.UNKNOWN_SIGNER
+    assert world.ledger.submit([doctor.erase_record(bytes(16))])[0].code == UNKNOWN_SIGNER
 
 
 @pytest.fixture(scope="module")

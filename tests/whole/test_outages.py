@@ -45,6 +45,7 @@ from fastledger.errors import (
 from fastledger.limits import PENDING_BATCHES_MAX
 from fastledger.storage.files import OpenFile, OsFiles
 from fastledger.storage.index import Index
+from fastledger.subjects.record import RECORD_EXISTS
 
 WAIT_SECONDS_MAX = 60
 SEGMENT_BYTES = 128 * 1024  # room for a block of a full queue
@@ -532,7 +533,7 @@ def test_a_retry_does_not_bring_an_erased_envelope_back(world: World) -> None:  
         assert (outcome.ok, outcome.duplicate) == (True, True)
         assert world.ledger.verify().problems == []
     thief = world.patient.sign(sealed.transaction.body)
-    assert world.ledger.submit([thief], [sealed.blob])[0].code == Code.RECORD_EXISTS
+    assert world.ledger.submit([thief], [sealed.blob])[0].code == RECORD_EXISTS
     world.clock.advance(10**10)
     late = world.ledger.submit([sealed.transaction], [sealed.blob])[0]
     assert (late.code, late.duplicate) == (Code.OK, True)

@@ -19,6 +19,7 @@ from fastledger.errors import BlockFault, Code, InputError
 from fastledger.limits import BLOCK_BYTES_MAX, BLOCK_TRANSACTIONS_MAX
 from fastledger.model.block import Block, result_entries
 from fastledger.model.receipt import check_seals
+from fastledger.state.registry import Rules
 
 
 class CheckedBlock(NamedTuple):
@@ -30,12 +31,13 @@ class CheckedBlock(NamedTuple):
 
 
 def check_copy(
-    block: Block, *, chain_id: bytes, pool: Mempool, known_seal: bytes, verify_threads: int | None
+    block: Block, *, chain_id: bytes, rules: Rules | None, pool: Mempool, known_seal: bytes, verify_threads: int | None
 ) -> CheckedBlock:
     """Checks everything about a copy but what executing it shows.
 
-    Transactions whose very bytes ``pool`` holds are not verified again, nor a seal that equals ``known_seal``.
-    Raises ``BlockFault``.
+    ``rules`` is the rule set of the block's height, None where the id is known to be of the chain, so that what its
+    transactions say needs no judgement. Transactions whose very bytes ``pool`` holds are not verified again, nor a
+    seal that equals ``known_seal``. Raises ``BlockFault``.
     """
     _check_shape(block)
     if block.seal != known_seal and not check_seals([block.sealed_header], chain_id, threads=1)[0]:
@@ -46,7 +48,8 @@ def check_copy(
         raise _copy_fault(block, "form of a transaction")
     batch = Admitted(scan, len(block.transactions), list(scan.statuses), [None] * block.count)
     skipped = _take_known(batch, pool)
-    check_contents(batch, chain_id, block.body.time_ms)
+    if rules is not None:
+        check_contents(batch, chain_id, block.body.time_ms, rules.decode_in_block)
     bad_contents = next((Code(code) for code in batch.codes if code), None)
     hints = block.hints if are_hints(block.hints, block.count) else None
     check_signatures(batch, verify_threads, keep_hints=True, skipped=skipped, hints=hints)
@@ -59,7 +62,7 @@ def check_copy(
     return CheckedBlock(_with_hints(block, batch.hints), batch, wrong_hints)
 
 
-def readmit(block: Block, chain_id: bytes) -> Admitted:
+def readmit(block: Block, chain_id: bytes, rules: Rules) -> Admitted:
     """The transactions of a block that was checked before it was stored; its roots are looked at again.
 
     Raises ``BlockFault`` where the bytes are not what was stored.
@@ -68,7 +71,7 @@ def readmit(block: Block, chain_id: bytes) -> Admitted:
     scan = _scan(block)
     _check_roots(block, scan.txids)
     batch = Admitted(scan, len(block.transactions), list(scan.statuses), [None] * block.count, block.hints)
-    check_contents(batch, chain_id, block.body.time_ms)
+    check_contents(batch, chain_id, block.body.time_ms, rules.decode_in_block)
     if any(batch.codes):
         raise _copy_fault(block, "transaction")
     return batch

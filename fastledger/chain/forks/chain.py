@@ -241,6 +241,7 @@ class ForkChain:
             checked = check_copy(
                 block,
                 chain_id=self.chain_id,
+                rules=self._executor.rules_at(block.height),
                 pool=self.mempool,
                 known_seal=entry.seal,
                 verify_threads=self._verify_threads,
@@ -295,7 +296,7 @@ class ForkChain:
             draft = None if block is None else self._drafted(block)
             batch = self._checked.pop(block_id, None)
             if block is not None and batch is None and draft is None:
-                batch = readmit(block, self.chain_id)
+                batch = readmit(block, self.chain_id, self._executor.rules_at(block.height))
         except (CorruptionError, InputError):
             block = None
         if block is None:
@@ -353,7 +354,7 @@ class ForkChain:
         told: list[ChainEvent] = []
         for entry in reversed(drop):
             block = self._block_of(entry)
-            batch = readmit(block, self.chain_id)
+            batch = readmit(block, self.chain_id, self._executor.rules_at(block.height))
             returned += [item for item in pendings_of(block, batch, self.mempool) if item.txid not in kept]
             told.append(BlockDisconnected(entry.block_id, entry.height, batch.txids))
         self._events += reversed(told)
@@ -446,7 +447,8 @@ class ForkChain:
         scan = scan_many(data, offsets)
         batch = Admitted(scan, len(data), list(scan.statuses), [None] * len(encoded))
         self._mark_known(batch)
-        check_contents(batch, self.chain_id, now_ms)
+        rules = self._executor.rules_at(self._executor.tip_position.tip.height + 1)
+        check_contents(batch, self.chain_id, now_ms, rules.decode_body)
         check_signatures(batch, self._verify_threads, keep_hints=True)
         return self._take(batch, source)
 

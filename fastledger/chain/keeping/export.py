@@ -25,10 +25,11 @@ from fastledger.chain.admission import Admitted, admit_block
 from fastledger.errors import CorruptionError, FormatVersionError, NotFoundError
 from fastledger.limits import COPY_CHUNK_BYTES, GENESIS_BYTES_MAX, LOG_FRAME_BYTES_MAX
 from fastledger.model.block import Block
-from fastledger.model.bodies import RecordAmend, RecordPut
 from fastledger.model.export import BlockRange, ExportLine
+from fastledger.model.genesis import Genesis
 from fastledger.model.reports import ExportReport
 from fastledger.pace import Pace
+from fastledger.state.registry import Rules, RulesAt
 from fastledger.storage.blobs.store import BlobStore
 from fastledger.storage.log import SegmentLog
 from fastledger.version import BLOCK_FILE_FORMAT_VERSION
@@ -88,13 +89,18 @@ class Exporter:
             seq += block.count
         return self._report()
 
-    def blocks(self, genesis: bytes, chain_id: bytes, blobs: BlobStore | None) -> ExportReport:
+    def blocks(self, genesis: Genesis, blobs: BlobStore | None, rules_at: RulesAt) -> ExportReport:
         """The block file, with the envelopes that are still stored where ``blobs`` is given."""
+        document = genesis.encoded
         flags = 0 if blobs is None else WITH_BLOBS
-        self._write(_HEAD.pack(MAGIC, BLOCK_FILE_FORMAT_VERSION, flags, len(genesis)) + genesis)
+        self._write(_HEAD.pack(MAGIC, BLOCK_FILE_FORMAT_VERSION, flags, len(document)) + document)
         for block, payload in self._each():
             if blobs is not None and block.count:
-                for digest in named_envelopes(admit_block(block, chain_id=chain_id, verify_signatures=False)):
+                rules = rules_at(block.height)
+                batch = admit_block(
+                    block, chain_id=genesis.chain_id, rules=rules, verify_signatures=False
+                )
+                for digest in named_envelopes(batch, rules):
                     self._envelope(blobs, digest)
             self._item(BLOCK, payload)
         self._item(END, _END.pack(self._blocks, self._hasher.digest()))
@@ -144,9 +150,9 @@ def _lines(block: Block, first_seq: int) -> Iterator[ExportLine]:
         )
 
 
-def named_envelopes(batch: Admitted) -> Sequence[bytes]:
-    """The digests of the envelopes that a block's records name."""
-    return [body.digest for body in batch.bodies if isinstance(body, RecordPut | RecordAmend)]
+def named_envelopes(batch: Admitted, rules: Rules) -> Sequence[bytes]:
+    """The digests of the envelopes that a block's transactions name, by the rule set of its height."""
+    return [digest for _, digest in rules.envelopes(batch.bodies)]
 
 
 class Item(NamedTuple):

@@ -32,12 +32,13 @@ from fastledger.model.export import BlockRange
 from fastledger.model.genesis import Genesis
 from fastledger.model.reports import BackupReport, ExportReport, PruneReport, VerifyReport
 from fastledger.pace import Pace, Progress
-from fastledger.state.entities import RECORDS, Record
+from fastledger.state.registry import RulesAt
 from fastledger.storage.blobs.store import BlobStore
 from fastledger.storage.directory import LedgerDirectory
 from fastledger.storage.index import Index
 from fastledger.storage.log import SegmentLog
 from fastledger.storage.snapshot import Manifest, SnapshotFiles
+from fastledger.subjects.record import RECORDS, Record
 from fastledger.version import BACKUP_FORMAT_VERSION, VERSION
 
 _WAIT_SECONDS = 0.1
@@ -67,7 +68,10 @@ class Keeper:
         store: ChainStore,
         pipeline: Stages,
         envelopes: Envelopes,
+        rules_at: RulesAt,
     ) -> None:
+        """``rules_at(height)`` is the rule set in force at a height of this chain."""
+        self._rules_at = rules_at
         self._directory = directory
         self._genesis = genesis
         self._engine = engine
@@ -110,7 +114,14 @@ class Keeper:
         """See :meth:`Ledger.verify`."""
         with self.operation(control) as pace:
             run = Verification(
-                self._directory, self._genesis, self._engine, self._log, self._blobs, pace, self._record_now
+                self._directory,
+                self._genesis,
+                self._engine,
+                self._log,
+                self._blobs,
+                pace,
+                self._record_now,
+                self._rules_at,
             )
             if online:
                 self._verify_online(run)
@@ -338,4 +349,4 @@ class Keeper:
         with self.operation(control) as pace:
             exporter = Exporter(self._log, out, pace, block_range, self._store.durable.height)
             blobs = self._blobs if with_blobs else None
-            return exporter.blocks(self._genesis.encoded, self._genesis.chain_id, blobs)
+            return exporter.blocks(self._genesis, blobs, self._rules_at)

@@ -49,6 +49,7 @@ from fastledger.storage.files import OsFiles
 from fastledger.storage.index import Index
 from fastledger.storage.log import SegmentLog
 from fastledger.storage.snapshot import SnapshotFiles
+from fastledger.subjects.identity import NOT_AUTHORISED
 
 # What a backup may put into a ledger directory, and nothing else.
 _PATHS = re.compile(
@@ -244,7 +245,7 @@ def _store_key(
     if node_key is None:
         return
     if node_key.public_key not in genesis.proposers:
-        raise InputError("the node's key is not a proposer of this chain", code=Code.NOT_AUTHORISED)
+        raise InputError("the node's key is not a proposer of this chain", code=NOT_AUTHORISED)
     save_node_key(directory.node_key_path, node_key, password)
 
 
@@ -375,8 +376,9 @@ class _Import:
         if block.height != expected:
             raise InputError(f"height {block.height} stands where {expected} belongs", code=Code.BAD_BLOCK)
         ref = self._log.append(block.height, payload, block.block_id)
-        batch = admit_block(block, chain_id=executor.chain_id, verify_signatures=True)
-        if self._writer is not None or self._piece_bytes or not self._brought <= set(named_envelopes(batch)):
+        rules = executor.rules_at(block.height)
+        batch = admit_block(block, chain_id=executor.chain_id, rules=rules, verify_signatures=True)
+        if self._writer is not None or self._piece_bytes or not self._brought <= set(named_envelopes(batch, rules)):
             raise InputError("it does not name an envelope before it", code=Code.BAD_BLOCK)
         if executor.position is None:
             appended = executor.start_from(block, ref)

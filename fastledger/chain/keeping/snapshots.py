@@ -16,8 +16,8 @@ from fastledger.chain.store import NOWHERE, BlockEntry
 from fastledger.crypto.merkle import HistoryTree
 from fastledger.errors import CorruptionError, FastLedgerError, FormatVersionError, NotFoundError
 from fastledger.model.reports import SnapshotReport
+from fastledger.model.terms import TERM_BYTES
 from fastledger.pace import Pace
-from fastledger.state.entities import RECORDS, VERSIONS, version_key
 from fastledger.storage import keys
 from fastledger.storage.checkpoint import CheckpointBatch
 from fastledger.storage.directory import LedgerDirectory
@@ -33,11 +33,11 @@ from fastledger.storage.snapshot import (
     decode_chunk,
     encode_chunks,
 )
+from fastledger.subjects.record import RECORDS, VERSIONS
 
 STATE, TXIDS, BLOCKS, POSTINGS = range(len(TABLES))
 _RUN_SEQS = 256
 _RUN_SPAN_MAX = 1 << 32
-_TERM_BYTES = 17
 _RELINKED_AT_ONCE = 10_000
 _STEP_ENTRIES = 4_096
 _ENTRY_BYTES = keys.SEQ_BYTES + len(BlockEntry(NOWHERE, bytes(32), 0, 0, 0).pack())
@@ -66,8 +66,8 @@ def index_entries(view: IndexView) -> Iterator[SnapshotEntry]:
     for key, value in view.iter_raw("blocks"):
         entry = BlockEntry.unpack(value[keys.SEQ_BYTES :])._replace(ref=NOWHERE)
         yield SnapshotEntry(BLOCKS, key, value[: keys.SEQ_BYTES] + entry.pack())
-    for term, postings in groupby(view.iter_all("postings"), lambda item: item[0][:_TERM_BYTES]):
-        yield from _runs(term, (keys.decode_seq(key[_TERM_BYTES:]) for key, _ in postings))
+    for term, postings in groupby(view.iter_all("postings"), lambda item: item[0][:TERM_BYTES]):
+        yield from _runs(term, (keys.decode_seq(key[TERM_BYTES:]) for key, _ in postings))
 
 
 def _runs(term: bytes, seqs: Iterator[int]) -> Iterator[SnapshotEntry]:
@@ -221,7 +221,7 @@ def _well_formed(table: int, names: list[bytes], values: list[bytes]) -> bool:
     if table == BLOCKS:
         return (name_lengths, value_lengths) == ({keys.HEIGHT_BYTES}, {_ENTRY_BYTES})
     runs = all(length and length % 4 == 0 and length <= 4 * _RUN_SEQS for length in value_lengths)
-    return runs and name_lengths == {_TERM_BYTES + keys.SEQ_BYTES}
+    return runs and name_lengths == {TERM_BYTES + keys.SEQ_BYTES}
 
 
 def relink(index: Index, log: SegmentLog, position: Position) -> Position:
@@ -338,7 +338,7 @@ def erased_envelopes(view: IndexView) -> Iterator[bytes]:
             continue
         yield record.present.digest
         for number in range(1, record.version):
-            raw = view.get_state(VERSIONS.prefix + version_key(key[1:], number))
+            raw = view.get_state(VERSIONS.prefix + VERSIONS.pack(key[len(RECORDS.prefix) :], number))
             if raw is not None:
                 yield VERSIONS.decode(raw).digest
 

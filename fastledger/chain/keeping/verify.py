@@ -29,12 +29,13 @@ from fastledger.model.genesis import Genesis
 from fastledger.model.receipt import check_seal
 from fastledger.model.reports import VerifyReport
 from fastledger.pace import Pace
-from fastledger.state.entities import RECORDS, VERSIONS, Record, version_key
+from fastledger.state.registry import RulesAt
 from fastledger.storage import keys
 from fastledger.storage.blobs.store import BlobStore
 from fastledger.storage.directory import LedgerDirectory
 from fastledger.storage.index import WALK_KEYS, Index, IndexView, compare_views, unreachable_entries
 from fastledger.storage.log import LogPin, SegmentLog
+from fastledger.subjects.record import RECORDS, VERSIONS, Record
 
 PROBLEMS_MAX = 100
 
@@ -50,6 +51,7 @@ class Verification:
     blobs: BlobStore
     pace: Pace
     record_now: Callable[[bytes], Record | None]
+    rules_at: RulesAt
     report: VerifyReport = field(default_factory=VerifyReport)
 
     def check_log(self, pin: LogPin, *, online: bool) -> None:
@@ -100,13 +102,13 @@ class Verification:
         for number, (key, value) in enumerate(view.iter_state(RECORDS.prefix)):
             if number % WALK_KEYS == 0:
                 self.pace.tell("records", number, total)
-            self._check_record(view, key[1:], RECORDS.decode(value))
+            self._check_record(view, key[len(RECORDS.prefix) :], RECORDS.decode(value))
 
     def _check_record(self, view: IndexView, record_id: bytes, record: Record) -> None:
         for number in range(1, record.version + 1):
             version = record.present
             if number < record.version:
-                raw = view.get_state(VERSIONS.prefix + version_key(record_id, number))
+                raw = view.get_state(VERSIONS.prefix + VERSIONS.pack(record_id, number))
                 if raw is None:
                     self.report.note(f"record {record_id.hex()} lacks version {number}")
                     continue
@@ -188,7 +190,12 @@ class FreshChain:
             links = (block.header.previous_id, block.body.seal_ref)
             if links != (parent.block_id, seal_ref(self.run.engine, parent)):
                 raise _differs(block, "link to its parent")
-        batch = admit_block(block, chain_id=genesis.chain_id, verify_signatures=True)
+        batch = admit_block(
+            block,
+            chain_id=genesis.chain_id,
+            rules=self.run.rules_at(block.height),
+            verify_signatures=True,
+        )
         if any(batch.codes):
             raise _differs(block, "transaction")
         txids = batch.scan.txids

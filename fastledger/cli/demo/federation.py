@@ -42,7 +42,7 @@ class Submitter:
         """Batches at a steady pace; what is refused is counted."""
         from fastledger.client.wallet import Wallet
         from fastledger.crypto.hpke import KemSuite
-        from fastledger.model.bodies import Role
+        from fastledger.subjects.identity import Role
 
         client = self.member.connect()
         while not stop.wait(BATCH_PAUSE_S):

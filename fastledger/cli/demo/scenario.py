@@ -14,12 +14,14 @@ from fastledger.crypto.keystore import Keystore
 from fastledger.errors import AccessRefused, Code, FhirError, InputError
 from fastledger.gateway.fhir import describe, validate
 from fastledger.gateway.sources import Progress, SourceBundle, read_bundles
-from fastledger.model.bodies import ConsentGrant, Purpose, RecordPut, Role
 from fastledger.model.genesis import Genesis
 from fastledger.model.query import Entry
 from fastledger.model.receipt import verify_statement
 from fastledger.model.transaction import Transaction
 from fastledger.stage_times import StageTimes
+from fastledger.subjects.consent import CONSENT_MISSING, CONSENT_REVOKED, ConsentGrant, Purpose
+from fastledger.subjects.identity import KEM_KEYS, Role
+from fastledger.subjects.record import RECORD_ERASED, RECORDS, RecordPut
 from fastledger.workload import generate
 
 HOSPITALS = ("A", "B")
@@ -150,7 +152,7 @@ class Scenario:
         clinic, stranger = self._custodians["B"].organisation, self._organisation()
         grant = patient.grant(
             clinic.identity,
-            self._ledger.kem_key(clinic.identity),
+            self._ledger.entity(KEM_KEYS, clinic.identity).kem,
             [kept.folder],
             purposes=[Purpose.TREATMENT],
         )
@@ -160,13 +162,13 @@ class Scenario:
         found = self._find_by_code(clinic, kept)
         self._done(f"hospital B finds {len(found)} records by their code, through blind tokens")
         record = self._read_and_audit(clinic, found)
-        self._refuse(stranger, record, Code.CONSENT_MISSING)
+        self._refuse(stranger, record, CONSENT_MISSING)
         self._done("hospital C has no consent: its read is refused, and the refusal stands in the audit")
         body = grant.body
         if not isinstance(body, ConsentGrant):
             raise ScenarioError("a grant has the body of a grant")
         self._submit(patient.revoke_consent(body.consent), patient.rotate_folder(kept.folder))
-        self._refuse(clinic, record, Code.CONSENT_REVOKED)
+        self._refuse(clinic, record, CONSENT_REVOKED)
         self._done("the consent is revoked and the folder re-keyed: hospital B's next read is refused")
         self._amend(patient, kept, record)
         self._erase(patient, self._another(found, record, kept))
@@ -202,7 +204,7 @@ class Scenario:
         record = body.record
         access = reader.access(record, Purpose.TREATMENT)
         envelope = self._ledger.read(access)
-        content = reader.open_record(envelope, folder=self._ledger.record(record).folder, record=record)
+        content = reader.open_record(envelope, folder=self._ledger.entity(RECORDS, record).folder, record=record)
         require(bool(describe(validate(content).resource).resource_type), "the content is not FHIR")
         audited = [entry.txid for entry in self._ledger.query(kind="access.read", record=record)]
         require(access.txid in audited, "the read is missing in the audit")
@@ -250,7 +252,7 @@ class Scenario:
         try:
             self._ledger.read(patient.access(record, Purpose.PATIENT_REQUEST))
         except AccessRefused as refusal:
-            require(refusal.code == Code.RECORD_ERASED, "an erased record is refused for another reason")
+            require(refusal.code == RECORD_ERASED, "an erased record is refused for another reason")
         else:
             raise ScenarioError("an erased record was read")
         self._receipt_path.write_bytes(self._ledger.prove(erasure.txid))

@@ -38,6 +38,7 @@ from fastledger.model.block import Block
 from fastledger.model.genesis import WorkParameters
 from fastledger.model.outcome import Outcome
 from fastledger.model.receipt import verify_statement
+from fastledger.subjects.reward import ACCOUNTS
 
 DEPTH = 3
 
@@ -138,7 +139,7 @@ def test_the_stages_of_a_submission(ledger: Ledger, clock: Clock) -> None:  # SP
     statement = ledger.prove(transaction.txid)
     found = verify_statement(statement, chain_id=ledger.chain_id, proposers=ledger.genesis.proposers)
     assert found.height == 1
-    assert ledger.balance(ledger.genesis.proposers[0]) == 7 * ledger.height
+    assert ledger.entity(ACCOUNTS, ledger.genesis.proposers[0]).balance == 7 * ledger.height
 
 
 def test_a_retry_gets_the_first_verdict(ledger: Ledger, clock: Clock) -> None:  # SPEC-FORK-12

@@ -28,7 +28,8 @@ from fastledger.consensus.engines import make_engine
 from fastledger.errors import BlockFault, InputError
 from fastledger.limits import FUTURE_MS_MAX, HELD_MS_MAX
 from fastledger.model.block import Block
-from fastledger.state.entities import ACCOUNTS
+from fastledger.subjects.identity import ALREADY_REGISTERED, UNKNOWN_SIGNER
+from fastledger.subjects.reward import ACCOUNTS
 
 MakeNode = Callable[..., Node]
 
@@ -275,7 +276,7 @@ def test_a_double_registration_is_decided_by_the_branch(nodes: MakeNode) -> None
     # The loser waits again and is refused where it stands.
     theirs.take(*ours.mine())
     verdict = theirs.chain.verdicts([one.txid])[one.txid]
-    assert verdict.code == Code.ALREADY_REGISTERED
+    assert verdict.code == ALREADY_REGISTERED
     assert_same(ours, theirs)
 
 
@@ -285,7 +286,7 @@ def test_a_refused_transaction_may_pass_in_the_new_branch(nodes: MakeNode) -> No
     register, folder = wallet.register(Role.PATIENT), wallet.open_folders("vitals")
     ours.submit(folder)
     (block,) = ours.mine()
-    assert block.result(0) == Code.UNKNOWN_SIGNER
+    assert block.result(0) == UNKNOWN_SIGNER
     theirs.submit(register)
     ours.take(*theirs.mine(2))
     (block,) = ours.mine()

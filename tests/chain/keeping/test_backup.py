@@ -25,6 +25,7 @@ from fastledger.errors import (
     NotFoundError,
     OperationCancelledError,
 )
+from fastledger.subjects.record import RECORDS
 
 LOAD_BATCHES_MAX = 40
 Filled = tuple[World, list[Feed], History]
@@ -184,7 +185,7 @@ def test_an_erasure_while_a_pack_is_copied_is_done_again(
     restore_backup(tmp_path / "backup", tmp_path / "restored")
     with Ledger.open(tmp_path / "restored", replica=True) as ledger:
         for sealed in erased:
-            assert ledger.record(sealed.record).erased
+            assert ledger.entity(RECORDS, sealed.record).erased
     for path in (tmp_path / "restored" / "blobs" / "packs").iterdir():
         assert not any(sealed.blob[-200:] in path.read_bytes() for sealed in erased)
 

@@ -1,0 +1,1 @@
+"""The medical subjects, one module each: entities, kinds of transactions, rules, refusals, search terms."""
