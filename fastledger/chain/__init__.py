@@ -1,1 +1,1 @@
-"""Admission, execution, commitment: the chain itself, and the façade that embeds it."""
+"""The chain itself, in admission, execution and commitment, and the façade that embeds it."""

@@ -35,7 +35,7 @@ _WAIT_SECONDS = 0.1
 
 
 class ReadGrant(NamedTuple):
-    """A read that stands granted in the audit as ``txid``, and the envelope that it is for (``size`` in bytes)."""
+    """A read that the chain granted, on record as ``txid``, and the envelope that it is for (``size`` in bytes)."""
 
     txid: bytes
     record: bytes
@@ -47,7 +47,7 @@ class ReadGrant(NamedTuple):
 
 
 def access_body(transaction: Transaction) -> AccessRead:
-    """What an ``access.read`` asks for; raises ``InputError`` for anything else."""
+    """Returns the body of an ``access.read``; raises ``InputError`` for any other transaction."""
     body = transaction.body
     if not isinstance(body, AccessRead):
         raise InputError(f"a read is asked for by access.read, not {transaction.kind}", code=Code.BAD_BODY)
@@ -55,7 +55,7 @@ def access_body(transaction: Transaction) -> AccessRead:
 
 
 def check_granted(txid: bytes, outcome: Outcome) -> None:
-    """Raises ``AccessRefused`` where the rules refused, ``TransactionError`` where it was rejected or used before."""
+    """Raises ``AccessRefused`` for a read that the rules refused, ``TransactionError`` for one rejected or used."""
     if outcome.status == "refused":
         raise AccessRefused(f"read {txid.hex()} was refused", code=outcome.code, txid=txid)
     outcome.raise_for_status()
@@ -67,26 +67,26 @@ class Pins:
     """The envelopes that one batch names, held from its admission to :meth:`release`."""
 
     def __init__(self, envelopes: "Envelopes") -> None:
-        """Holds nothing yet."""
+        """Takes the envelopes' owner; nothing is pinned yet."""
         self._envelopes = envelopes
 
     def missing(self, digests: Sequence[bytes]) -> list[bytes]:
-        """Pins them; returns those that are neither stored nor on the chain, or are being collected."""
+        """Pins envelopes; returns those that are neither stored nor on the chain, or are being collected."""
         self._envelopes.pin(self, digests)
         return self._envelopes.missing(digests)
 
     def hold(self, digests: Sequence[bytes]) -> list[bytes]:
-        """Pins them and calls none missing, for a node that keeps envelopes elsewhere too."""
+        """Pins envelopes and calls none missing, for a node that keeps envelopes elsewhere too."""
         self._envelopes.pin(self, digests)
         return []
 
     def release(self) -> None:
-        """May be called twice."""
+        """Ends the pins; may be called twice."""
         self._envelopes.unpin(self)
 
 
 class Envelopes:
-    """The blob store as a chain sees it. Every method may be called from any thread."""
+    """The blob store under the rules of a chain. Every method may be called from any thread."""
 
     def __init__(
         self,
@@ -128,11 +128,14 @@ class Envelopes:
     # Storing.
 
     def put(self, blobs: Sequence[bytes]) -> list[bytes]:
-        """Stores envelopes, durably; the digests, in the order given. Those of erased records stay away."""
+        """Stores envelopes, durably, and returns their digests in order. Those of erased records are not stored."""
         return self._blobs.put_many(blobs, unwanted=self._erased, arriving=self._arriving)
 
     def put_ahead(self, blobs: Sequence[bytes]) -> list[bytes]:
-        """The same ahead of the records that name them; raises ``LedgerBusyError`` where too many wait for theirs."""
+        """Stores envelopes ahead of the records that will name them, as :meth:`put` does.
+
+        Raises ``LedgerBusyError`` where too many wait for their records.
+        """
         sizes = [len(blob) for blob in blobs]
         self.unnamed.check(len(sizes), sum(sizes))
         digests = self.put(blobs)
@@ -140,7 +143,7 @@ class Envelopes:
         return digests
 
     def adopt(self, source: Path, digest: bytes) -> None:
-        """As :meth:`put_ahead` for a whole file, which is gone afterwards; see :meth:`BlobStore.adopt`.
+        """Takes over a whole file as :meth:`BlobStore.adopt` does, ahead of the record that will name it.
 
         There is room: what may be under way was checked when it began (:meth:`Unnamed.check`).
         """
@@ -149,7 +152,7 @@ class Envelopes:
         self.unnamed.add([(digest, size)])
 
     def _found_before(self) -> Iterator[tuple[bytes, int]]:
-        """Those that a collection found without an owner before this start."""
+        """Yields digest and size of the envelopes that a collection before this start found without an owner."""
         with self._journal_lock:
             known = list(self._journal.since_ms)
         return self._sized(known)
@@ -160,7 +163,7 @@ class Envelopes:
                 yield digest, self._blobs.size(digest)
 
     def _erased(self, digests: Sequence[bytes]) -> list[bytes]:
-        """Those that a durable erasure destroyed: a retry of the batch that brought them must not bring them back."""
+        """Returns the envelopes that a durable erasure destroyed. A batch sent again must not bring them back."""
         with self._store.snapshot() as snapshot:
             owners = snapshot.get_states([BLOBS.prefix + digest for digest in digests])
             return [
@@ -179,7 +182,11 @@ class Envelopes:
                 self._journal.remove(digests)
 
     def missing(self, digests: Sequence[bytes]) -> list[bytes]:
-        """Those that are neither stored nor on the chain already, where a retry finds its first verdict."""
+        """Returns those of the envelopes that are neither stored nor named on the chain.
+
+        A transaction sent again whose envelope the chain names gets its first verdict, so that nothing is missing
+        for it.
+        """
         with self._pins_lock:
             lost = self._condemned.intersection(digests)
         gone = lost.union(self._blobs.missing(digests))
@@ -191,25 +198,28 @@ class Envelopes:
         return [digest for digest in digests if owners[BLOBS.prefix + digest] is None]
 
     def pin(self, holder: Pins, digests: Sequence[bytes]) -> None:
-        """Holds collections off; see :class:`Pins`. What is being collected already is :meth:`missing` from here on."""
+        """Keeps envelopes from being collected while ``holder`` pins them.
+
+        An envelope whose collection has begun already counts as :meth:`missing` from then on.
+        """
         with self._pins_lock:
             self._pins[holder] = digests
 
     def unpin(self, holder: Pins) -> None:
-        """The inverse of :meth:`pin`."""
+        """Ends the pins of ``holder``."""
         with self._pins_lock:
             self._pins.pop(holder, None)
 
     # Reading.
 
     def reader(self, digest: bytes, offset: int = 0) -> Generator[bytes, None, None]:
-        """The envelope from ``offset`` in chunks of at most READER_CHUNK_BYTES; see :meth:`BlobStore.open_reader`."""
+        """Yields an envelope from ``offset`` on, in chunks of up to READER_CHUNK_BYTES."""
         return self._blobs.open_reader(digest, READER_CHUNK_BYTES, offset=offset)
 
     def check_permitted(self, grant: ReadGrant) -> None:
-        """Whether a read that was granted would be granted now, by the same rule on the durable state.
+        """Raises ``AccessRefused`` where a read that was granted would be refused now, judged on the durable state.
 
-        Raises ``AccessRefused``, and ``NotFoundError`` where the envelope is not here any more. Nothing is audited.
+        Raises ``NotFoundError`` where the envelope is not here any more. Nothing is put on record.
         """
         with self._store.snapshot() as snapshot:
             view = View(snapshot.get_state)
@@ -223,7 +233,10 @@ class Envelopes:
 
     @contextmanager
     def quiet(self, check: Callable[[], None] = lambda: None) -> Iterator[None]:
-        """While it is held nothing is collected; a wait for a collection ends with what ``check`` raises."""
+        """Keeps collections from running for the length of the block.
+
+        A wait for one ends with what ``check`` raises.
+        """
         while not self._collecting.acquire(timeout=_WAIT_SECONDS):
             check()
         try:
@@ -232,7 +245,7 @@ class Envelopes:
             self._collecting.release()
 
     def collect_orphans(self, older_than_ms: int, *, pause: Callable[[], None] = lambda: None) -> Collected:
-        """Destroys envelopes that have been without an owner for ``older_than_ms``; counts what it took.
+        """Destroys envelopes that have been without an owner for ``older_than_ms``; returns their number and bytes.
 
         The time counts from the first collection that saw an envelope so, or from the end of its last put where that
         is later: with 0 everything goes that no record names now. ``pause`` is called after each page of a walk over
@@ -263,7 +276,10 @@ class Envelopes:
             return Collected(count, byte_count)
 
     def _note(self, kept: set[bytes], fresh: Sequence[bytes]) -> None:
-        """The journal after a walk. The fresh ones count from now on, so that no put during the walk is older."""
+        """Writes the journal after a walk.
+
+        The fresh ones count from now on, so that no put during the walk is older.
+        """
         with self._journal_lock:
             # What was put again during the walk is in the journal no more.
             since_ms = {digest: since for digest, since in self._journal.since_ms.items() if digest in kept}
@@ -274,7 +290,7 @@ class Envelopes:
                 self._journal.replace(since_ms)
 
     def _collect(self, digest: bytes, since_ms: int | None) -> int | None:
-        """Bytes freed; None where something held it off."""
+        """Destroys one envelope and returns the bytes freed; None where a pin, a record or a put kept it."""
         try:
             size = self._blobs.size(digest)
             erased = self._blobs.erase(digest, if_still=lambda: self._condemn(digest, since_ms))
@@ -288,7 +304,7 @@ class Envelopes:
         return size if erased else None
 
     def _condemn(self, digest: bytes, since_ms: int | None) -> bool:
-        """Whether to go through with it; from here on admission takes the envelope for missing."""
+        """Whether to destroy the envelope; if so, admission counts it as missing from here on."""
         with self._pins_lock:
             if any(digest in held for held in self._pins.values()):
                 return False

@@ -1,4 +1,4 @@
-"""Finding transactions: by who signed, whom they concern, what they are, and blind tokens (SPEC-QRY-1..3)."""
+"""Queries for transactions: by signer, subject, kind, ids and blind tokens (SPEC-QRY-1..3)."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from heapq import merge
@@ -17,9 +17,9 @@ HEIGHT_MAX = 2**63 - 1
 
 
 def query_terms(query: Query) -> list[bytes]:
-    """The terms of a query's indexed conditions, those that usually hold for fewest transactions first.
+    """Returns the index terms of a query's conditions, those that usually hold for fewest transactions first.
 
-    Raises ``InputError`` with ``BAD_QUERY`` where an id has not its length, or a kind or code is none there is.
+    Raises ``InputError`` with ``BAD_QUERY`` where an id has not its length, or a kind or code does not exist.
     """
     query.check()
     ids = (
@@ -49,7 +49,7 @@ def _table_of(name: str) -> bytes:
 def run_query(
     query: Query, snapshot: Snapshot, read_block: Callable[[FrameRef], Block], *, first_height: int = 0
 ) -> Page:
-    """Evaluates ``query`` over the blocks from ``first_height`` on, those before having been pruned.
+    """Evaluates ``query`` over the blocks from ``first_height`` on, those before having been pruned; returns a page.
 
     Raises ``InputError`` with ``BAD_QUERY`` where it makes no sense.
     """
@@ -76,7 +76,7 @@ def run_query(
 
 
 def load_entry(snapshot: Snapshot, read_block: Callable[[FrameRef], Block], seq: int) -> Entry:
-    """The transaction number ``seq``."""
+    """Returns the transaction number ``seq``."""
     found = snapshot.block_of_seq(seq)
     if found is None:
         raise InputError(f"there is no transaction number {seq}", code=Code.NOT_FOUND)
@@ -94,7 +94,7 @@ def load_entry(snapshot: Snapshot, read_block: Callable[[FrameRef], Block], seq:
 
 
 def _candidates(query: Query, snapshot: Snapshot, start_seq: int, end_seq: int) -> Iterator[tuple[int, bool]]:
-    """Numbers of the transactions under the rarest term, in order, and whether they are under all others too."""
+    """Yields the numbers of transactions under the rarest term, in order, and whether all other terms fit too."""
     terms = query_terms(query)
     numbers: Iterable[int]
     if query.alerts:
@@ -111,14 +111,14 @@ def _candidates(query: Query, snapshot: Snapshot, start_seq: int, end_seq: int) 
 def _any_of(
     terms: Sequence[bytes], snapshot: Snapshot, start_seq: int, end_seq: int, newest_first: bool
 ) -> Iterator[int]:
-    """Numbers of the transactions under at least one of the terms, in order, each once."""
+    """Yields the numbers of the transactions under at least one of the terms, in order, each once."""
     postings = [snapshot.postings(term, start_seq, end_seq, reverse=newest_first) for term in terms]
     for seq, _ in groupby(merge(*postings, reverse=newest_first)):
         yield seq
 
 
 def _range(query: Query, snapshot: Snapshot) -> tuple[int, int]:
-    """The half-open range of transaction numbers that heights, times and cursor leave."""
+    """Returns the half-open range of transaction numbers that heights, times and cursor leave."""
     start_seq, end_seq = 0, snapshot.end_seq
     if end_seq == 0:
         return 0, 0
@@ -139,13 +139,13 @@ def _range(query: Query, snapshot: Snapshot) -> tuple[int, int]:
 
 
 def _first_seq(snapshot: Snapshot, height: int) -> int:
-    """The number of the first transaction at or after ``height``."""
+    """Returns the number of the first transaction at or after ``height``."""
     entry = snapshot.block_entry(min(max(height, 0), HEIGHT_MAX))
     return snapshot.end_seq if entry is None else min(entry.first_seq, snapshot.end_seq)
 
 
 def _height_at(snapshot: Snapshot, time_ms: int) -> int:
-    """The first height whose block time is at or after ``time_ms``, by bisection: block times only grow."""
+    """Returns the first height whose block time is at or after ``time_ms``, by bisection: block times only grow."""
     newest = snapshot.block_of_seq(snapshot.end_seq - 1)
     low, high = 0, 0 if newest is None else newest[0] + 1
     while low < high:

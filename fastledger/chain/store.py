@@ -36,7 +36,7 @@ _WRITE_BYTES = 220
 
 
 class BlockEntry(NamedTuple):
-    """What the index keeps of a block: where it lies, its id, its time, and its transactions' numbers."""
+    """The index entry of a block: its place in the log, its id, its time, and its transactions' numbers."""
 
     ref: FrameRef
     block_id: bytes
@@ -45,7 +45,7 @@ class BlockEntry(NamedTuple):
     tx_count: int
 
     def pack(self) -> bytes:
-        """The value in the ``blocks`` database."""
+        """Returns the value in the ``blocks`` database, 64 bytes."""
         return b"".join(
             (
                 self.ref.pack(),
@@ -58,7 +58,7 @@ class BlockEntry(NamedTuple):
 
     @classmethod
     def unpack(cls, data: bytes) -> "BlockEntry":
-        """The inverse of :meth:`pack`. ``CorruptionError`` where the bytes are not what it made."""
+        """Returns the entry that :meth:`pack` packed. Raises ``CorruptionError`` for another length."""
         if len(data) != _ENTRY_BYTES:
             raise CorruptionError(f"the entry of a block has {len(data)} bytes: reindex", path="index")
         tail = data[-52:]
@@ -72,7 +72,7 @@ class BlockEntry(NamedTuple):
 
 
 class Layer(NamedTuple):
-    """Everything that one block adds: all that the index will hold of it."""
+    """Everything that one block adds to the index."""
 
     height: int
     entry: BlockEntry
@@ -83,7 +83,7 @@ class Layer(NamedTuple):
 
 
 class Ahead(NamedTuple):
-    """What the index holds of a batch, read before its turn: state values, and numbers of transactions it knows.
+    """The index's answers for a batch, read before its turn: state values, and numbers of known transactions.
 
     It holds while ``epoch`` is the store's: no overlay that was there when it was read has been let go of since.
     """
@@ -116,7 +116,7 @@ class Overlay:
 
     @classmethod
     def of(cls, batch: CheckpointBatch) -> "Overlay":
-        """The inverse of :meth:`batch`."""
+        """Returns the overlay that :meth:`batch` made a checkpoint of."""
         return cls(
             state=dict(batch.state),
             txids=dict(batch.txids),
@@ -140,22 +140,22 @@ class Overlay:
         self.txids.update(layer.txids)
 
     def terms_between(self, start_seq: int, end_seq: int) -> list[TermLog]:
-        """The term logs of the blocks that hold transactions of [start_seq, end_seq)."""
+        """Returns the term logs of the blocks that hold transactions of [start_seq, end_seq)."""
         first = max(bisect_right(self.first_seqs, start_seq) - 1, 0)
         return [log for log in self.terms[first:] if log.first_seq < end_seq]
 
     @property
     def transaction_count(self) -> int:
-        """How many transactions it holds."""
+        """How many transactions the overlay holds."""
         return len(self.txids)
 
     @property
     def bytes_estimate(self) -> int:
-        """About how much memory it takes, for the checkpoint bound."""
+        """About how many bytes of memory the overlay takes, for the checkpoint bound."""
         return len(self.state) * _WRITE_BYTES + self.term_bytes
 
     def batch(self) -> CheckpointBatch:
-        """The overlay as one index transaction."""
+        """Returns the overlay as one checkpoint of the index."""
         blocks = [
             (height, entry.first_seq, entry.pack())
             for height, entry in zip(self.heights, self.entries, strict=True)
@@ -166,7 +166,7 @@ class Overlay:
 
 
 class BlockPlaces:
-    """Blocks that were looked up lately, by their first transaction: a block never moves, and most reads are near."""
+    """A cache of block entries by first transaction: a block never moves, and most reads are near each other."""
 
     def __init__(self, places_max: int = BLOCK_PLACES_MAX) -> None:
         self._places_max = places_max
@@ -174,7 +174,7 @@ class BlockPlaces:
         self._found: tuple[list[int], list[tuple[int, BlockEntry]]] = ([], [])
 
     def find(self, seq: int) -> tuple[int, BlockEntry] | None:
-        """Height and entry of the block that holds ``seq``, if it is among them."""
+        """Returns height and entry of the block that holds ``seq``, if it is in the cache."""
         first_seqs, places = self._found
         position = bisect_right(first_seqs, seq) - 1
         if position < 0:
@@ -183,7 +183,7 @@ class BlockPlaces:
         return place if seq < place[1].first_seq + place[1].tx_count else None
 
     def add(self, height: int, entry: BlockEntry) -> None:
-        """Remembers a block; when there are too many, all others are forgotten."""
+        """Adds a block; where there are too many, all others are dropped."""
         first_seqs, places = self._found
         if len(first_seqs) >= self._places_max:
             first_seqs, places = [], []
@@ -206,26 +206,26 @@ class Snapshot:
         self.end_seq = end_seq
 
     def get_state(self, key: bytes) -> bytes | None:
-        """The state value of ``key``."""
+        """Returns the state value of ``key``, or None."""
         for overlay in self._overlays:
             if key in overlay.state:
                 return overlay.state[key]
         return self._index.get_state(key)
 
     def meta(self, name: bytes) -> bytes | None:
-        """What the newest durable block, or the checkpoint before, left under ``name``."""
+        """Returns the value that the newest durable block, or the checkpoint before, put under ``name``; or None."""
         for overlay in self._overlays:
             if name in overlay.meta:
                 return overlay.meta[name]
         return self._index.get_meta(name)
 
     def get_states(self, keys: Sequence[bytes]) -> dict[bytes, bytes | None]:
-        """The state values of many keys."""
+        """Returns the state values of many keys; None for a key that is not there."""
         # One by one: a batch read drops the GIL, and the ledger may be closed by another thread meanwhile.
         return {key: self.get_state(key) for key in keys}
 
     def seq_of_txid(self, txid: bytes) -> int | None:
-        """The transaction's number in the chain, counted from 0."""
+        """Returns the transaction's number in the chain, counted from 0, or None."""
         for overlay in self._overlays:
             seq = overlay.txids.get(txid)
             if seq is not None:
@@ -233,7 +233,7 @@ class Snapshot:
         return self._index.seq_of_txid(txid)
 
     def block_entry(self, height: int) -> BlockEntry | None:
-        """The entry of the block at ``height``."""
+        """Returns the entry of the block at ``height``, or None."""
         for overlay in self._overlays:
             if overlay.heights and height >= overlay.heights[0]:
                 position = height - overlay.heights[0]
@@ -243,7 +243,7 @@ class Snapshot:
         return None if value is None else BlockEntry.unpack(value)
 
     def block_of_seq(self, seq: int) -> tuple[int, BlockEntry] | None:
-        """The height and entry of the block that holds transaction number ``seq``."""
+        """Returns height and entry of the block that holds transaction number ``seq``, or None."""
         for overlay in self._overlays:
             if overlay.first_seqs and seq >= overlay.first_seqs[0]:
                 position = bisect_right(overlay.first_seqs, seq) - 1
@@ -258,7 +258,7 @@ class Snapshot:
         return place
 
     def postings(self, term: bytes, start_seq: int, end_seq: int, *, reverse: bool = False) -> Iterator[int]:
-        """Numbers of the transactions under a term in [start_seq, end_seq), ascending or descending."""
+        """Yields the numbers of the transactions under a term in [start_seq, end_seq), ascending or descending."""
         recent = self._recent_postings(term, start_seq, end_seq)
         if reverse:
             yield from reversed(recent)
@@ -285,12 +285,12 @@ class Snapshot:
         return found
 
     def has_posting(self, term: bytes, seq: int) -> bool:
-        """Whether transaction ``seq`` stands under a term."""
+        """Whether transaction number ``seq`` is under a term."""
         return next(self.postings(term, seq, seq + 1), None) == seq
 
 
 class ChainStore:
-    """Owns the stack; see the module's docstring for who calls what."""
+    """Owns the stack. The module's docstring says which thread calls what."""
 
     def __init__(self, index: Index) -> None:
         self.index = index
@@ -315,9 +315,10 @@ class ChainStore:
     # The executor's side.
 
     def lookup(self) -> Stack:
-        """The state with all layers, durable or not; for the executor's thread, until it pushes, pops or renews.
+        """Returns the state with all layers, durable or not.
 
-        What is prefetched from here on is for this one.
+        For the executor's thread, until it pushes, pops or renews. What is prefetched from here on is for this
+        lookup.
         """
         if len(self._cache) > STATE_CACHE_ENTRIES_MAX:
             self._cache.clear()
@@ -331,11 +332,14 @@ class ChainStore:
         return Stack(maps, self._cache, self._reader.get_state)
 
     def prefetch(self, keys: Iterable[bytes]) -> None:
-        """Reads what the newest lookup is likely to be asked for in one go; for the executor's thread."""
+        """Reads in one go what the newest lookup is likely to be asked for; for the executor's thread."""
         self._ahead.update(self._reader.get_states(keys))
 
     def take_ahead(self, ahead: Ahead | None) -> bool:
-        """The same with what :meth:`read_ahead` found; False where there is nothing, or it holds no more."""
+        """Gives the newest lookup what :meth:`read_ahead` found.
+
+        Returns False where there is nothing, or it holds no more.
+        """
         if ahead is None or ahead.epoch != self._epoch:
             return False
         self._ahead.update(ahead.states)
@@ -344,9 +348,9 @@ class ChainStore:
     def seqs_of_txids(
         self, txids: Sequence[bytes], indexed: dict[bytes, int] | None = None
     ) -> dict[bytes, int]:
-        """Those of ``txids`` that the chain holds, durable or not; for the executor's thread.
+        """Returns txid -> seq for those of ``txids`` that the chain holds, durable or not.
 
-        ``indexed``: those that the index holds, where somebody has looked.
+        For the executor's thread. ``indexed`` are those that the index holds, where that was looked up before.
         """
         known = [layer.txids for layer in self._layers if layer.txids]
         known += [overlay.txids for overlay in self._overlays]
@@ -357,7 +361,7 @@ class ChainStore:
         return found
 
     def entry_of_seq(self, seq: int) -> tuple[int, BlockEntry]:
-        """Height and entry of the block that holds ``seq``, durable or not; for the executor's thread."""
+        """Returns height and entry of the block that holds ``seq``, durable or not; for the executor's thread."""
         for layer in reversed(self._layers):
             if seq >= layer.entry.first_seq:
                 return layer.height, layer.entry
@@ -367,7 +371,7 @@ class ChainStore:
         return found
 
     def code_of_seq(self, seq: int) -> Code:
-        """The verdict on a transaction whose block was pruned: refusals stand in the postings (SPEC-PRUNE-3)."""
+        """Returns the verdict on a transaction of a pruned block: refusals stand in the postings (SPEC-PRUNE-3)."""
         found = Snapshot(self._overlays, self._reader, seq + 1)
         refusals = (code for code in Code.all() if code.is_refusal)
         return next((code for code in refusals if found.has_posting(code_term(code), seq)), Code.OK)
@@ -378,7 +382,7 @@ class ChainStore:
             self._layers = (*self._layers, layer)
 
     def pop(self) -> Layer:
-        """Takes the top layer off: its block left the best chain; for the executor's thread."""
+        """Takes the top layer off, whose block left the best chain; for the executor's thread."""
         with self._lock:
             layer = self._layers[-1]
             self._layers = self._layers[:-1]
@@ -390,11 +394,11 @@ class ChainStore:
         return self._layers
 
     def entry_at(self, height: int) -> BlockEntry | None:
-        """The entry of the durable block at ``height``; for the executor's thread."""
+        """Returns the entry of the durable block at ``height``, or None; for the executor's thread."""
         return Snapshot(self._overlays, self._reader, self.durable.next_seq).block_entry(height)
 
     def renew(self) -> None:
-        """Lets go of a frozen overlay that the index holds by now; for the executor's thread, between blocks."""
+        """Drops a frozen overlay that the index holds by now; for the executor's thread, between blocks."""
         with self._lock:
             if self._frozen_written:
                 self._reader.renew()
@@ -407,10 +411,11 @@ class ChainStore:
     # The submitters' side.
 
     def read_ahead(self, keys: Sequence[bytes], txids: Sequence[bytes]) -> Ahead | None:
-        """What the executor would look up in the index for a batch, on any thread; None where the index is damaged.
+        """Looks up in the index what the executor will need for a batch; on any thread.
 
-        The view is opened after the epoch is noted, so it shows every overlay that was let go of by then. What it
-        shows of a later one, whole or in part, stands in an overlay still, where the executor looks first.
+        Returns None where the index is damaged. The view is opened after the epoch is noted, so it shows every
+        overlay that was dropped by then. What it shows of a later one, whole or in part, stands in an overlay still,
+        where the executor looks first.
         """
         epoch = self._epoch
         try:
@@ -422,11 +427,14 @@ class ChainStore:
     # The syncer's side.
 
     def settle(self, count: int) -> None:
-        """The lowest ``count`` layers became durable."""
+        """Moves the lowest ``count`` layers, which became durable, into the overlay."""
         self.settle_layers(self._layers[:count])
 
     def settle_layers(self, layers: Sequence[Layer]) -> None:
-        """The same, with the layers that take the place of the lowest ones: they know by now where they lie."""
+        """Moves the lowest layers into the overlay.
+
+        ``layers`` take their place, with their places in the log filled in.
+        """
         active = self._overlays[0]
         for layer in layers:
             active.add(layer)
@@ -436,7 +444,7 @@ class ChainStore:
             self._layers = self._layers[len(layers) :]
 
     def freeze(self, *, transactions_min: int, bytes_min: int) -> Overlay | None:
-        """Begins a checkpoint where there is enough to write and none in progress; returns what to write.
+        """Begins a checkpoint where there is enough to write and none in progress; returns what to write, or None.
 
         One that could not be written is begun again first.
         """
@@ -468,7 +476,7 @@ class ChainStore:
 
     @contextmanager
     def snapshot(self) -> Iterator[Snapshot]:
-        """Everything durable now, or when the thread's :meth:`shared_snapshot` began."""
+        """Yields a view of everything durable now, or when the thread's :meth:`shared_snapshot` began."""
         shared: Snapshot | None = getattr(self._shared, "snapshot", None)
         if shared is not None:
             yield shared
@@ -485,7 +493,7 @@ class ChainStore:
 
     @contextmanager
     def shared_snapshot(self) -> Iterator[None]:
-        """All reads of this thread see one moment, and open the index once; for a short time."""
+        """Makes all reads of this thread see one moment and open the index once, for the length of a short block."""
         with self.snapshot() as snapshot:
             self._shared.snapshot = snapshot
             try:

@@ -41,7 +41,7 @@ def init(output: Output, target: Target, keystore_path: Path, password_file: Pat
 
 
 def make_ledger(ledger_path: Path, keystore_path: Path, password: str) -> dict[str, str]:
-    """A new ledger and a new keystore with the two wallets that start it; what was made, by name."""
+    """Makes a ledger and a keystore with the two wallets that start it; returns what was made, by name."""
     from fastledger.chain.ledger import Ledger
     from fastledger.client.wallet import Wallet
     from fastledger.crypto.keystore import Keystore
@@ -138,7 +138,7 @@ def query(
 
 
 def _ids(transaction: "Transaction") -> dict[str, str]:
-    """The ids that a body names, by its fields."""
+    """Returns the ids in a body, in hexadecimal, by name."""
     from fastledger.model.shape import fields_of
     from fastledger.subjects.catalogue import REGISTRY
 
@@ -153,7 +153,7 @@ def _ids(transaction: "Transaction") -> dict[str, str]:
 
 
 def parse_code(text: str) -> Code:
-    """A result code by name or number."""
+    """Returns the result code of a name or number; raises ``InputError`` for another text."""
     try:
         return Code(int(text)) if text.isdigit() else Code.named(text.lower().replace("_", "-"))
     except ValueError:

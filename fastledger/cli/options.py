@@ -1,4 +1,4 @@
-"""Options that several commands share, and how their values become keys, ids and open ledgers."""
+"""Options that several commands share, and the ways from their values to keys, ids and open ledgers."""
 
 import errno
 from collections.abc import Callable, Sequence
@@ -56,18 +56,18 @@ class Target:
 
     @property
     def is_node(self) -> bool:
-        """Whether a node serves it."""
+        """Whether the ledger is a node's."""
         return self.place.startswith(("http://", "https://"))
 
     @property
     def path(self) -> Path:
-        """The directory; a usage error where the command makes no sense over a network."""
+        """The ledger directory; a usage error where it is a node's URL."""
         if self.is_node:
             raise click.UsageError("this command works on a ledger directory, not on a node")
         return Path(self.place)
 
     def open(self, *, replica: bool = False) -> "Ledger | Client":
-        """The open ledger, or a client that the node has answered; both are a context and a ``LedgerApi``.
+        """Opens the ledger, or connects to the node; either is a context manager and a ``LedgerApi``.
 
         ``replica``: a ledger is opened without its key, to be read.
         """
@@ -78,7 +78,7 @@ class Target:
         return Ledger.open(self.path, replica=replica)
 
     def connect(self) -> "Client":
-        """A client of the node; a usage error for a directory."""
+        """Returns a client of the node; a usage error for a directory."""
         if not self.is_node:
             raise click.UsageError("this command asks a node: give its URL")
         from fastledger.client.aio import ClientOptions
@@ -115,7 +115,7 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 
 
 def retry_option(command: CommandT) -> CommandT:
-    """How long a node that does not answer is tried again."""
+    """Adds ``--retry-for``, how long a node that does not answer is tried again."""
     return click.option(
         "--retry-for",
         "retry_for_s",
@@ -128,7 +128,7 @@ def retry_option(command: CommandT) -> CommandT:
 
 
 def ledger_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """LEDGER (also from ``FASTLEDGER_LEDGER``) and how to reach a node; the command gets a :class:`Target`."""
+    """Adds LEDGER (also from ``FASTLEDGER_LEDGER``) and how to reach a node; the command gets a :class:`Target`."""
 
     def run(
         place: str,
@@ -170,7 +170,7 @@ def ledger_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def rate_option(command: CommandT) -> CommandT:
-    """At which rate long work reads and writes."""
+    """Adds ``--rate``, at which long work reads and writes at most."""
     return click.option(
         "--rate",
         type=click.IntRange(min=1),
@@ -179,7 +179,7 @@ def rate_option(command: CommandT) -> CommandT:
 
 
 def keystore_option(command: CommandT) -> CommandT:
-    """The keystore file, also from ``FASTLEDGER_KEYSTORE``."""
+    """Adds ``--keystore``, the keystore's file, also from ``FASTLEDGER_KEYSTORE``."""
     return click.option(
         "--keystore",
         "keystore_path",
@@ -191,7 +191,7 @@ def keystore_option(command: CommandT) -> CommandT:
 
 
 def password_option(command: CommandT) -> CommandT:
-    """Where the keystore's password comes from."""
+    """Adds ``--password-file``, which holds the keystore's password."""
     return click.option(
         "--password-file",
         type=click.Path(path_type=Path, dir_okay=False),
@@ -200,7 +200,7 @@ def password_option(command: CommandT) -> CommandT:
 
 
 def read_password(password_file: Path | None, *, confirm: bool = False) -> str:
-    """The password from file, environment or prompt."""
+    """Returns the password from the file, the environment or a prompt."""
     import os
 
     if password_file is not None:
@@ -212,7 +212,7 @@ def read_password(password_file: Path | None, *, confirm: bool = False) -> str:
 
 
 def _first_line(path: Path, what: str) -> str:
-    """The first line of a file that holds a secret."""
+    """Returns the first line of a file that holds a secret; raises ``InputError`` where it cannot be read."""
     try:
         with path.open("rb") as file:
             return file.readline(PASSWORD_BYTES_MAX + 2).decode().rstrip("\r\n")
@@ -223,7 +223,7 @@ def _first_line(path: Path, what: str) -> str:
 
 
 def ask_password(label: str, *, confirm: bool) -> str:
-    """The password from the terminal; raises ``InputError`` where nobody answers."""
+    """Asks for the password on the terminal; raises ``InputError`` where nobody answers."""
     try:
         answer: str = click.prompt(label, hide_input=True, confirmation_prompt=confirm, err=True)
     except click.Abort:
@@ -232,7 +232,7 @@ def ask_password(label: str, *, confirm: bool) -> str:
 
 
 class HexBytes(click.ParamType[bytes]):
-    """A hexadecimal id of a fixed number of bytes."""
+    """An id of a fixed number of bytes, in hexadecimal."""
 
     name = "hex"
 
@@ -240,7 +240,7 @@ class HexBytes(click.ParamType[bytes]):
         self.size = size
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> bytes:
-        """The bytes, or a usage error."""
+        """Returns the bytes, or fails with a usage error."""
         if isinstance(value, bytes):
             return value
         try:

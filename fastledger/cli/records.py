@@ -108,7 +108,7 @@ def read(
 
 
 def _shown(content: bytes) -> dict[str, str]:
-    """FHIR is text; what another client stored may be anything, and is shown in hexadecimal."""
+    """Returns a record's content as text, or in hexadecimal where another client stored something else."""
     try:
         return {"content": content.decode()}
     except UnicodeDecodeError:

@@ -14,7 +14,7 @@ _ENTRY = "node"
 def save_node_key(path: Path, key: SigningKey, password: str | None) -> None:
     """Writes the key to a new file with mode 0600, sealed if there is a password.
 
-    KeystoreError or ``FileExistsError`` where a file stands already.
+    Raises KeystoreError or ``FileExistsError`` where a file stands already.
     """
     if password is not None:
         keystore = Keystore.create(path, password)

@@ -101,8 +101,8 @@ class SigningKey:
 def normalize_low_s(signature: bytes) -> bytes:
     """Returns the canonical form of a signature r || s made elsewhere: s or the order minus s, whichever is low.
 
-    Both are valid for the same digest and key. TransactionError (``BAD_SIGNATURE``) for another length, or for r or
-    s outside 1 .. order - 1, which no signature has (SPEC-SIG-4).
+    Both are valid for the same digest and key. Raises TransactionError (``BAD_SIGNATURE``) for another length, or
+    for r or s outside 1 .. order - 1, which no signature has (SPEC-SIG-4).
     """
     if len(signature) != SIGNATURE_BYTES:
         raise TransactionError(
@@ -120,7 +120,7 @@ def normalize_low_s(signature: bytes) -> bytes:
 def verify_one(digest: bytes, signature: bytes, key: bytes) -> None:
     """Verifies one signature (digest 32, signature 64, key 33 bytes).
 
-    TransactionError (``BAD_SIGNATURE``) unless it is good.
+    Raises TransactionError (``BAD_SIGNATURE``) unless it is good.
     """
     sizes = (len(digest), len(signature), len(key))
     if sizes != (DIGEST_BYTES, SIGNATURE_BYTES, PUBLIC_KEY_BYTES):

@@ -32,7 +32,7 @@ def write_pid(directory: Path, url: str) -> Path:
 def running(directory: Path) -> tuple[int, str] | None:
     """Returns id and URL of the process that serves ``directory``.
 
-    None where none does, whatever a killed one left.
+    Returns None where none does, whatever a killed one left.
     """
     try:
         lines = (directory / PID_NAME).read_text(encoding="ascii", errors="replace").splitlines()

@@ -140,7 +140,7 @@ _OBSERVATION_CATEGORIES = {
 def describe(resource: bytes | Mapping[str, Any]) -> ResourceInfo:
     """Returns the facts of a valid resource, given as text or as the decoded form of ``Validated.resource``.
 
-    Deterministic. ``FhirError`` where there is not even a resourceType.
+    Deterministic. Raises ``FhirError`` where there is not even a resourceType.
     """
     node = _decoded(resource) if isinstance(resource, bytes) else resource
     resource_type = node.get("resourceType")

@@ -20,7 +20,7 @@ class BlockRange(NamedTuple):
     def within(self, first_height: int, durable_height: int) -> tuple[int, int]:
         """Returns the first and last height of the range on a ledger that keeps blocks from ``first_height`` on.
 
-        NotFoundError (PRUNED) where its first block is not kept, InputError where it has no block.
+        Raises NotFoundError (PRUNED) where its first block is not kept, InputError where it has no block.
         """
         first = first_height if self.from_height is None else self.from_height
         last = durable_height if self.to_height is None else min(self.to_height, durable_height)

@@ -27,14 +27,20 @@ PAGE_BYTES_MAX = 1024 * 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filter:
-    """Which transactions: all conditions that are set must hold. Signer and subject are 16-byte identity ids."""
+    """The conditions on a transaction, all of which must hold where set.
+
+    Signer and subject are 16-byte identity ids.
+    """
 
     kind: str | None = None
     signer: bytes | None = None
     subject: bytes | None = None
 
     def bell_term(self) -> bytes | None:
-        """The rarest of its terms, without which no transaction can match; None where it has none."""
+        """Returns the rarest index term of the conditions, without which no transaction can match.
+
+        Returns None where there is none.
+        """
         if self.signer is not None:
             return SIGNER + self.signer
         if self.subject is not None:
@@ -52,7 +58,7 @@ class BlockEvent(NamedTuple):
 class FeedPage(NamedTuple):
     """Some events, oldest first; ``next_cursor`` resumes behind them and behind what was passed over.
 
-    ``blocks`` of a subscription to blocks, ``entries`` of any other.
+    A subscription to blocks gets ``blocks``, any other ``entries``.
     """
 
     blocks: Sequence[BlockEvent]
@@ -65,7 +71,7 @@ class Subscription:
     """One reader's place in the chain; made by :meth:`Feed.follow`, used by one task at a time."""
 
     def __init__(self, feed: "Feed", topic: Topic, cursor: int, conditions: Filter) -> None:
-        """Use :meth:`Feed.follow`."""
+        """Makes a subscription with its bell rung; callers use :meth:`Feed.follow`."""
         self.topic = topic
         self.cursor = cursor
         self.conditions = conditions
@@ -75,7 +81,7 @@ class Subscription:
         self._caught_up = False
 
     def bell_terms(self) -> Sequence[bytes] | None:
-        """A block rings for it when it has one of these terms; None: every block rings."""
+        """Returns the index terms any of which makes a block ring; None where every block rings."""
         if self.topic == "blocks":
             return None
         if self.topic == "alerts":
@@ -84,11 +90,11 @@ class Subscription:
         return None if term is None else (term,)
 
     def ring(self) -> None:
-        """There may be something new; on the loop."""
+        """Wakes the reader, since there may be something new; called on the loop."""
         self._bell.set()
 
     async def next_page(self) -> FeedPage:
-        """The next events, waiting for some where there are none yet; the cursor moves behind them.
+        """Returns the next events, waiting for some where there are none yet; the cursor moves behind them.
 
         The first page may be empty: it tells that the subscription has caught up. Raises ``LedgerClosedError`` when
         the node stops, ``LedgerBusyError`` where too many read, ``InputError`` for a bad condition.
@@ -108,15 +114,15 @@ class Subscription:
                 return page
 
     def close(self) -> None:
-        """Lets go of it; may be called twice."""
+        """Ends the subscription; may be called twice."""
         self._feed.forget(self)
 
 
 class Feed:
-    """Rings the bells of those who follow the chain."""
+    """The subscriptions to a ledger; it rings their bells as blocks become durable."""
 
     def __init__(self, ledger: Ledger, reads: Reads, loop: asyncio.AbstractEventLoop) -> None:
-        """To be made on the loop that follows."""
+        """Must be called on the event loop that follows."""
         self._ledger = ledger
         self._reads = reads
         self._loop = loop
@@ -127,11 +133,14 @@ class Feed:
 
     @property
     def subscription_count(self) -> int:
-        """How many follow."""
+        """How many subscriptions there are."""
         return len(self._all())
 
     def blocks_behind(self) -> int:
-        """How far the slowest subscription is from the newest durable block. Reads the chain: call it off the loop."""
+        """Returns how many blocks the slowest subscription is behind.
+
+        It reads the chain, so it is called off the loop.
+        """
         ledger = self._ledger
         end, end_seq = ledger.height + 1, ledger.transaction_count
         slowest = end
@@ -149,7 +158,10 @@ class Feed:
     def follow(
         self, topic: Topic, *, cursor: int | None = None, conditions: Filter | None = None
     ) -> Subscription:
-        """A subscription from ``cursor``: a height for blocks, else a transaction's number; None: from now on."""
+        """Makes a subscription from ``cursor``: a height for blocks, else a transaction's number.
+
+        None stands for what comes from now on.
+        """
         self.check_open()
         if cursor is None:
             cursor = self._ledger.height + 1 if topic == "blocks" else self._ledger.transaction_count
@@ -162,7 +174,7 @@ class Feed:
         return subscription
 
     def forget(self, subscription: Subscription) -> None:
-        """See :meth:`Subscription.close`."""
+        """Drops a subscription, for :meth:`Subscription.close`."""
         self._unfiltered.discard(subscription)
         for term in subscription.bell_terms() or ():
             followers = self._by_term.get(term)
@@ -177,7 +189,7 @@ class Feed:
             raise LedgerClosedError("the node is stopping")
 
     def close(self) -> None:
-        """Wakes all who follow, to hear that it is over."""
+        """Wakes all subscriptions, whose next page then raises ``LedgerClosedError``."""
         self._remove_listener()
         self._closed = True
         for subscription in self._all():
@@ -189,7 +201,10 @@ class Feed:
     # New blocks.
 
     def _publish(self, layers: Sequence[Layer]) -> None:
-        """On the ledger's thread: what is new goes to the loop, which may have ended: an error here would halt it."""
+        """Passes new blocks from the ledger's thread to the loop.
+
+        The loop may have ended; an error here would halt the ledger.
+        """
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._ring, layers)
 
@@ -208,7 +223,7 @@ class Feed:
     # Pages.
 
     async def read_page(self, subscription: Subscription) -> FeedPage:
-        """What stands from the subscription's cursor on, a page of it."""
+        """Reads one page from the subscription's cursor on."""
         topic, cursor, conditions = subscription.topic, subscription.cursor, subscription.conditions
         if topic == "blocks":
             return await self._reads.run(lambda: _block_page(self._ledger, cursor), heavy=True)

@@ -63,13 +63,16 @@ _request_id: contextvars.ContextVar[str] = contextvars.ContextVar("request_id", 
 
 
 def new_request_id() -> str:
-    """A fresh id of 16 hex digits."""
+    """Returns a fresh random id of 16 hex digits."""
     return secrets.token_hex(8)
 
 
 @contextmanager
 def request_context(request_id: str) -> Iterator[str]:
-    """Puts ``request_id`` into every line written inside; one that is no id of ours is replaced by a fresh one."""
+    """Puts ``request_id`` into every line written inside the block and yields it.
+
+    One that has not the form of an id is replaced by a fresh one.
+    """
     given = request_id if _may_stand("request_id", request_id) else new_request_id()
     token = _request_id.set(given)
     try:
@@ -96,7 +99,7 @@ def _may_stand(name: str, value: Any) -> bool:
 
 
 def allowed_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields that may be written, and how many could not."""
+    """Returns the fields that may be written, and in ``fields_dropped`` how many may not."""
     kept: dict[str, Any] = {}
     for name, value in fields.items():
         plain = value.hex() if isinstance(value, bytes) and name in _IDS else value
@@ -108,10 +111,10 @@ def allowed_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class LogFile:
-    """Where lines go: a file that can be opened again under its name, or standard error."""
+    """The destination of lines: a file that can be opened again under its name, or standard error."""
 
     def __init__(self, path: str) -> None:
-        """``path`` empty: standard error."""
+        """Opens ``path`` for appending; an empty path stands for standard error."""
         self._path = path
         self.dropped = 0
         self._lock = threading.Lock()
@@ -124,7 +127,10 @@ class LogFile:
         return os.fdopen(descriptor, "a", encoding="utf-8", buffering=1)
 
     def reopen(self) -> None:
-        """After a rotation: opens the name again. Where that fails, the old file goes on."""
+        """Opens the file's name again, as after a rotation.
+
+        Raises ``OSError`` where that fails; the old file then stays in use.
+        """
         if not self._path:
             return
         fresh = self._open()
@@ -133,7 +139,7 @@ class LogFile:
         old.close()
 
     def write_line(self, line: str) -> None:
-        """One whole line; a disk that is full must not stop the node, so it is dropped then."""
+        """Writes one whole line. Where the disk is full the line is dropped: that must not stop the node."""
         with self._lock:
             try:
                 self._file.write(line + "\n")
@@ -142,14 +148,14 @@ class LogFile:
                 self.dropped += 1
 
     def close(self) -> None:
-        """Closes the file, not standard error."""
+        """Closes the file, but never standard error."""
         if self._path:
             with self._lock:
                 self._file.close()
 
 
 class _Writer:
-    """The wrapped logger of structlog: every level writes the rendered line."""
+    """The logger that structlog wraps: every level writes the rendered line."""
 
     def __init__(self, file: LogFile) -> None:
         self._file = file
@@ -164,7 +170,7 @@ class Log:
     """The node's log. ``event`` is a fixed word of the program; never format anything into it."""
 
     def __init__(self, config: LogConfig, *, clock_ms: Callable[[], int] = system_clock_ms) -> None:
-        """Opens the file; raises ``OSError`` where that cannot be."""
+        """Opens the log's file; raises ``OSError`` where that fails."""
         self.file = LogFile(config.path)
         self._clock_ms = clock_ms
         self._logger = structlog.wrap_logger(
@@ -196,23 +202,23 @@ class Log:
         return msgspec.json.encode(event).decode()
 
     def debug(self, event: str, /, **fields: Any) -> None:
-        """For developers."""
+        """Writes a line for developers."""
         cast(Any, self._logger).debug(event, **fields)
 
     def info(self, event: str, /, **fields: Any) -> None:
-        """What an operator wants to find later."""
+        """Writes a line that an operator may want to find later."""
         cast(Any, self._logger).info(event, **fields)
 
     def warning(self, event: str, /, **fields: Any) -> None:
-        """What an operator should look at this week."""
+        """Writes a line that an operator should look at this week."""
         cast(Any, self._logger).warning(event, **fields)
 
     def error(self, event: str, /, error: BaseException | None = None, **fields: Any) -> None:
-        """What an operator should look at now; ``error`` gives its code and type."""
+        """Writes a line that an operator should look at now; ``error`` gives its code and type."""
         cast(Any, self._logger).error(event, error=error, **fields)
 
     def reopen(self) -> None:
-        """On SIGHUP, after a rotation."""
+        """Opens the file again, as on SIGHUP after a rotation; where that fails, logs it in the old file."""
         try:
             self.file.reopen()
         except OSError as error:
@@ -220,12 +226,12 @@ class Log:
 
 
 class AccessLog:
-    """Requests in the log: the first few of each second one by one, the rest as a sum a second (SPEC-NODE-124)."""
+    """Writes requests to the log: the first few of each second one by one, the rest as a sum (SPEC-NODE-124)."""
 
     def __init__(
         self, log: Log, *, lines_per_second_max: int = 20, clock_ms: Callable[[], int] = system_clock_ms
     ) -> None:
-        """At most ``lines_per_second_max`` lines a second, and one for the rest."""
+        """Takes the bound: ``lines_per_second_max`` lines a second, and one more for the rest."""
         self._log = log
         self._max = lines_per_second_max
         self._clock_ms = clock_ms
@@ -237,7 +243,7 @@ class AccessLog:
     def request(
         self, *, method: str, status: int, code: Code, duration_us: int, client: str = "", length: int = 0
     ) -> None:
-        """Notes one answered request; ``method`` is one that the node has, never what a client sent."""
+        """Logs one answered request; ``method`` is one that the node has, never what a client sent."""
         with self._lock:
             rest = self._turn(self._clock_ms() // 1000)
             alone = self._written < self._max
@@ -263,14 +269,14 @@ class AccessLog:
             )
 
     def flush(self) -> None:
-        """Writes the sum of what has not been told; called once a second and at the end."""
+        """Writes the sum of the requests that have no line yet; called once a second and at the end."""
         with self._lock:
             rest = self._turn(-1)
         if rest:
             self._log.info("access.rest", **rest)
 
     def _turn(self, second: int) -> dict[str, int]:
-        """The sum of the second that ended, where this is another."""
+        """Returns the sum of the second that ended where ``second`` is another one, else nothing."""
         if second == self._second:
             return {}
         rest, self._rest, self._second, self._written = self._rest, {}, second, 0

@@ -85,7 +85,10 @@ class AddressBook:
         known.failures = 0
 
     def learn(self, address: str, source: str) -> bool:
-        """Adds an address that a peer told of. False where it is none, is known, or its source told of too many."""
+        """Adds an address that a peer told of.
+
+        Returns False where it is none, is known, or its source told of too many.
+        """
         if not is_address(address) or address in self._known:
             return False
         if self._by_source[source] >= PEER_ADDRESSES_PER_SOURCE_MAX:

@@ -64,7 +64,7 @@ class BlobFetcher:
     def fetch(self, digest: bytes, access_txid: bytes, sink: BlobSink, now_ms: int) -> None:
         """Begins to fetch the envelope of SHA-256 ``digest`` into ``sink``, showing the transaction ``access_txid``.
 
-        LedgerBusyError where too many envelopes are being fetched, or this one is.
+        Raises LedgerBusyError where too many envelopes are being fetched, or this one is.
         """
         if len(self._fetches) >= PEER_BLOBS_MAX or digest in self._fetches:
             raise LedgerBusyError("envelopes are being fetched", retry_after_ms=PEER_PIECE_MS_MAX)

@@ -202,8 +202,8 @@ class CompactRelay:
     def on_compact(self, link: Link, message: Compact, now_ms: int) -> None:
         """Takes a block that a peer tells of: its header goes to the chain, and its transactions are looked for.
 
-        They are looked for only where the header is the best. WireFault where ids or results differ from the header
-        in number.
+        They are looked for only where the header is the best. Raises WireFault where ids or results differ from the
+        header in number.
         """
         sealed = open_header(message.header)
         if (len(message.short_ids), len(message.results)) != (

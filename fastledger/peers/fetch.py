@@ -155,7 +155,7 @@ class BlockFetcher:
     def seek(self, block_id: bytes, take: Callable[[Block], bool], now_ms: int) -> None:
         """Fetches one block for a caller other than the chain; each copy goes to ``take`` until it returns True.
 
-        LedgerBusyError where many blocks are sought already.
+        Raises LedgerBusyError where many blocks are sought already.
         """
         if len(self._sought) >= PEER_BLOCKS_SOUGHT_MAX:
             raise LedgerBusyError("many blocks are sought", retry_after_ms=PEER_BLOCK_MS_MAX)
@@ -245,7 +245,7 @@ class BlockFetcher:
     def on_block(self, link: Link, message: BlockMessage, now_ms: int) -> None:
         """Hands a block that was asked for to the chain.
 
-        WireFault where it does not decode or was not asked for.
+        Raises WireFault where it does not decode or was not asked for.
         """
         link.settle(GetBlocks)
         try:

@@ -356,7 +356,7 @@ class TransactionRelay:
     def on_transactions(self, link: Link, message: Transactions, now_ms: int) -> None:
         """Submits the bodies that were asked for to the chain in one batch.
 
-        WireFault where one was not asked for or is no transaction.
+        Raises WireFault where one was not asked for or is no transaction.
         """
         side = self._sides[link.number]
         missing = split_ids(message.missing)

@@ -255,7 +255,7 @@ class PeerNetwork:
     # What operators ask.
 
     def add_peer(self, address: str) -> None:
-        """Adds an address (``host:port``) that is dialled for ever. ValueError where it is none."""
+        """Adds an address (``host:port``) that is dialled for ever. Raises ValueError where it is none."""
         if not is_address(address):
             raise ValueError("an address is host:port")
         self._book.configure(address)
@@ -304,8 +304,8 @@ class PeerNetwork:
         """Fetches one block by its id; ``take`` gets each copy until it returns True (SPEC-PEER-37).
 
         A copy has the id and the shape of the block; ``take`` checks roots and signatures. Where it returns False,
-        the sender is charged. Copies are fetched until one is taken or ``seek_no_more`` is called. LedgerBusyError
-        where many blocks are sought.
+        the sender is charged. Copies are fetched until one is taken or ``seek_no_more`` is called. Raises
+        LedgerBusyError where many blocks are sought.
         """
         self._now_ms = now_ms
         self._fetch.seek(block_id, take, now_ms)
@@ -317,7 +317,7 @@ class PeerNetwork:
     def fetch_snapshot(self, now_ms: int) -> None:
         """Looks for a snapshot that a quorum of proposers attest, and brings it to the SnapshotPort (SPEC-PEER-34).
 
-        NotFoundError where this node has no SnapshotPort.
+        Raises NotFoundError where this node has no SnapshotPort.
         """
         self._now_ms = now_ms
         if self._snapshots.port is None:

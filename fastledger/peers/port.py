@@ -150,7 +150,7 @@ class SnapshotPort(Protocol):
     def manifest_pieces(self, offer: SnapshotOffer, manifest: bytes) -> list[bytes]:
         """Returns the digests of a manifest's chunks.
 
-        InputError or CorruptionError where it is not that of ``offer``.
+        Raises InputError or CorruptionError where it is not that of ``offer``.
         """
 
     def install_piece(self, number: int, piece: bytes) -> None:

@@ -363,7 +363,7 @@ class FrameReader:
     def feed(self, data: bytes) -> Iterator[Any]:
         """Takes bytes and yields every message that they complete.
 
-        WireFault for bytes that are not of the protocol.
+        Raises WireFault for bytes that are not of the protocol.
         """
         self._buffer += data
         try:

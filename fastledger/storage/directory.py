@@ -67,7 +67,7 @@ class LedgerDirectory:
         """Makes the directory with its ``genesis.cbor``, durable on return, and takes the lock.
 
         ``fill`` puts in what else belongs there. The genesis comes last: where a creation was interrupted there is
-        no ledger, and it can be done again. InputError if a ledger is there already.
+        no ledger, and it can be done again. Raises InputError if a ledger is there already.
         """
         files = files or OsFiles()
         files.make_dir(root)

@@ -141,7 +141,10 @@ class OsFiles:
         return data
 
     def fdatasync(self, file: OpenFile) -> None:
-        """Puts the file's bytes on the device. LedgerHaltedError where that fails; it is never tried again."""
+        """Puts the file's bytes on the device.
+
+        Raises LedgerHaltedError where that fails; it is never tried again.
+        """
         try:
             self.raw_fdatasync(file)
         except OSError as error:
@@ -149,7 +152,7 @@ class OsFiles:
             raise LedgerHaltedError(f"sync of {file.path} failed ({reason}); reopen the ledger") from error
 
     def fsync_dir(self, path: Path) -> None:
-        """Puts the directory's entries on the device. LedgerHaltedError where that fails."""
+        """Puts the directory's entries on the device. Raises LedgerHaltedError where that fails."""
         try:
             self.raw_fsync_dir(path)
         except OSError as error:
@@ -301,7 +304,7 @@ class FileCache:
     def lease(self, number: int, *, writable: bool = False) -> Iterator[OpenFile]:
         """Yields the file ``number``, open for the length of the block.
 
-        ``FileNotFoundError`` if it does not exist.
+        Raises ``FileNotFoundError`` if it does not exist.
         """
         file, key = self._take(number, writable)
         try:

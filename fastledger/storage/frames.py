@@ -139,7 +139,7 @@ def encode_segment_header(
 def decode_segment_header(data: bytes, path: str) -> SegmentHeader:
     """Returns the segment header in the first 56 bytes of ``data``; ``path`` is for the errors.
 
-    CorruptionError if the bytes are damaged, FormatVersionError if they are of another version.
+    Raises CorruptionError if the bytes are damaged, FormatVersionError if they are of another version.
     """
     if len(data) < SEGMENT_HEADER_BYTES:
         raise CorruptionError("segment header is cut short", path=path, offset=0)
@@ -185,7 +185,7 @@ def encode_frame_header(
 def decode_frame_header(data: bytes, header: SegmentHeader, offset: int) -> Frame | None:
     """Returns the frame whose header is the first 72 bytes of ``data``, read at ``offset`` of a segment.
 
-    None if they are not a whole header that was written for this place.
+    Returns None if they are not a whole header that was written for this place.
     """
     if len(data) < FRAME_HEADER_BYTES or data[:4] != FRAME_MAGIC:
         return None

@@ -58,7 +58,7 @@ class IndexView:
     def get_state(self, key: bytes) -> bytes | None:
         """Returns the value of a state key, or None.
 
-        CorruptionError where it does not match its checksum (SPEC-IDX-6).
+        Raises CorruptionError where it does not match its checksum (SPEC-IDX-6).
         """
         data = self._transaction.get(self._state, key)
         return None if data is None else keys.open_value(key, data)
@@ -215,8 +215,8 @@ class Index:
     ) -> Self:
         """Creates the index if there is none; completes a checkpoint that was interrupted (see :attr:`pending`).
 
-        FormatVersionError for another format, CorruptionError for another chain's or where half a checkpoint cannot
-        be completed: destroy it and rebuild it.
+        Raises FormatVersionError for another format, CorruptionError for another chain's or where half a checkpoint
+        cannot be completed: destroy it and rebuild it.
         """
         if not readonly:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -244,9 +244,9 @@ class Index:
         """Writes one checkpoint.
 
         After a crash and the opening that follows, the index is at this or at the one before. A large one is written
-        in several transactions, behind a redo file (SPEC-IDX-7). StorageFullError if the disk or the map is full
-        (the map grows at the next opening). The next call or the next opening then completes what was begun, and
-        until then nobody may rely on the index alone.
+        in several transactions, behind a redo file (SPEC-IDX-7). Raises StorageFullError if the disk or the map is
+        full (the map grows at the next opening). The next call or the next opening then completes what was begun,
+        and until then nobody may rely on the index alone.
         """
         checkpoint = Checkpoint(batch)
         with self._checkpointing:

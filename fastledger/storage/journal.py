@@ -69,8 +69,8 @@ class ForkJournal:
     def open(cls, root: Path, chain_id: bytes, files: OsFiles | None = None) -> Self:
         """Opens the journal ``root/forks/journal`` and makes it where there is none; ``chain_id`` is 8 bytes.
 
-        A torn tail is cut off and a damaged file begun anew. FormatVersionError for another version, InputError for
-        a journal of another chain.
+        A torn tail is cut off and a damaged file begun anew. Raises FormatVersionError for another version,
+        InputError for a journal of another chain.
         """
         if len(chain_id) != _CHAIN_ID_BYTES:
             raise InputError(f"chain id has {len(chain_id)} bytes")
@@ -149,7 +149,10 @@ class ForkJournal:
         return crc32(payload, crc32(offset.to_bytes(8, "big"), self._seed))
 
     def read(self, ref: JournalRef) -> bytes:
-        """Returns the payload of the frame at ``ref``. CorruptionError where its bytes are not what was written."""
+        """Returns the payload of the frame at ``ref``.
+
+        Raises CorruptionError where its bytes are not what was written.
+        """
         frame = self._frame_at(ref.offset)
         if frame is None or frame[0] != ref:
             raise CorruptionError("a journalled block is damaged", path=str(self._path), offset=ref.offset)
@@ -158,7 +161,7 @@ class ForkJournal:
     def append(self, payload: bytes) -> JournalRef:
         """Writes one frame and returns its place; the next :meth:`sync` makes it durable.
 
-        StorageFullError or LedgerHaltedError where the write fails, which halts the journal.
+        Raises StorageFullError or LedgerHaltedError where the write fails, which halts the journal.
         """
         if not 0 < len(payload) <= LOG_FRAME_BYTES_MAX:
             raise InputError(f"a frame of {len(payload)} bytes")
@@ -175,7 +178,10 @@ class ForkJournal:
         return ref
 
     def sync(self) -> None:
-        """Makes everything appended durable. LedgerHaltedError where the device refuses, which halts the journal."""
+        """Makes everything appended durable.
+
+        Raises LedgerHaltedError where the device refuses, which halts the journal.
+        """
         self._check_writable()
         if not self._dirty:
             return
@@ -189,8 +195,8 @@ class ForkJournal:
     def rewrite(self, kept: Sequence[JournalRef]) -> list[JournalRef]:
         """Replaces the file by one that holds the frames ``kept`` alone, in this order; returns their new places.
 
-        The new file is durable on return; after a crash there is the old one or the new one. StorageFullError where
-        the new one finds no space; the old one then stays in use.
+        The new file is durable on return; after a crash there is the old one or the new one. Raises StorageFullError
+        where the new one finds no space; the old one then stays in use.
         """
         self._check_writable()
         temporary = self._path.with_name(self._path.name + ".tmp")

@@ -59,7 +59,10 @@ def seal_value(key: bytes, value: bytes) -> bytes:
 
 
 def open_value(key: bytes, data: bytes) -> bytes:
-    """Returns the value in ``data``, which :func:`seal_value` made for ``key``. CorruptionError where it did not."""
+    """Returns the value in ``data``, which :func:`seal_value` made for ``key``.
+
+    Raises CorruptionError where the checksum is not theirs.
+    """
     value = data[CHECKSUM_BYTES:]
     if crc32(value, crc32(key)) != int.from_bytes(data[:CHECKSUM_BYTES], "big"):
         raise CorruptionError(f"the state under {key.hex()} is damaged: reindex", path="index")
@@ -92,7 +95,10 @@ def decode_height(data: bytes) -> int:
 
 
 def run_seqs(key: bytes, value: bytes) -> list[int]:
-    """Returns the seqs of one run of postings. CorruptionError where ``value`` is not a whole number of offsets."""
+    """Returns the seqs of one run of postings.
+
+    Raises CorruptionError where ``value`` is not a whole number of offsets.
+    """
     if len(value) % _RUN_ITEM.size:
         raise CorruptionError(f"a run of postings has {len(value)} bytes: reindex", path="index")
     first = int.from_bytes(key[-SEQ_BYTES:], "big")

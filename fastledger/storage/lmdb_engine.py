@@ -185,7 +185,7 @@ class _Api:
 
 
 def _reserve(path: Path, size: int) -> None:
-    """Gives LMDB's lock file its disk blocks. StorageFullError where the disk has none.
+    """Gives LMDB's lock file its disk blocks. Raises StorageFullError where the disk has none.
 
     LMDB makes the file sparse and writes to it through a memory map: on a full disk the first reader to use a new
     page of it would end the process.
@@ -276,7 +276,7 @@ class Transaction:
         return self.copy(self._value)
 
     def copy(self, found: _Result) -> bytes:
-        """Returns the bytes that LMDB points at. CorruptionError where they would end beyond the file.
+        """Returns the bytes that LMDB points at. Raises CorruptionError where they would end beyond the file.
 
         LMDB takes lengths from the page unchecked. A flipped bit in one may lead beyond the end of the file, where a
         read would end the process.

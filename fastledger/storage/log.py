@@ -202,8 +202,8 @@ class SegmentLog:
         """Writes one frame, not yet durable, and returns its place.
 
         The kernel gathers the buffers, nothing is copied here. ``height`` is the last one + 1 (any in an empty log),
-        ``block_id`` 32 opaque bytes. InputError for another height or a frame that is too long. StorageFullError or
-        LedgerHaltedError halts the log; the frame is then not in it.
+        ``block_id`` 32 opaque bytes. Raises InputError for another height or a frame that is too long.
+        StorageFullError or LedgerHaltedError halts the log; the frame is then not in it.
         """
         parts = _parts(payload)
         length = sum(map(len, parts))
@@ -269,7 +269,7 @@ class SegmentLog:
     def sync(self) -> LogPosition:
         """Makes durable everything appended before the call was entered, and returns the last durable position.
 
-        LedgerHaltedError if the device refuses; the sync is not tried again.
+        Raises LedgerHaltedError if the device refuses; the sync is not tried again.
         """
         self._check_writable()
         with self._lock:
@@ -296,8 +296,8 @@ class SegmentLog:
     def read(self, ref: FrameRef) -> bytes:
         """Returns the payload of the frame at ``ref``, its checksums verified.
 
-        CorruptionError names the segment file and the frame's offset. NotFoundError with PRUNED where the segment
-        was pruned, before the call or during it.
+        CorruptionError names the segment file and the frame's offset. Raises NotFoundError with PRUNED where the
+        segment was pruned, before the call or during it.
         """
         self._check_open()
         place = Place(ref.segment, ref.offset)
@@ -314,7 +314,7 @@ class SegmentLog:
     def read_start(self, ref: FrameRef, length: int) -> bytes:
         """Returns the first ``length`` bytes of a payload at most, unchecked: the caller has a check of its own.
 
-        CorruptionError or NotFoundError as :meth:`read` where no such frame begins at ``ref``.
+        Raises CorruptionError or NotFoundError as :meth:`read` where no such frame begins at ``ref``.
         """
         self._check_open()
         place = Place(ref.segment, ref.offset)

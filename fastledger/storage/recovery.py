@@ -33,7 +33,7 @@ class Recovered:
 def recover(segments: SegmentFiles, head: HeadState | None, scan_from: FrameRef | None) -> Recovered:
     """Reads the log from the last frame that is known to be durable, and returns its end. Changes nothing on disk.
 
-    ``head`` is None where HEAD is damaged; the scan then begins at ``scan_from``, or at the oldest segment.
+    ``head`` is None where HEAD is damaged; the scan then begins at ``scan_from``, or at the oldest segment. Raises
     CorruptionError where a frame that was durable is damaged or missing (SPEC-LOG-10).
     """
     state = _starting_point(segments, head, scan_from)
@@ -94,7 +94,7 @@ def _whole_frame(segments: SegmentFiles, state: Recovered) -> Frame | None:
 def _torn_end(segments: SegmentFiles, state: Recovered) -> int:
     """Returns the end of what an interrupted, never acknowledged write left.
 
-    CorruptionError if it had been durable.
+    Raises CorruptionError if it had been durable.
     """
     header = segments.header(state.end.segment)
     with segments.lease(state.end.segment) as file:

@@ -63,7 +63,7 @@ class RedoFile:
         self._files.fsync_dir(self._path.parent)
 
     def read(self) -> CheckpointBatch:
-        """Returns the checkpoint's batch. CorruptionError where any byte is not what was written."""
+        """Returns the checkpoint's batch. Raises CorruptionError where any byte is not what was written."""
         file = self._files.open(self._path)
         try:
             return self._decode(file)

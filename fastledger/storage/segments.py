@@ -44,7 +44,7 @@ class SegmentFiles:
         return self.path / f"{segment:08d}.seg"
 
     def load(self) -> None:
-        """Reads every segment's header. CorruptionError for a gap, damage, or a segment of another chain."""
+        """Reads every segment's header. Raises CorruptionError for a gap, damage, or a segment of another chain."""
         numbers = sorted(int(m[1]) for m in map(_NAME.fullmatch, self._names()) if m)
         if not numbers:
             raise CorruptionError("the log has no segment", path=str(self.path))
@@ -73,7 +73,7 @@ class SegmentFiles:
     def read_header(self, segment: int) -> SegmentHeader:
         """Reads a segment's header from disk.
 
-        CorruptionError where it does not match its file's name, size or chain.
+        Raises CorruptionError where it does not match its file's name, size or chain.
         """
         name = str(self.path_of(segment))
         with self.lease(segment) as file:
@@ -133,7 +133,10 @@ class SegmentFiles:
 
     @contextmanager
     def lease(self, segment: int, *, writable: bool = False) -> Iterator[OpenFile]:
-        """Yields the segment's file, open for the length of the block. CorruptionError where it is missing."""
+        """Yields the segment's file, open for the length of the block.
+
+        Raises CorruptionError where it is missing.
+        """
         try:
             lease = self._cache.lease(segment, writable=writable)
             with lease as file:
@@ -167,7 +170,7 @@ class SegmentFiles:
     def after_seal(self, seal: Frame) -> tuple[Place, int]:
         """Returns the place of the first frame behind a seal, and the checksum that this frame links to.
 
-        CorruptionError where the next segment is missing or does not link to the seal.
+        Raises CorruptionError where the next segment is missing or does not link to the seal.
         """
         segment = seal.ref.segment + 1
         header = self.header(segment)

@@ -79,8 +79,8 @@ class Manifest:
     def decode(cls, data: bytes, path: str) -> "Manifest":
         """Returns the manifest in ``data``; ``path`` is for the errors.
 
-        CorruptionError where a field has another shape or the root does not commit to the fields; FormatVersionError
-        for another version.
+        Raises CorruptionError where a field has another shape or the root does not commit to the fields;
+        FormatVersionError for another version.
         """
         fields = _decode_array(data, path)
         if fields[0] != SNAPSHOT_FORMAT_VERSION:
@@ -169,7 +169,7 @@ class SnapshotFiles:
         self._files = files or OsFiles()
 
     def begin(self) -> None:
-        """Makes the directory. InputError where it holds something already."""
+        """Makes the directory. Raises InputError where it holds something already."""
         self._files.make_dir(self.path)
         if any(self.path.iterdir()):
             raise InputError("the place for the snapshot is not empty")
@@ -190,7 +190,10 @@ class SnapshotFiles:
         self._files.fsync_dir(self.path.parent)
 
     def manifest(self) -> Manifest:
-        """Returns the manifest. NotFoundError where there is no snapshot, CorruptionError where it is damaged."""
+        """Returns the manifest.
+
+        Raises NotFoundError where there is no snapshot, CorruptionError where it is damaged.
+        """
         path = self.path / MANIFEST_NAME
         try:
             with path.open("rb") as file:

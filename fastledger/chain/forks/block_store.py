@@ -67,7 +67,10 @@ class BlockShelf:
         self._journal.sync()
 
     def get(self, block_id: bytes) -> Block | None:
-        """Returns a block, None where it is not held. CorruptionError or InputError where the journal is damaged."""
+        """Returns a block, None where it is not held.
+
+        Raises CorruptionError or InputError where the journal is damaged.
+        """
         block = self._memory.get(block_id)
         if block is not None:
             self._memory.move_to_end(block_id)

@@ -175,8 +175,7 @@ class HeaderIntake:
         return found
 
     def _outweighs(self, branch: Sequence[SealedHeader], best: Entry) -> bool:
-        """Whether a branch off the final chain keeps the engine's rules and has more work than ours from there on.
-        """
+        """Whether a branch off the final chain keeps the engine's rules and more work than ours after the fork."""
         start, root = branch[0].body.height, self._tree.root
         if root.height - start > HEADERS_MAX:
             return False

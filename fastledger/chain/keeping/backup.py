@@ -307,8 +307,7 @@ class BackupRun:
                     return
 
     def copy_last_envelopes(self, blobs: BlobStore) -> None:
-        """Copies the envelopes that are left, while execution, puts and erasures are held, and completes their list.
-        """
+        """Copies the envelopes that are left, while execution, puts and erasures are held; completes their list."""
         with blobs.held() as (last, end):
             for number, copy in self._open_packs(blobs, last):
                 copy.extend(end if number == last else copy.size, lambda _count: None)

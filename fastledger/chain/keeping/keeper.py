@@ -1,4 +1,4 @@
-"""What an operator asks of an open ledger: snapshots, pruning, backups, verification (SPEC-SNAP, SPEC-PRUNE, SPEC-BAK).
+"""The operator's operations on an open ledger: snapshots, pruning, backups, verification (SPEC-SNAP, -PRUNE, -BAK).
 
 One such operation runs at a time, beside submissions, which it holds for moments only. All take a ``progress``
 callback (stage, done, total), a ``cancel`` event and a rate. Closing the ledger ends the one that is running.
@@ -46,7 +46,7 @@ _WAIT_SECONDS = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Control:
-    """How an operation runs: see :class:`~fastledger.pace.Pace`."""
+    """The progress callback, cancellation and rate of one operation, of which a :class:`Pace` is made."""
 
     progress: Progress | None = None
     cancel: threading.Event | None = None
@@ -86,7 +86,7 @@ class Keeper:
 
     @contextmanager
     def operation(self, control: Control) -> Iterator[Pace]:
-        """The pace of an operation that is alone for the length of the block."""
+        """Waits until no other operation runs, and yields the pace of this one for the length of the block."""
         pace = Pace(
             progress=control.progress,
             cancel=control.cancel,
@@ -111,7 +111,7 @@ class Keeper:
     # Verifying.
 
     def verify(self, control: Control, *, online: bool) -> VerifyReport:
-        """See :meth:`Ledger.verify`."""
+        """Re-checks the ledger from disk, for :meth:`Ledger.verify`."""
         with self.operation(control) as pace:
             run = Verification(
                 self._directory,
@@ -174,7 +174,7 @@ class Keeper:
     # Snapshots and pruning.
 
     def snapshot(self, target: Path | None, control: Control) -> Manifest:
-        """See :meth:`Ledger.snapshot`."""
+        """Writes a snapshot to ``target`` or keeps it (None), for :meth:`Ledger.snapshot`."""
         with self.operation(control) as pace:
             return self._keep_snapshot(pace) if target is None else self._write_snapshot(target, pace)
 
@@ -203,7 +203,7 @@ class Keeper:
         return manifest
 
     def prune(self, before_height: int | None, keep_blocks: int | None, control: Control) -> PruneReport:
-        """See :meth:`Ledger.prune`."""
+        """Unlinks old segments behind a kept snapshot, for :meth:`Ledger.prune`."""
         if (before_height is None) == (keep_blocks is None):
             raise InputError("either a height or a number of blocks to keep is given", code=Code.BAD_QUERY)
         if keep_blocks is not None:
@@ -253,7 +253,7 @@ class Keeper:
         recheck: bool,
         created_ms: int,
     ) -> BackupReport:
-        """See :meth:`Ledger.backup`."""
+        """Writes a backup to ``destination``, for :meth:`Ledger.backup`; ``created_ms`` is its time (UTC)."""
         with self.operation(control) as pace:
             if destination.resolve().is_relative_to(self._directory.root.resolve()):
                 raise InputError("a backup inside the ledger's own directory is none")
@@ -303,7 +303,7 @@ class Keeper:
         )
 
     def _pin(self) -> Pinned:
-        """Where the ledger stands, for a caller that holds ``paused``."""
+        """Returns the ledger's state at this moment, for a caller that holds ``paused``."""
         durable, pin = self._store.durable, self._log.pin()
         return Pinned(
             log=pin,
@@ -314,7 +314,10 @@ class Keeper:
         )
 
     def state_root(self) -> bytes:
-        """The state root after the newest durable block; from the checkpoint where the log holds no block yet."""
+        """Returns the state root after the newest durable block.
+
+        It is the checkpoint's where the log holds no block yet.
+        """
         with self._store.snapshot() as snapshot:
             raw = snapshot.meta(CHECKPOINT_KEY)
         if raw is None:
@@ -322,7 +325,7 @@ class Keeper:
         return Position.unpack(raw).state_root
 
     def _add_snapshot(self, run: BackupRun) -> int | None:
-        """The newest kept snapshot; a pruned log is worth nothing without."""
+        """Adds the newest kept snapshot and returns its height; a pruned log could not be restored without."""
         if self._log.first_height > 0:
             kept = starting_snapshot(self._directory, self._genesis.chain_id, self._log).path
             paths: Sequence[Path] = sorted(kept.iterdir())
@@ -335,7 +338,7 @@ class Keeper:
     # Exports.
 
     def export_ndjson(self, out: BinaryIO, block_range: BlockRange, control: Control) -> ExportReport:
-        """See :meth:`Ledger.export_ndjson`."""
+        """Writes the transactions of a range of blocks as NDJSON, for :meth:`Ledger.export_ndjson`."""
         with self.operation(control) as pace:
             exporter = Exporter(self._log, out, pace, block_range, self._store.durable.height)
             with self._store.snapshot() as snapshot:
@@ -345,7 +348,7 @@ class Keeper:
     def export_blocks(
         self, out: BinaryIO, block_range: BlockRange, control: Control, *, with_blobs: bool
     ) -> ExportReport:
-        """See :meth:`Ledger.export_blocks`."""
+        """Writes a range of blocks as a block file, for :meth:`Ledger.export_blocks`."""
         with self.operation(control) as pace:
             exporter = Exporter(self._log, out, pace, block_range, self._store.durable.height)
             blobs = self._blobs if with_blobs else None

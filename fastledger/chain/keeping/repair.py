@@ -1,4 +1,4 @@
-"""A damaged log made whole: what it still holds, and from peers what it does not (SPEC-REP-7..8).
+"""Repair of a damaged log: its whole frames are kept, missing blocks are fetched from peers (SPEC-REP-7..8).
 
 ::
 
@@ -6,9 +6,10 @@
                             ├─► repaired/log + HEAD ── DONE ──► log/ ── index thrown away ──► executed again
     peers ── missing ids ───┘
 
-Nothing is taken on trust. The ids of missing blocks follow from their neighbours: headers chain by hash from the last
-block that is whole to the next. Each copy is checked like any that a peer brings, and executing all of it again checks
-every root. What lies behind the last whole block is not repaired but synchronised, like anything that a node missed.
+Nothing is taken on trust. The ids of missing blocks follow from their neighbours: headers chain by hash from the
+last block that is whole to the next. Each copy is checked like any that a peer brings, and executing all of it again
+checks every root. What lies behind the last whole block is not repaired but synchronised, like anything that a node
+missed.
 """
 
 import os
@@ -39,13 +40,13 @@ Progress = Callable[[str, int, int], None]
 
 
 class BlockSource(Protocol):
-    """Where missing blocks come from; trusted with nothing."""
+    """A source of missing blocks; it is trusted with nothing."""
 
     def headers_after(self, block_id: bytes, limit: int) -> Sequence[SealedHeader]:
-        """Headers of the source's chain behind that block, ascending; none where it does not know it."""
+        """Returns headers of the source's chain behind that block, ascending; none where it does not know it."""
 
     def blocks(self, block_ids: Sequence[bytes]) -> Iterator[Block]:
-        """Copies of these blocks, in this order; raises ``UnreachableError`` where no source has one."""
+        """Yields copies of these blocks, in this order; raises ``UnreachableError`` where no source has one."""
 
 
 def repair_log(
@@ -114,11 +115,11 @@ class _Repair:
         return RepairReport(report.damaged_places, report.kept, self.fetched, height, replaced=True)
 
     def _is_pruned(self, found: dict[int, Frame]) -> bool:
-        """Whether the chain's beginning was given up on purpose: then a snapshot stands in its place."""
+        """Whether the chain's beginning was pruned: then a snapshot stands in its place."""
         return any(self._directory.snapshots_path.glob("*"))
 
     def _blocks(self, found: dict[int, Frame], first: int, last: int) -> Iterator[tuple[int, bytes, bytes]]:
-        """Height, id and bytes of every block, ascending; what is not found is fetched."""
+        """Yields height, id and bytes of every block, ascending; those that are not found are fetched."""
         height, before = first, b""
         while height <= last:
             frame = found.get(height)
@@ -135,7 +136,7 @@ class _Repair:
             height = upto
 
     def _fetch(self, before: bytes, first: int, count: int, last_id: bytes) -> Iterator[Block]:
-        """The blocks between two whole ones."""
+        """Yields the blocks between two whole ones."""
         ids = self._ids_between(before, count, last_id) if count > 1 else [last_id]
         for start in range(0, count, BLOCKS):
             wanted = ids[start : start + BLOCKS]
@@ -147,7 +148,7 @@ class _Repair:
             raise UnreachableError("no peer gave the missing blocks")
 
     def _ids_between(self, before: bytes, count: int, last_id: bytes) -> list[bytes]:
-        """The ids behind ``before`` up to ``last_id``, by headers that chain from one to the other."""
+        """Returns the ids behind ``before`` up to ``last_id``, by headers that chain from one to the other."""
         if not before:
             raise CorruptionError(
                 "the first block and the next are damaged", path=str(self._directory.log_path)
@@ -166,7 +167,10 @@ class _Repair:
         return ids
 
     def _check(self, block: Block, block_id: bytes, height: int) -> None:
-        """A copy is good: its id, then all that the id does not cover. Block 0 has nothing that it does not."""
+        """Checks that a copy is good: its id, then all that the id does not cover.
+
+        For block 0 the id covers everything.
+        """
         if block.block_id != block_id or block.height != height:
             raise UnreachableError("a peer gave another block than was asked for", transient=False)
         if height == 0:
@@ -203,7 +207,7 @@ def _write_mark(path: Path) -> None:
 
 
 def _swap(directory: LedgerDirectory) -> None:
-    """The repaired log takes the damaged one's place; each step may be the last, and the next call goes on."""
+    """Puts the repaired log in the damaged one's place. After a crash at any step the next call goes on."""
     work = directory.root / WORK_NAME
     Index.destroy(directory.index_path)
     fresh = work / directory.log_path.name

@@ -1,4 +1,4 @@
-"""What goes into a snapshot of the index, and how one becomes an index again (SPEC-SNAP-1..6).
+"""Snapshots of the index: what goes into one, and how it becomes an index again (SPEC-SNAP-1..6).
 
 A snapshot is taken through one read transaction while the ledger goes on. It holds state, transaction ids, block
 entries and postings as any node has them: without the places of blocks in a log, which are filled in again from the
@@ -47,7 +47,7 @@ _ENTRY_BYTES = keys.SEQ_BYTES + len(BlockEntry(NOWHERE, bytes(32), 0, 0, 0).pack
 
 
 def snapshot_report(manifest: Manifest) -> SnapshotReport:
-    """The summary of a manifest, without its list of chunks."""
+    """Returns the summary of a manifest, without its list of chunks."""
     return SnapshotReport(
         manifest.chain_id,
         manifest.height,
@@ -60,7 +60,7 @@ def snapshot_report(manifest: Manifest) -> SnapshotReport:
 
 
 def index_entries(view: IndexView) -> Iterator[SnapshotEntry]:
-    """Everything in the index that does not depend on this node's disk, ascending by table and key."""
+    """Yields everything in the index that does not depend on this node's disk, ascending by table and key."""
     yield from (SnapshotEntry(STATE, key, value) for key, value in view.iter_state())
     yield from (SnapshotEntry(TXIDS, key, value) for key, value in view.iter_raw("txids"))
     for key, value in view.iter_raw("blocks"):
@@ -71,7 +71,7 @@ def index_entries(view: IndexView) -> Iterator[SnapshotEntry]:
 
 
 def _runs(term: bytes, seqs: Iterator[int]) -> Iterator[SnapshotEntry]:
-    """The postings of a term cut where every node cuts them, wherever its checkpoints were."""
+    """Yields the postings of a term in runs that are cut alike at every node, wherever its checkpoints were."""
     held = next(seqs, None)
     while held is not None:
         first, offsets = held, [0]
@@ -86,7 +86,10 @@ def _runs(term: bytes, seqs: Iterator[int]) -> Iterator[SnapshotEntry]:
 
 
 def write_snapshot(view: IndexView, chain_id: bytes, target: SnapshotFiles, pace: Pace) -> Manifest:
-    """Writes what ``view`` shows, chunk by chunk; ``pace`` hears of entries. NotFoundError for an empty index."""
+    """Writes what ``view`` shows to ``target``, chunk by chunk; ``pace`` is told the entries.
+
+    Raises NotFoundError for an empty index.
+    """
     value = view.get_meta(CHECKPOINT_KEY)
     if value is None:
         raise NotFoundError("the index holds nothing yet")
@@ -124,13 +127,16 @@ def _paced(entries: Iterator[SnapshotEntry], pace: Pace) -> Iterator[SnapshotEnt
 
 
 class SnapshotLoader:
-    """Takes chunks in any order into an empty index; nothing counts before :meth:`finish`.
+    """Loads chunks, in any order, into an empty index; nothing counts before :meth:`finish`.
 
-    It does no I/O of its own but on the index: whoever has a chunk feeds it.
+    It does no I/O of its own but on the index: the caller feeds the chunks, wherever they come from.
     """
 
     def __init__(self, index: Index, manifest: Manifest, chain_id: bytes, name: str) -> None:
-        """CorruptionError where the manifest is another chain's or contradicts itself; ``name`` is for errors."""
+        """Takes the index and the manifest; ``name`` is for errors.
+
+        Raises CorruptionError where the manifest is another chain's or contradicts itself.
+        """
         self._index = index
         self._name = name
         self.manifest = manifest
@@ -140,7 +146,7 @@ class SnapshotLoader:
 
     @property
     def missing(self) -> list[int]:
-        """The chunks that are still to be fed."""
+        """The numbers of the chunks that are still to be fed."""
         return sorted(self._missing)
 
     def feed(self, number: int, chunk: bytes) -> None:
@@ -174,9 +180,9 @@ class SnapshotLoader:
             self._index.put_raw(TABLES[table], names, values)
 
     def finish(self, log: SegmentLog | None) -> Position:
-        """The index is whole: finds its blocks in ``log`` and sets its checkpoint, durably.
+        """Completes the index: finds its blocks in ``log`` and sets its checkpoint, durably; returns the position.
 
-        CorruptionError where chunks or entries are missing, or the log is not this chain's.
+        Raises CorruptionError where chunks or entries are missing, or the log is not this chain's.
         """
         if self._missing or self._entries != self.manifest.entries:
             raise CorruptionError(f"{len(self._missing)} chunks are missing", path=self._name)
@@ -187,7 +193,10 @@ class SnapshotLoader:
         return position
 
     def _check_history(self) -> None:
-        """The block entries are those that the history tree commits to, which the next block will be held against."""
+        """Checks that the block entries are those that the history tree commits to.
+
+        The next block is checked against it.
+        """
         tree = HistoryTree()
         with self._index.snapshot() as view:
             for height, (key, value) in enumerate(view.iter_raw("blocks")):
@@ -225,9 +234,10 @@ def _well_formed(table: int, names: list[bytes], values: list[bytes]) -> bool:
 
 
 def relink(index: Index, log: SegmentLog, position: Position) -> Position:
-    """Fills in where the log has the blocks of a restored index; returns the position with its own place.
+    """Fills in the places that the blocks of a restored index have in the log.
 
-    CorruptionError where the log holds another block at some height, or does not reach the index.
+    Returns the position with its own place. Raises CorruptionError where the log holds another block at some height,
+    or does not reach the index.
     """
     height = position.tip.height
     path = str(log.path_of(0).parent)
@@ -278,19 +288,19 @@ def load_snapshot(
 
 
 def kept_snapshots(directory: LedgerDirectory) -> list[tuple[int, Path]]:
-    """(height, directory) of the snapshots that a ledger keeps, newest first; whole or not."""
+    """Returns (height, directory) of the snapshots that a ledger keeps, newest first; they may be incomplete."""
     path = directory.snapshots_path
     names = [entry for entry in path.iterdir() if entry.name.isdigit()] if path.is_dir() else []
     return sorted(((int(entry.name), entry) for entry in names), reverse=True)
 
 
 def kept_place(directory: LedgerDirectory, height: int) -> Path:
-    """Where a kept snapshot of ``height`` lies."""
+    """Returns the directory of a kept snapshot of ``height``."""
     return directory.snapshots_path / f"{height:012d}"
 
 
 def keep_snapshot(directory: LedgerDirectory, made: Path, manifest: Manifest) -> Path:
-    """Moves a whole snapshot among those that are kept, durably."""
+    """Moves a whole snapshot among those that are kept, durably; returns its place."""
     files = OsFiles()
     files.make_dir(directory.snapshots_path)
     place = kept_place(directory, manifest.height)
@@ -303,7 +313,7 @@ def keep_snapshot(directory: LedgerDirectory, made: Path, manifest: Manifest) ->
 
 
 def starting_snapshot(directory: LedgerDirectory, chain_id: bytes, log: SegmentLog) -> SnapshotFiles:
-    """The newest kept snapshot from which ``log`` goes on. CorruptionError where there is none."""
+    """Returns the newest kept snapshot from which ``log`` goes on. Raises CorruptionError where there is none."""
     for height, path in kept_snapshots(directory):
         if not _goes_on_from(log, height):
             continue
@@ -322,7 +332,7 @@ def starting_snapshot(directory: LedgerDirectory, chain_id: bytes, log: SegmentL
 def rebuild_index(
     directory: LedgerDirectory, chain_id: bytes, log: SegmentLog, source: SnapshotFiles
 ) -> None:
-    """Puts an index built from a snapshot in the place of a closed one, whole or not at all."""
+    """Puts an index built from a snapshot in the place of a closed one; after a crash there is one or the other."""
     with directory.workspace() as folder:
         load_snapshot(source, folder / "index", chain_id, log, Pace())
         Index.destroy(directory.index_path)
@@ -331,7 +341,7 @@ def rebuild_index(
 
 
 def erased_envelopes(view: IndexView) -> Iterator[bytes]:
-    """The digests of every version of every erased record: what must be gone from the blob store."""
+    """Yields the digests of every version of every erased record, which must be gone from the blob store."""
     for key, value in view.iter_state(RECORDS.prefix):
         record = RECORDS.decode(value)
         if not record.erased:
@@ -344,7 +354,7 @@ def erased_envelopes(view: IndexView) -> Iterator[bytes]:
 
 
 def iter_kept_files(directory: LedgerDirectory) -> Iterable[Path]:
-    """Every file of the newest whole kept snapshot, its manifest last."""
+    """Returns every file of the newest whole kept snapshot, its manifest last."""
     for _, path in kept_snapshots(directory):
         files = SnapshotFiles(path)
         try:
@@ -356,7 +366,7 @@ def iter_kept_files(directory: LedgerDirectory) -> Iterable[Path]:
 
 
 def open_index_and_log(directory: LedgerDirectory, chain_id: bytes) -> tuple[Index, SegmentLog, bool]:
-    """The index, the log, and whether the index had to be built from a kept snapshot.
+    """Opens index and log; returns them, and whether the index had to be built from a kept snapshot.
 
     An index of an earlier format is dropped: the log rebuilds it. One that is absent, or behind what is left of a
     pruned log, is built from the snapshot that pruning kept.

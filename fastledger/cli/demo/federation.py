@@ -31,7 +31,7 @@ SETTLE_S = 90.0
 
 @dataclass
 class Submitter:
-    """Registers patients through one node, for as long as it is let."""
+    """Registers patients through one node, until it is told to stop."""
 
     member: Member
     genesis: Any
@@ -39,7 +39,7 @@ class Submitter:
     refused: int = 0
 
     def run(self, stop: threading.Event) -> None:
-        """Batches at a steady pace; what is refused is counted."""
+        """Submits batches at a steady pace and counts refusals."""
         from fastledger.client.wallet import Wallet
         from fastledger.crypto.hpke import KemSuite
         from fastledger.subjects.identity import Role
@@ -59,7 +59,7 @@ class Submitter:
 
 
 class Watcher:
-    """Asks every node where it stands, and keeps what happened."""
+    """Asks every node for its state, and keeps a log of what happened."""
 
     def __init__(self, world: NetWorld) -> None:
         self.world = world
@@ -69,11 +69,11 @@ class Watcher:
         self.lines: deque[str] = deque(maxlen=200)
 
     def say(self, text: str) -> None:
-        """An event's line."""
+        """Adds a line to the log."""
         self.lines.append(f"{time.monotonic() - self.began:6.1f} s  {text}")
 
     def look(self) -> None:
-        """One look at every node."""
+        """Asks every node once for its state."""
         for name, member in self.world.members.items():
             try:
                 fresh = member.status()
@@ -86,7 +86,7 @@ class Watcher:
             self.states[name] = fresh
 
     def frame(self) -> "RenderableType":
-        """What the terminal shows."""
+        """Returns the frame that the terminal shows."""
         from rich.console import Group
         from rich.panel import Panel
         from rich.table import Table
@@ -121,7 +121,10 @@ class Watcher:
 
 @contextmanager
 def _display(watcher: Watcher, output: Output) -> Iterator[Any]:
-    """Redraws where there is a terminal; else prints new lines. Yields what looks once."""
+    """Yields a function that asks all nodes once and shows the answer.
+
+    On a terminal it redraws the frame; elsewhere it prints the new lines.
+    """
     from rich.console import Console
     from rich.live import Live
 
@@ -170,7 +173,7 @@ def net_demo(output: Output, together: int, parted: int, folder: Path | None) ->
 
 
 def _play(world: NetWorld, output: Output, together: int, parted: int) -> dict[str, Any]:
-    """The whole story."""
+    """Plays the whole demonstration and returns its findings."""
     watcher = Watcher(world)
     watcher.say(
         f"chain {world.genesis.chain_id.hex()}: {len(world.members)} organisations, certificates made"
@@ -211,7 +214,10 @@ def _watch(watcher: Watcher, look: Any, phase: str, seconds: float) -> None:
 
 
 def _settle(watcher: Watcher, look: Any, txids: list[bytes]) -> bool:
-    """Until every node holds as many final transactions as were taken, and the tips are one."""
+    """Waits until every node holds as many final transactions as were taken, and the tips are one.
+
+    Returns False if not in time.
+    """
     watcher.phase = "settling"
     members = watcher.world.members.values()
     deadline = time.monotonic() + SETTLE_S
@@ -232,7 +238,7 @@ def _settle(watcher: Watcher, look: Any, txids: list[bytes]) -> bool:
 
 
 def _compare(watcher: Watcher, look: Any, submitters: list[Submitter], settled: bool) -> dict[str, Any]:
-    """Tips, state roots, and every registration on every node."""
+    """Compares tips, state roots, and every registration on every node."""
     world = watcher.world
     watcher.phase = "compared"
     look()

@@ -35,13 +35,13 @@ class ScenarioError(Exception):
 
 
 def require(condition: bool, what: str) -> None:
-    """Ends the demo where a step does not hold."""
+    """Ends the demo with an error unless ``condition`` holds."""
     if not condition:
         raise ScenarioError(what)
 
 
 class Scenario:
-    """Two hospitals and everyone around them, over one ledger; what they keep goes to ``folder``."""
+    """Two hospitals and everyone around them, over one ledger; the files that they keep go to ``folder``."""
 
     def __init__(self, home: Home, folder: Path, output: Output) -> None:
         self._home = home
@@ -65,7 +65,7 @@ class Scenario:
         self._custodians: dict[str, Custodian] = {}
 
     def close(self) -> None:
-        """Lets go of the ledger."""
+        """Closes the ledger."""
         self._home.close()
 
     def _done(self, step: str) -> None:
@@ -89,7 +89,7 @@ class Scenario:
     # The ingest.
 
     def ingest(self, sources: Sequence[Path], *, patients: int, seed: int, progress: ProgressBar) -> None:
-        """Every history into one of the two hospitals, in turn."""
+        """Puts every history into one of the two hospitals, in turn."""
         for name in HOSPITALS:
             self._custodians[name] = Custodian(
                 self._ledger, self._organisation(), new_wallet=self._new_wallet
@@ -147,7 +147,7 @@ class Scenario:
     # Consent, search, access, audit.
 
     def care(self) -> None:
-        """One patient of hospital A and what hospitals B and C may and may not do."""
+        """Plays the care of one patient of hospital A: what hospital B may do and C may not."""
         patient, kept = self._find_patient()
         clinic, stranger = self._custodians["B"].organisation, self._organisation()
         grant = patient.grant(
@@ -174,7 +174,7 @@ class Scenario:
         self._erase(patient, self._another(found, record, kept))
 
     def _find_patient(self) -> tuple[Wallet, Kept]:
-        """A patient of hospital A with a coded record in a category that hospitals share."""
+        """Returns a patient of hospital A, with a coded record of theirs in a category that hospitals share."""
         for reference, records in self._kept.items():
             if reference not in self._custodians["A"].patients:
                 continue
@@ -263,7 +263,7 @@ class Scenario:
     # Closing, reopening, verifying.
 
     def settle(self, progress: ProgressBar) -> None:
-        """Wallets sealed; the ledger closed, reopened and verified from disk; the receipt checked offline."""
+        """Seals the wallets, closes, reopens and verifies the ledger from disk, and checks the receipt offline."""
         keystore = Keystore.create(self._keystore_path, PASSWORD)
         self._regulator.save(keystore, "regulator")
         for name, custodian in self._custodians.items():

@@ -79,8 +79,8 @@ class LargeBlobs:
     def read(self, digest: bytes, chunk_bytes: int, *, offset: int = 0) -> Iterator[bytes]:
         """Yields the blob from ``offset`` in pieces of ``chunk_bytes``.
 
-        From offset 0 the whole is hashed: CorruptionError at the end if it does not match ``digest``. NotFoundError
-        where there is no such blob, or once it is being erased.
+        From offset 0 the whole is hashed: CorruptionError at the end if it does not match ``digest``. Raises
+        NotFoundError where there is no such blob, or once it is being erased.
         """
         path = self.path_of(digest)
         try:

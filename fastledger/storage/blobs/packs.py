@@ -95,7 +95,7 @@ class Pack(NamedTuple):
     def decode_blob(self, data: bytes, offset: int) -> PackBlob | None:
         """Returns the blob header in ``data``, read at ``offset``.
 
-        None if that is not a whole header of this place.
+        Returns None if that is not a whole header of this place.
         """
         if len(data) < BLOB_HEADER_BYTES or data[:4] != BLOB_MAGIC:
             return None
@@ -113,7 +113,7 @@ class Pack(NamedTuple):
 def decode_pack(data: bytes, number: int, size: int, path: str) -> Pack:
     """Returns the pack header in ``data``; ``size`` is the length of the file, ``path`` is for the errors.
 
-    CorruptionError or FormatVersionError if it is not the header of pack ``number``.
+    Raises CorruptionError or FormatVersionError if it is not the header of pack ``number``.
     """
     if len(data) < PACK_HEADER_BYTES:
         raise CorruptionError("pack header is cut short", path=path, offset=0)
@@ -150,7 +150,7 @@ class PackFiles:
         return sorted(int(m[1]) for m in (_NAME.fullmatch(p.name) for p in self.path.iterdir()) if m)
 
     def pack(self, number: int) -> Pack:
-        """Returns a pack's header, which is read once. CorruptionError if it is damaged or missing."""
+        """Returns a pack's header, which is read once. Raises CorruptionError if it is damaged or missing."""
         pack = self._packs.get(number)
         if pack is None:
             pack = self._packs[number] = self.read_header(number)

@@ -173,7 +173,7 @@ class BlobStore:
         The small ones become so by one sync. Bytes that are stored already are not stored again, nor are those that
         ``unwanted`` picks of the digests that it is asked about: no erasure runs between its answer and the store's.
         ``arriving`` is told every digest, of blobs that are stored already too: no erasure runs between that and the
-        look whether the blob is there. InputError if a blob is longer than BLOB_BYTES_MAX.
+        look whether the blob is there. Raises InputError if a blob is longer than BLOB_BYTES_MAX.
         """
         blobs = [blob.cast("B") if isinstance(blob, memoryview) else blob for blob in blobs]
         for blob in blobs:
@@ -209,7 +209,8 @@ class BlobStore:
         """Takes over a synced file of the same file system, whose SHA-256 the caller has found to be ``digest``.
 
         A large one is moved, a small one copied into a pack. On return the blob is durable (or unwanted) and the
-        file is gone; after a crash before that, adopting again is harmless. InputError as in :meth:`put_many`.
+        file is gone; after a crash before that, adopting again is harmless. Raises InputError as in
+        :meth:`put_many`.
         """
         length = source.stat().st_size
         if length > BLOB_BYTES_MAX:
@@ -264,7 +265,7 @@ class BlobStore:
     def get(self, digest: bytes) -> bytes:
         """Returns a blob's bytes.
 
-        NotFoundError if it is not there (any more), CorruptionError if they no longer match.
+        Raises NotFoundError if it is not there (any more), CorruptionError if they no longer match.
         """
         self._check_open()
         location = self._locate(digest)
@@ -307,7 +308,7 @@ class BlobStore:
         return [digest for digest in digests if digest not in present and not self._large.has(digest)]
 
     def size(self, digest: bytes) -> int:
-        """Returns a blob's length in bytes. NotFoundError if it is not there."""
+        """Returns a blob's length in bytes. Raises NotFoundError if it is not there."""
         self._check_open()
         location = self._locate(digest)
         return self._large.size(digest) if location is None else location.length

@@ -231,8 +231,8 @@ class Uploads:
     def begin(self, size: int, digest: bytes, owner: bytes = bytes(OWNER_BYTES)) -> UploadState:
         """Begins an upload of ``size`` bytes whose SHA-256 is ``digest``; a crash after the return does not lose it.
 
-        Only ``owner`` (32 bytes) may go on with it. InputError for sizes out of range, ``LedgerBusyError`` where
-        there are too many uploads or too many bytes announced.
+        Only ``owner`` (32 bytes) may go on with it. Raises InputError for sizes out of range, ``LedgerBusyError``
+        where there are too many uploads or too many bytes announced.
         """
         if len(digest) != DIGEST_BYTES or len(owner) != OWNER_BYTES or size < 1:
             raise InputError(f"an upload of {size} bytes with a digest of {len(digest)}")
@@ -313,8 +313,8 @@ class Uploads:
     def finish(self, upload_id: str, owner: bytes = bytes(OWNER_BYTES)) -> UploadState:
         """Verifies the whole and gives it to the store; the blob is durable on return. May be called again.
 
-        ``UploadConflict`` while bytes are missing. ``EnvelopeError`` where the bytes do not have the announced
-        digest: the upload is then dropped.
+        ``UploadConflict`` while bytes are missing. Raises ``EnvelopeError`` where the bytes do not have the
+        announced digest: the upload is then dropped.
         """
         with self._turn(upload_id, owner) as upload:
             if not upload.finished:
