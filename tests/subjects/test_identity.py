@@ -1,4 +1,4 @@
-"""Identities and roles (SPEC-ID)."""
+"""Identities and roles, end to end through a ledger (SPEC-ID); all of their rules: ``test_identity_rules.py``."""
 
 import pytest
 from world import Clock, World, make_world, new_wallet
@@ -9,17 +9,11 @@ from fastledger.model.ids import identity_id
 from fastledger.subjects.folder import FOLDERS
 from fastledger.subjects.identity import (
     ALREADY_REGISTERED,
-    BAD_PROOF_OF_POSSESSION,
     IDENTITIES,
     KEM_KEYS,
-    KEY_IN_USE,
     KEYS,
-    NOT_AUTHORISED,
     ROLE_NOT_ENDORSED,
-    SIGNER_REVOKED,
     UNKNOWN_SIGNER,
-    UNKNOWN_SUBJECT,
-    IdentityRotate,
 )
 
 
@@ -44,50 +38,6 @@ def test_registering_makes_a_pseudonym_from_the_key(world: World) -> None:  # SP
     assert code_of(world, newcomer.register(Role.PATIENT)) == ALREADY_REGISTERED
 
 
-@pytest.mark.parametrize(
-    ("endorser", "role", "code"),
-    [
-        ("regulator", Role.ORGANISATION, Code.OK),
-        ("regulator", Role.AUDITOR, Code.OK),
-        ("regulator", Role.INSURER, Code.OK),
-        ("regulator", Role.MANUFACTURER, Code.OK),
-        ("regulator", Role.PHARMACY, Code.OK),
-        ("regulator", Role.REGULATOR, Code.OK),
-        ("hospital", Role.PRACTITIONER, Code.OK),
-        ("hospital", Role.DEVICE, Code.OK),
-        ("hospital", Role.PATIENT, Code.OK),
-        ("hospital", Role.ORGANISATION, NOT_AUTHORISED),
-        ("hospital", Role.REGULATOR, NOT_AUTHORISED),
-        ("regulator", Role.PRACTITIONER, NOT_AUTHORISED),
-        ("doctor", Role.PRACTITIONER, NOT_AUTHORISED),
-        ("patient", Role.PATIENT, NOT_AUTHORISED),
-    ],
-)
-def test_who_may_vouch_for_whom(world: World, endorser: str, role: Role, code: Code) -> None:  # SPEC-ID-5
-    newcomer = new_wallet(world.clock).join(world.ledger.chain_id)
-    world.submit(newcomer.register(role))
-    assert code_of(world, getattr(world, endorser).endorse(newcomer.identity, role)) == code
-    vouched = world.ledger.entity(IDENTITIES, newcomer.identity).endorsed_until_ms > world.clock()
-    assert vouched == (code == Code.OK)
-
-
-def test_an_unendorsed_organisation_vouches_for_nobody(world: World) -> None:  # SPEC-ID-6
-    upstart, staff = (new_wallet(world.clock).join(world.ledger.chain_id) for _ in range(2))
-    world.submit(upstart.register(Role.ORGANISATION), staff.register(Role.PRACTITIONER))
-    assert code_of(world, upstart.endorse(staff.identity, Role.PRACTITIONER)) == NOT_AUTHORISED
-
-
-def test_endorsement_must_fit_the_claim_and_the_time(world: World) -> None:  # SPEC-ID-5
-    newcomer = new_wallet(world.clock).join(world.ledger.chain_id)
-    world.submit(newcomer.register(Role.PRACTITIONER))
-    wrong_role = world.hospital.endorse(newcomer.identity, Role.DEVICE)
-    past = world.hospital.endorse(newcomer.identity, Role.PRACTITIONER, until_ms=world.clock())
-    assert code_of(world, wrong_role) == ROLE_NOT_ENDORSED
-    assert code_of(world, past) == ROLE_NOT_ENDORSED
-    stranger = world.hospital.endorse(bytes(16), Role.PRACTITIONER)
-    assert code_of(world, stranger) == UNKNOWN_SUBJECT
-
-
 def test_a_practitioner_falls_with_its_organisation(world: World) -> None:  # SPEC-ID-6
     world.grant(world.hospital)
     sealed = world.put()
@@ -109,33 +59,6 @@ def test_rotation_moves_the_identity_to_a_new_key(world: World) -> None:  # SPEC
     assert world.ledger.entity(FOLDERS, successor.labels["notes"]).owner == identity_id(old_key)
     # The old key's pseudonym is taken for good.
     assert code_of(world, world.patient.register(Role.PATIENT)) == ALREADY_REGISTERED
-
-
-def test_rotation_needs_the_new_key_s_consent(world: World) -> None:  # SPEC-ID-7
-    victim = new_wallet(world.clock).join(world.ledger.chain_id)
-    forged = IdentityRotate(key=victim.public_key, kem=victim.kem_public, proof=bytes(64))
-    assert code_of(world, world.patient.sign(forged)) == BAD_PROOF_OF_POSSESSION
-    taken = world.patient.rotate_to(world.doctor)
-    assert code_of(world, taken) == KEY_IN_USE
-
-
-@pytest.mark.parametrize(
-    ("by", "code"),
-    [
-        ("doctor", Code.OK),
-        ("hospital", Code.OK),
-        ("regulator", Code.OK),
-        ("clinic", NOT_AUTHORISED),
-        ("patient", NOT_AUTHORISED),
-    ],
-)
-def test_who_may_revoke(world: World, by: str, code: Code) -> None:  # SPEC-ID-8
-    revocation = getattr(world, by).revoke_identity(world.doctor.identity)
-    assert code_of(world, revocation) == code
-    after = code_of(world, world.doctor.open_folders("x"))
-    assert after == (SIGNER_REVOKED if code == Code.OK else Code.OK)
-    if code == Code.OK:
-        assert code_of(world, world.regulator.revoke_identity(world.doctor.identity)) == SIGNER_REVOKED
 
 
 def test_strangers_are_refused_and_stand_in_the_audit(world: World) -> None:  # SPEC-ID-9

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from mining import START_MS
+from rules import State
 
 from fastledger.chain.admission import admit_block
 from fastledger.chain.executor import Executor, genesis_writes
@@ -24,23 +25,15 @@ from fastledger.errors import Code, InputError
 from fastledger.model.block import ZERO32, Block, Header, HeaderBody
 from fastledger.model.genesis import EMPTY_ROOT, Genesis, WorkParameters
 from fastledger.model.receipt import check_seal, make_seal
-from fastledger.state.registry import BlockOpening
-from fastledger.state.view import View, next_state_root
+from fastledger.state.view import next_state_root
 from fastledger.storage.index import Index
 from fastledger.storage.log import FrameRef, SegmentLog
 from fastledger.subjects.catalogue import REGISTRY
-from fastledger.subjects.reward import ACCOUNTS, pay_reward, reward_at
+from fastledger.subjects.reward import ACCOUNTS, reward_at
 
 SCHEDULE = ((0, 50), (3, 25), (5, 0), (6, 1))
 MINER = bytes([2]) + bytes(32)
 STEPS = st.lists(st.tuples(st.integers(1, 50), st.integers(0, 9)), max_size=6, unique_by=lambda step: step[0])
-
-
-def opening(height: int, schedule: tuple[tuple[int, int], ...]) -> BlockOpening:
-    genesis = Genesis.create(
-        created_ms=START_MS, proposers=(MINER,), engine="pow", work=WorkParameters(rewards=schedule)
-    )
-    return BlockOpening(genesis, height, START_MS, MINER)
 
 
 def test_steps_begin_at_their_height() -> None:  # SPEC-RWD-1
@@ -57,19 +50,17 @@ def test_a_reward_is_that_of_the_last_step(steps: list[tuple[int, int]], height:
 
 
 def test_credits_add_up_and_no_refusal_takes_them_back() -> None:  # SPEC-RWD-2
-    view = View(lambda _key: None)
+    state = State(work=WorkParameters(rewards=SCHEDULE))
+    miner, other = state.stranger(), state.stranger()
     for height in range(1, 9):
-        pay_reward(view, opening(height, SCHEDULE))
-        view.commit()
-        view.rollback()
-    expected = {ACCOUNTS.prefix + MINER: msgspec.msgpack.encode([50 + 50 + 25 + 25 + 0 + 1 + 1 + 1])}
-    assert view.writes == expected
-    assert ACCOUNTS.prefix == bytes((16, 1))
-    untouched = View(lambda _key: None)
-    pay_reward(untouched, opening(5, SCHEDULE))
-    pay_reward(untouched, opening(5, ()))
-    untouched.commit()
-    assert untouched.writes == {}
+        changed = state.when_block(miner, height=height)
+        assert changed == ({ACCOUNTS.prefix + miner.key} if height != 5 else set())
+        state.view.rollback()
+    assert state.entity(ACCOUNTS, miner.key).balance == 50 + 50 + 25 + 25 + 0 + 1 + 1 + 1
+    assert state.view.writes[bytes((16, 1)) + miner.key] == msgspec.msgpack.encode([153])
+    assert state.find(ACCOUNTS, other.key) is None
+    assert not State(work=WorkParameters()).when_block(miner, height=5)
+    assert not State().when_block(miner, height=1)
 
 
 # In blocks.
