@@ -4,5 +4,5 @@ import time
 
 
 def system_clock_ms() -> int:
-    """UTC milliseconds."""
+    """Returns the present time in UTC milliseconds."""
     return time.time_ns() // 1_000_000

@@ -96,12 +96,12 @@ class Code(int):
 
     @classmethod
     def withdraw(cls, code: "Code") -> None:
-        """Forgets a code that :meth:`define` added: for a subject that leaves the registry."""
+        """Removes a code that :meth:`define` added, for a subject that leaves the registry."""
         del cls._by_number[int(code)], cls._by_slug[code.slug]
 
     @classmethod
     def named(cls, slug: str) -> "Code":
-        """The code with the slug ``slug``; raises ``ValueError`` where nobody has defined it."""
+        """Returns the code with the slug ``slug``; raises ``ValueError`` where nobody has defined it."""
         code = cls._by_slug.get(slug)
         if code is None:
             raise ValueError("no code of that name")
@@ -203,7 +203,7 @@ class FastLedgerError(Exception):
 
 
 class InputError(FastLedgerError):
-    """The input is at fault."""
+    """The caller's input is at fault; sending it again cannot help."""
 
     default_code = Code.MALFORMED
 
@@ -326,13 +326,13 @@ class BadRequestError(InputError):
 
 
 class UnauthenticatedError(InputError):
-    """What was asked for needs a caller who is known."""
+    """The request needs a caller who has proved a name."""
 
     default_code = Code.UNAUTHENTICATED
 
 
 class ForbiddenError(InputError):
-    """The caller is known and may not."""
+    """The caller is known, and none of its roles allows the request."""
 
     default_code = Code.FORBIDDEN
 
@@ -348,7 +348,7 @@ class RateLimitedError(InputError):
 
 
 class LedgerError(FastLedgerError):
-    """The ledger cannot do it now."""
+    """The ledger cannot do what was asked now; the input is not at fault."""
 
     default_code = Code.STORAGE
 

@@ -1,4 +1,4 @@
-"""How long operations run beside a busy ledger: at a rate, telling how far they are, and until they are called off."""
+"""The pace of long operations beside a busy ledger: their rate, their progress, and their cancellation."""
 
 import threading
 import time
@@ -36,14 +36,14 @@ class Pace:
         self._due = time.monotonic()
 
     def check(self) -> None:
-        """Raises where the operation has to end."""
+        """Raises ``OperationCancelledError`` or ``LedgerClosedError`` where the operation has to end."""
         if self._cancel is not None and self._cancel.is_set():
             raise OperationCancelledError("the operation was called off")
         if self._closing is not None and self._closing.is_set():
             raise LedgerClosedError("the ledger is being closed")
 
     def spend(self, byte_count: int) -> None:
-        """Waits until so many bytes more may be read or written; raises where the operation has to end."""
+        """Waits until ``byte_count`` bytes more may be read or written; raises where the operation has to end."""
         self.check()
         if self._rate is None:
             return
@@ -54,7 +54,7 @@ class Pace:
             self.check()
 
     def tell(self, stage: str, done: int, total: int) -> None:
-        """Tells how far the operation is; raises where it has to end."""
+        """Reports that ``done`` of ``total`` of a stage are done; raises where the operation has to end."""
         self.check()
         if self._progress is not None:
             self._progress(stage, done, total)

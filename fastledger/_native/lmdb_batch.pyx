@@ -1,6 +1,6 @@
 """Whole batches of LMDB puts and gets in one release of the GIL, through the engine's function addresses.
 
-Which functions and handles to use is the caller's affair (``storage/lmdb_engine.py``): nothing here can check them.
+The caller (``storage/lmdb_engine.py``) chooses the functions and handles: nothing here can check them.
 The engine is the one that the ``lmdb`` package bundles; only its ``MDB_val`` layout is known here.
 """
 
@@ -70,10 +70,10 @@ cdef inline bint same_term(const posting *a, const posting *b) noexcept nogil:
 
 
 cdef int put_counting(writer *at, mdb_val *key, mdb_val *value) noexcept nogil:
-    """Puts one pair and looks where its key went.
+    """Puts one pair and counts the leaf page that its key went to, unless it is the one counted last.
 
-    A page that a transaction writes to is a block of memory of its own, so what lies a page's length apart is in
-    two of them. Two that lie side by side may count as one.
+    A page that a transaction writes to is a block of memory of its own, so two addresses a page's length apart are in
+    two pages. Two pages that lie side by side may count as one. Returns 0 or the engine's error code.
     """
     cdef mdb_val held_key, held_value
     cdef uintptr_t place
@@ -147,7 +147,10 @@ def put_many(
 
 
 def sorted_items(items):
-    """Keys and values of a mapping as two lists, in the byte order of the keys. The GIL is released for sorting."""
+    """Returns keys and values of a mapping as two lists, in the byte order of the keys.
+
+    The GIL is released for sorting.
+    """
     cdef list keys = list(items.keys()), values = list(items.values())
     cdef Py_ssize_t count = len(keys), i
     cdef list ordered_keys = [None] * count, ordered_values = [None] * count
@@ -164,7 +167,7 @@ def sorted_items(items):
 
 
 def seal_many(list keys not None, list values not None):
-    """Values as the index stores them: each behind the CRC-32 of its key and it, 4 bytes big-endian.
+    """Seals values as the index stores them: each behind the CRC-32 over its key and value, 4 bytes big-endian.
 
     Returns ``(keys, sealed values, keys whose value is None)``, all in the order given.
     """
@@ -191,7 +194,7 @@ def seal_many(list keys not None, list values not None):
 
 
 def encode_seqs(list seqs not None):
-    """n numbers in 6 bytes each, big-endian; ValueError or OverflowError for one outside 0 to 2^48 - 1."""
+    """Returns each number in 6 bytes, big-endian; raises ValueError or OverflowError outside 0 to 2^48 - 1."""
     cdef uint64_t seq
     cdef uint8_t encoded[SEQ_LEN]
     cdef list found = []
@@ -210,9 +213,9 @@ cdef uint32_t DELETED = 0xFFFFFFFF
 
 
 def pack_items(list keys not None, list values not None):
-    """n keys and values as one bytes object: ``key length u16 | value length u32 | key | value`` each, big-endian.
+    """Packs n keys and values into one bytes object: ``key length u16 | value length u32 | key | value``, big-endian.
 
-    A value of None has the length 2^32-1 and no bytes. ValueError for a longer key or value than fits.
+    A value of None has the length 2^32-1 and no bytes. Raises ValueError for a longer key or value than fits.
     """
     cdef Py_ssize_t count = len(keys), i
     cdef size_t total = 0, key_len, value_len
@@ -256,7 +259,7 @@ cdef struct term_log:
 
 
 cdef size_t read_logs(list logs, term_log *out) except? 0:
-    """Checks and lists term logs; returns how many terms they hold."""
+    """Lists term logs in ``out`` and returns how many terms they hold; raises ValueError where lengths differ."""
     cdef Py_ssize_t i
     cdef size_t total = 0, held, j
     cdef const uint8_t[::1] terms
@@ -279,7 +282,7 @@ cdef size_t read_logs(list logs, term_log *out) except? 0:
 
 
 cdef int check_numbers(const term_log *logs, size_t log_count) except -1:
-    """Numbers fit their 6 bytes, and offsets of a run their 4."""
+    """Checks that transactions' numbers fit 6 bytes, and offsets within a run 4; raises ValueError."""
     cdef size_t i
     cdef uint64_t low = logs[0].first_seq, high = 0, end
     for i in range(log_count):
@@ -304,7 +307,7 @@ cdef inline size_t bucket_of(const uint32_t *ranks, const uint8_t *term) noexcep
 
 
 cdef size_t rank_tables(uint32_t *ranks, const term_log *logs, size_t log_count) noexcept nogil:
-    """Numbers the tables that the logs name, in their order; returns how many there are. ``ranks`` are zeros."""
+    """Ranks the tables that the logs name, in ascending order, and returns their number. ``ranks`` start as zeros."""
     cdef size_t i, j, count = 0
     for i in range(log_count):
         for j in range(logs[i].term_count):
@@ -319,7 +322,7 @@ cdef size_t rank_tables(uint32_t *ranks, const term_log *logs, size_t log_count)
 cdef void find_buckets(
     size_t *starts, size_t bucket_count, const uint32_t *ranks, const term_log *logs, size_t log_count
 ) noexcept nogil:
-    """Where in the sorted postings each bucket begins; ``starts`` are zeros."""
+    """Sets ``starts``, which are zeros before, to the places in the sorted postings where the buckets begin."""
     cdef size_t i, j, at = 0, size
     for i in range(log_count):
         for j in range(logs[i].term_count):
@@ -338,7 +341,10 @@ cdef void sort_postings(
     const term_log *logs,
     size_t log_count,
 ) noexcept nogil:
-    """Every posting of the logs, by term and seq. ``starts`` (:func:`find_buckets`) are used up."""
+    """Writes every posting of the logs to ``out``, ordered by term and seq.
+
+    ``starts`` are those of :func:`find_buckets`; they are changed.
+    """
     cdef size_t i, begin = 0
     list_postings(out, starts, ranks, logs, log_count)
     # By now each bucket's start has moved to its end. Sorted one by one they stay in the cache.
@@ -351,7 +357,7 @@ cdef void sort_postings(
 cdef void list_postings(
     posting *out, size_t *starts, const uint32_t *ranks, const term_log *logs, size_t log_count
 ) noexcept nogil:
-    """Every posting of the logs, bucket by bucket."""
+    """Writes every posting of the logs to ``out``, bucket by bucket, and moves each of ``starts`` to its bucket's end."""
     cdef size_t i, j, k, n
     cdef uint64_t seq
     cdef const uint8_t *term
@@ -371,9 +377,10 @@ cdef void list_postings(
 cdef int put_runs(
     writer *cursor, const posting *postings, size_t *at, size_t count, size_t runs_max
 ) noexcept nogil:
-    """Puts sorted postings from ``at`` on, which moves behind them, as up to so many runs.
+    """Puts sorted postings from place ``at`` on as up to ``runs_max`` runs; ``at`` moves behind them.
 
-    A run's key is a term and its first seq (6 bytes BE), its value the offsets from that (u32 LE).
+    A run's key is a term and its first seq (6 bytes BE), its value the offsets from that (u32 LE). Returns 0 or the
+    engine's error code.
     """
     cdef uint8_t key[TERM_LEN + SEQ_LEN]
     cdef uint32_t offsets[RUN_SEQS_MAX]
@@ -458,11 +465,11 @@ cdef class PostingRuns:
         free(self._postings)
 
     def __len__(self):
-        """How many postings are left: runs are no more."""
+        """How many postings are left to put, in at most so many runs."""
         return self._count - self._next
 
     def put(self, uintptr_t cursor_put, uintptr_t cursor_get, uintptr_t cursor, size_t runs_max):
-        """Puts up to so many runs from where it stands; returns what :func:`put_many` does."""
+        """Puts the next runs, at most ``runs_max``; returns an error code and a number of leaves, as :func:`put_many`."""
         cdef int code
         cdef writer at
         open_writer(&at, cursor_put, cursor_get, cursor)
@@ -472,7 +479,10 @@ cdef class PostingRuns:
 
 
 def find_postings(logs, const uint8_t[::1] term not None):
-    """Numbers of the transactions of term logs that name ``term`` (18 bytes), ascending as the logs are."""
+    """Returns the numbers of the transactions of term logs that name ``term`` (18 bytes), in the order of the logs.
+
+    Raises ValueError for a term of another length, or a log whose parts do not fit together.
+    """
     if term.shape[0] != TERM_LEN:
         raise ValueError(f"term: expected {TERM_LEN} bytes, got {term.shape[0]}")
     cdef list held = list(logs)
@@ -515,10 +525,10 @@ def get_many(
     uintptr_t file_end,
     int beyond,
 ):
-    """The values of n keys in order, None for a key that is not there; or the engine's first error code (an int).
+    """Returns the values of n keys in order, None for a key that is not there, or the engine's first error code (an int).
 
-    The GIL is released once for all n; the values are copied out. For a read transaction: all its pages lie in the
-    map, and for a value that ends behind ``file_end`` the code is ``beyond``; a ``map_start`` of 0 checks nothing.
+    The GIL is released once for all n; the values are copied out. In a read transaction all pages lie in the map, and
+    a value that ends behind ``file_end`` gives the code ``beyond``. A ``map_start`` of 0 turns that check off.
     """
     cdef Py_ssize_t count = len(keys), i
     if count == 0:

@@ -1,6 +1,6 @@
-"""What rules read and write: the state under a block that is being built, without a step of interpreter per access.
+"""The state under a block that is being built, as rules read and write it, without a step of interpreter per access.
 
-Only the bookkeeping lives here. What the entries mean, and every rule over them, is ``fastledger.state``.
+Only the bookkeeping lives here. The meaning of the entries and every rule over them are in ``fastledger.state``.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -45,7 +45,7 @@ cdef class Table:
 cdef class Stack:
     """Maps laid over one another: the value of a key is that of the first map which has it.
 
-    For a key that none has ``below`` is asked, once: its answer goes into ``cache``, which lies under the maps.
+    ``below(key)`` is called, once, for a key that no map has: its answer goes into ``cache``, which lies under them.
     """
 
     cdef list _maps
@@ -96,7 +96,7 @@ cdef class View:
         self._decoded = {}
 
     def load(self, Table table not None, bytes key not None):
-        """The entry ``key`` of ``table``; None where there is none."""
+        """Returns the decoded entry ``key`` (the key without the prefix) of ``table``; None where there is none."""
         cdef bytes full_key = table.prefix + key
         cdef PyObject *found
         cdef object raw, entry
@@ -120,15 +120,15 @@ cdef class View:
         return entry
 
     def store(self, Table table not None, bytes key not None, value):
-        """Sets the entry ``key`` of ``table``."""
+        """Sets the entry ``key`` of ``table`` for the running transaction; ``value`` is encoded at once."""
         self._journal[table.prefix + key] = ENCODE(value)
 
     def remove(self, Table table not None, bytes key not None):
-        """Removes the entry ``key`` of ``table``."""
+        """Removes the entry ``key`` of ``table`` for the running transaction."""
         self._journal[table.prefix + key] = None
 
     def commit(self):
-        """Keeps what the running transaction wrote."""
+        """Moves what the running transaction wrote into ``writes`` and ends it."""
         cdef Py_ssize_t at = 0
         cdef PyObject *key
         cdef PyObject *value
@@ -140,15 +140,15 @@ cdef class View:
             PyDict_Clear(self._journal)
 
     def rollback(self):
-        """Forgets what the running transaction wrote."""
+        """Drops what the running transaction wrote and ends it."""
         PyDict_Clear(self._journal)
 
 
 cdef class TermList:
     """The terms of consecutive transactions, 18 bytes each: a table (2) and a name in it (16).
 
-    What is added belongs to the transaction that :meth:`end` ends. ValueError for a table that has not 2 bytes, or a
-    name that has not 16.
+    What is added belongs to the transaction that :meth:`end` ends. Adding raises ValueError for a table that has not
+    2 bytes, or a name that has not 16.
     """
 
     cdef uint8_t *_terms
@@ -166,15 +166,15 @@ cdef class TermList:
         free(self._terms)
 
     def __len__(self):
-        """How many terms there are."""
+        """How many terms there are, of all transactions together."""
         return self._count
 
     def add(self, bytes table not None, bytes name not None):
-        """One term."""
+        """Adds one term to the running transaction."""
         self._add(self._reserve(1), table, name)
 
     def add_all(self, bytes table not None, list names not None):
-        """One term for each of ``names``, all or none."""
+        """Adds one term for each of ``names``, all or none."""
         cdef Py_ssize_t count = len(names), i
         cdef uint8_t *at = self._reserve(count)
         cdef size_t before = self._count
@@ -186,12 +186,12 @@ cdef class TermList:
             raise
 
     def end(self):
-        """The transaction is over: what comes next belongs to the next one."""
+        """Ends the running transaction; terms that are added from here on belong to the next one."""
         self._counts.append(self._count - self._ended)
         self._ended = self._count
 
     def copy(self):
-        """One that goes on from here on its own."""
+        """Returns a list that holds the same terms and grows on its own."""
         cdef TermList other = TermList()
         cdef uint8_t *at = other._reserve(self._count)
         if self._count:
@@ -202,16 +202,16 @@ cdef class TermList:
 
     @property
     def terms(self):
-        """All terms, one after another."""
+        """The terms, one after another, n x 18 bytes."""
         return PyBytes_FromStringAndSize(<const char *>self._terms, self._count * TERM_BYTES)
 
     @property
     def counts(self):
-        """How many each transaction has that has ended, as an array of uint32."""
+        """The number of terms of each transaction that has ended, as an array of uint32."""
         return self._counts[:]
 
     cdef uint8_t *_reserve(self, size_t count) except NULL:
-        """Where the next ``count`` terms go."""
+        """Makes room for ``count`` more terms and returns where they go; raises MemoryError."""
         cdef size_t wanted = self._count + count, room
         cdef void *grown
         if wanted > self._room or self._terms == NULL:
@@ -245,9 +245,10 @@ cdef inline uint8_t *put_bytes(uint8_t *target, bytes data) noexcept:
 
 
 def write_set_digest(writes):
-    """SHA-256 over the writes in key order: u32 key length, key, u32 value length + 1 (0: deleted), value (BE).
+    """Returns the SHA-256 over the writes in key order.
 
-    ``writes``: a mapping of bytes to bytes or None, of less than 4 GiB each; TypeError for anything else.
+    Each is u32 key length, key, u32 value length + 1 (0 where the key is removed) and value, lengths big-endian.
+    ``writes`` maps bytes to bytes or None, of less than 4 GiB each. Raises TypeError for anything else.
     """
     cdef list keys = list(writes.keys()), values = list(writes.values())
     cdef Py_ssize_t count = len(keys), i, size = 0

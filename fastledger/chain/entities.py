@@ -29,9 +29,9 @@ class EntityReader:
     _read_block: Callable[[FrameRef], Block]
 
     def entity(self, table: EntityTable[EntityT], *key: KeyValue) -> EntityT:
-        """The entity of ``table`` under ``key``, one value for each part of it, as of the newest durable block.
+        """Returns the entity of ``table`` under ``key``, one value for each part, as of the newest durable block.
 
-        Raises ``NotFoundError`` where nothing stands there, ``InputError`` with ``BAD_QUERY`` for what is no key.
+        Raises ``NotFoundError`` where there is none, ``InputError`` with ``BAD_QUERY`` for values that are no key.
         """
         packed = table.pack(*table.checked(*key))
         with self._store.snapshot() as snapshot:
@@ -48,9 +48,9 @@ class EntityReader:
         cursor: int | None = None,
         limit: int = QUERY_PAGE_DEFAULT,
     ) -> EntityPage[EntityT]:
-        """A page of the entities of ``table`` whose fields are as ``by`` says, in the order they were first named.
+        """Returns a page of the entities of ``table`` whose fields are as ``by`` says, in order of first naming.
 
-        ``by`` maps fields that hold an identity or a key of another table to their values: all have to be so.
+        ``by`` maps fields that hold an identity or a key of another table to their values, and all must match.
         ``cursor`` is the ``next_cursor`` of the page before, ``limit`` at most ``QUERY_PAGE_MAX``. Raises
         ``InputError`` with ``BAD_QUERY`` for a table that has no list or a field that has no index.
         """
@@ -74,7 +74,10 @@ class EntityReader:
         return EntityPage(items, None)
 
     def record_version(self, record: bytes, version: int = 0) -> RecordVersion:
-        """Digest, size and author of one version's envelope; 0 is the present version. Raises ``NotFoundError``."""
+        """Returns digest, size and author of one version's envelope; 0 is the present version.
+
+        Raises ``NotFoundError``.
+        """
         found = self.entity(RECORDS, record)
         if version in (0, found.version):
             return found.present
@@ -92,7 +95,7 @@ class EntityReader:
 
 
 def _list_terms(table: EntityTable[Any], by: Mapping[str, bytes]) -> list[bytes]:
-    """Terms of which each transaction that named an entity of the list has at least one."""
+    """Returns terms of which each transaction that named an entity of the list has at least one."""
     if by:
         found = [[term + value for term in table.listed_by[name]] for name, value in by.items()]
         return min(found, key=len)
@@ -107,7 +110,7 @@ def _meets(entity: Entity, conditions: Mapping[str, bytes]) -> bool:
 
 
 def keys_named(table: EntityTable[Any], body: Body) -> list[bytes]:
-    """The keys of ``table`` that a body's fields hold, each once."""
+    """Returns the keys of ``table`` that a body's fields hold, each once."""
     found: list[bytes] = []
     for kind in REGISTRY.kinds.values():
         if kind.body is type(body):
@@ -118,14 +121,17 @@ def keys_named(table: EntityTable[Any], body: Body) -> list[bytes]:
 
 
 def _candidates(snapshot: Snapshot, terms: list[bytes], start_seq: int) -> Iterator[int]:
-    """Numbers of the transactions under at least one of the terms, ascending, each once."""
+    """Yields the numbers of the transactions under at least one of the terms, ascending, each once."""
     postings = [snapshot.postings(term, start_seq, snapshot.end_seq, reverse=False) for term in terms]
     for seq, _ in groupby(merge(*postings)):
         yield seq
 
 
 def _first_named(snapshot: Snapshot, table: EntityTable[Any], key: bytes, terms: list[bytes]) -> int | None:
-    """The first transaction under one of the terms that names the entity: there it stands in the list, once."""
+    """Returns the first transaction under one of the terms that names the entity, or None.
+
+    The list has the entity at this transaction's place, so that it is there once.
+    """
     for seq in snapshot.postings(table.term + key, 0, snapshot.end_seq, reverse=False):
         if any(snapshot.has_posting(term, seq) for term in terms):
             return seq

@@ -1,4 +1,4 @@
-"""What became of a submitted transaction."""
+"""The outcome of a submitted transaction."""
 
 from typing import Literal, TypeAlias
 
@@ -11,12 +11,13 @@ Wait: TypeAlias = Literal["accepted", "ordered", "durable"]
 
 
 class Outcome(msgspec.Struct, frozen=True, gc=False):
-    """One transaction's verdict, in one word.
+    """One transaction's verdict: its status, its result code and its place in the chain.
 
-    *durable*: executed and synced at ``height``. *refused*: the rules said no; the refusal is synced at ``height``
-    under ``code``. *rejected*: the border said no; it stands nowhere (``height`` is None). ``duplicate`` tells that
-    the transaction was in the chain before: the verdict is the first one's. Only who asked not to wait sees
-    *accepted*: past the border, on its way into a block.
+    The status is *durable* for a transaction that was executed and synced at ``height``. It is *refused* where the
+    rules said no: the refusal is synced at ``height`` under ``code``. It is *rejected* where the border said no: the
+    transaction is in no block, and ``height`` is None. A caller that asked not to wait may also see *accepted*: past
+    the border, on its way into a block. ``duplicate`` tells that the transaction was in the chain before: the
+    verdict is the first one's.
     """
 
     txid: bytes
@@ -27,18 +28,18 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def status(self) -> str:
-        """``durable``, ``refused``, ``rejected`` or ``accepted``."""
+        """The verdict in one word: ``durable``, ``refused``, ``rejected`` or ``accepted``."""
         if self.height is None:
             return "accepted" if self.code == Code.OK else "rejected"
         return "durable" if self.code == Code.OK else "refused"
 
     @property
     def ok(self) -> bool:
-        """Whether it was executed and is durable."""
+        """Whether the transaction was executed and is durable."""
         return self.height is not None and self.code == Code.OK
 
     def raise_for_status(self) -> "Outcome":
-        """Itself where it is durable; raises ``TransactionError`` with the code otherwise."""
+        """Returns the outcome itself where it is durable; raises ``TransactionError`` with its code otherwise."""
         if self.ok:
             return self
         raise TransactionError(f"transaction {self.txid.hex()}: {self.code.text}", code=self.code, txid=self.txid)

@@ -16,11 +16,13 @@ Topic: TypeAlias = Literal["blocks", "transactions", "alerts"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Query:
-    """All conditions must hold. Ids are 16 bytes; heights and block times bound a range, both ends included.
+    """The conditions of a query, all of which must hold.
 
-    ``signer`` and ``subject`` are identity ids: who signed, and whom it concerns. ``ids`` names entities by their
-    tables, ``{"record": id}``: transactions that name them. ``code`` finds refusals. ``alerts`` finds what someone
-    should look at: refusals and revoked identities. ``cursor`` is the ``next_cursor`` of the page before.
+    Ids are 16 bytes; heights and block times (UTC ms) bound a range, both ends included. ``signer`` and ``subject``
+    are identity ids: of the one who signed, and of the one whom the transaction concerns. ``ids`` names entities by
+    their tables, ``{"record": id}``, and finds the transactions that name them. ``code`` finds refusals. ``alerts``
+    finds refusals and revoked identities, which someone should look at. ``cursor`` is the ``next_cursor`` of the
+    page before.
     """
 
     kind: str | None = None
@@ -39,7 +41,7 @@ class Query:
     limit: int = QUERY_PAGE_DEFAULT
 
     def check(self) -> None:
-        """Raises ``InputError`` with ``BAD_QUERY`` where an id is not of 16 bytes, or the code is none there is."""
+        """Raises ``InputError`` with ``BAD_QUERY`` where an id does not have 16 bytes or the code does not exist."""
         named = {"signer": self.signer, "subject": self.subject, "token": self.token, **self.ids}
         for name, value in named.items():
             required = name in self.ids
@@ -50,10 +52,10 @@ class Query:
 
     @classmethod
     def of(cls, **conditions: Any) -> "Query":
-        """The query with these conditions; a name that is no field's names a table and goes into ``ids``.
+        """Returns the query with these conditions; a name that is no field's is a table's and goes into ``ids``.
 
-        ``Query.of(kind="access.read", record=record)`` is ``Query(kind="access.read", ids={"record": record})``. What
-        is None is no condition.
+        ``Query.of(kind="access.read", record=record)`` is ``Query(kind="access.read", ids={"record": record})``. A
+        value of None is no condition.
         """
         given = {name: value for name, value in conditions.items() if value is not None}
         ids = dict(given.pop("ids", {}))
@@ -67,7 +69,7 @@ _CONDITIONS = frozenset(each.name for each in fields(Query))
 
 @dataclass(frozen=True)
 class Entry:
-    """One transaction in the chain, as a query finds it."""
+    """One transaction in the chain, as a query finds it: its bytes, its result and its place and time."""
 
     seq: int
     height: int
@@ -83,15 +85,15 @@ class Entry:
 
     @property
     def txid(self) -> bytes:
-        """Its 32-byte id."""
+        """The transaction's 32-byte id."""
         return self.transaction.txid
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Some of the answers; ``next_cursor`` is None on the last page.
+    """One page of answers; ``next_cursor`` is None on the last one.
 
-    ``end_seq`` is the number of the transaction that will be the next of the chain: a cursor behind all of it.
+    ``end_seq`` is the number that the chain's next transaction will get: a cursor behind all of the chain.
     """
 
     entries: list[Entry]
@@ -106,7 +108,7 @@ class Page:
 
 
 def cut_entries(entries: Sequence[Entry], bytes_max: int) -> tuple[Sequence[Entry], Entry | None]:
-    """At least one and at most so many bytes of transactions, and the first that is left out."""
+    """Returns the first entries, at least one and up to ``bytes_max`` bytes of them, and the first left out."""
     room = bytes_max
     for place, entry in enumerate(entries):
         room -= len(entry.encoded)

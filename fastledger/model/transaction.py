@@ -32,15 +32,15 @@ ENVELOPE_PREFIX = bytes.fromhex("d2845828")
 SIGNATURE_HEAD = b"\x58\x40"
 
 def perhaps_high_s(data: bytes, offsets: Buffer) -> list[int]:
-    """Indices of the transactions ``data[offsets[i]:offsets[i + 1]]`` whose s may be above its lower half.
+    """Returns the indices of transactions ``data[offsets[i]:offsets[i + 1]]`` whose s may be above its lower half.
 
-    By its first byte, the 32nd before the end: every high one is among them, and few others.
+    It looks at the first byte of s alone, the 32nd before the end: every high s is found, and a few others.
     """
     return find_at_least(data, offsets, 32, LOW_S_MAX >> 248)
 
 
 def signing_input(signer: bytes, payload: bytes) -> bytes:
-    """The Sig_structure (RFC 9052 §4.4) of ``payload`` under the 33-byte key ``signer``."""
+    """Returns the Sig_structure (RFC 9052 §4.4) of ``payload`` under the 33-byte key ``signer``."""
     return b"".join(
         (SIG_STRUCTURE_PREFIX, PROTECTED_PREFIX, signer, b"\x40", bstr_head(len(payload)), payload)
     )
@@ -109,7 +109,7 @@ class Transaction:
 
     @classmethod
     def decode(cls, data: bytes) -> "Transaction":
-        """The transaction of ``data``, its form checked but not its signature.
+        """Returns the transaction of ``data``, whose form is checked, but not its signature.
 
         Raises ``TransactionError`` with ``MALFORMED``, ``OVERSIZED``, ``NON_CANONICAL`` or ``BAD_HEADER``.
         """
@@ -124,7 +124,10 @@ class Transaction:
 
     @classmethod
     def from_scan(cls, scan: ScanBatch, index: int, encoded: bytes) -> "Transaction":
-        """The transaction at ``index`` of a scanned batch; ``encoded`` are its own bytes."""
+        """Returns the transaction at ``index`` of a scanned batch.
+
+        ``encoded`` are the bytes of this transaction alone.
+        """
         return cls(
             encoded=encoded,
             txid=scan.txids[32 * index : 32 * index + 32],

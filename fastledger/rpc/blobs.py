@@ -64,7 +64,10 @@ _UNTRACEABLE = "anonymous"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlobOptions:
-    """Bounds of downloads; those of uploads are :class:`UploadLimits`. ``threads`` read and write the disk."""
+    """The bounds of downloads, as :class:`UploadLimits` are those of uploads.
+
+    ``threads`` read and write the disk.
+    """
 
     ticket_lifetime_ms: int = 15 * 60 * 1000
     tickets_max: int = 10_000
@@ -77,7 +80,10 @@ class BlobService:
     def __init__(
         self, ledger: Ledger, submit: Submit, uploads: Uploads, options: BlobOptions | None = None
     ) -> None:
-        """``submit`` takes a transaction and returns its durable verdict. ``uploads`` is closed with the service."""
+        """Takes ``submit``, which submits a transaction and returns its durable verdict, and ``uploads``.
+
+        ``uploads`` is closed with the service.
+        """
         options = options or BlobOptions()
         self._ledger = ledger
         self._submit = submit
@@ -95,7 +101,7 @@ class BlobService:
 
     @property
     def unfinished(self) -> int:
-        """Uploads that are under way."""
+        """The number of uploads that are under way."""
         return self._uploads.pending[0]
 
     def _run(self, work: Callable[..., T], *arguments: object) -> "asyncio.Future[T]":
@@ -130,7 +136,7 @@ class BlobService:
     # Uploads.
 
     async def describe(self, call: Call) -> web.StreamResponse:
-        """OPTIONS: what of tus is spoken here."""
+        """Answers OPTIONS with the node's version and extensions of tus and the longest upload in bytes."""
         return web.Response(
             status=204,
             headers={
@@ -142,7 +148,7 @@ class BlobService:
         )
 
     async def create(self, call: Call) -> web.StreamResponse:
-        """POST: begins an upload of Upload-Length bytes that hash to the ``sha256`` of Upload-Metadata."""
+        """Answers POST: begins an upload of Upload-Length bytes that hash to the ``sha256`` of Upload-Metadata."""
         async with self._tus(call):
             size = _number(call, "Upload-Length")
             digest = _announced_digest(call.request.headers.get("Upload-Metadata", ""))
@@ -151,7 +157,10 @@ class BlobService:
             return web.Response(status=201, headers=headers)
 
     async def head(self, call: Call) -> web.StreamResponse:
-        """HEAD: where the next byte belongs. What arrived whole before a crash is finished first."""
+        """Answers HEAD with the offset at which the next byte belongs.
+
+        An upload whose last byte arrived before a crash is finished first.
+        """
         async with self._tus(call):
             upload_id, owner = call.parameters["id"], owner_of(call)
             state = self._uploads.state(upload_id, owner)
@@ -167,7 +176,10 @@ class BlobService:
             return web.Response(status=200, headers=headers)
 
     async def patch(self, call: Call) -> web.StreamResponse:
-        """PATCH: the next bytes from Upload-Offset on. What arrived is kept, also of a body that breaks off."""
+        """Answers PATCH: appends the body's bytes from Upload-Offset on.
+
+        Those that arrived are kept, also of a body that breaks off.
+        """
         async with self._tus(call):
             if call.request.content_type != TUS_TYPE:
                 raise BadRequestError(f"the bytes of an upload come as {TUS_TYPE}", status=415)
@@ -190,14 +202,17 @@ class BlobService:
             return web.Response(status=204, headers=headers)
 
     async def abandon(self, call: Call) -> web.StreamResponse:
-        """DELETE: forgets an upload and its bytes."""
+        """Answers DELETE: drops an upload and its bytes."""
         async with self._tus(call):
             await self._run(self._uploads.abandon, call.parameters["id"], owner_of(call))
             return web.Response(status=204, headers=_TUS)
 
     @asynccontextmanager
     async def _tus(self, call: Call) -> AsyncIterator[None]:
-        """Checks the version that is spoken; errors get tus's own statuses and headers."""
+        """Checks the version of tus that the request speaks.
+
+        Gives errors in the block tus's own statuses and headers.
+        """
         if call.request.headers.get("Tus-Resumable") != TUS_VERSION:
             raise _answered(
                 "the request speaks another version of tus",
@@ -224,7 +239,7 @@ class BlobService:
     # Downloads.
 
     async def read(self, call: Call) -> web.StreamResponse:
-        """POST: the envelope that a signed access.read asks for, once the read stands in the audit."""
+        """Answers POST with the envelope that a signed ``access.read`` asks for, once the chain has the read."""
         encoded = low_s(await call.body(TRANSACTION_BYTES_MAX))
         transaction = Transaction.decode(encoded)
         access_body(transaction)
@@ -235,7 +250,7 @@ class BlobService:
         return await self._send(call, grant, ByteRange(0, grant.size, grant.size), {TICKET_HEADER: ticket})
 
     async def _grant(self, transaction: Transaction, outcome: Outcome) -> ReadGrant:
-        """The grant; where the envelope lies with another organisation's node, it is fetched first."""
+        """Returns the grant; where the envelope lies with another organisation's node, it is fetched first."""
         try:
             return await self._run(self._ledger.grant_read, transaction, outcome)
         except NotFoundError:
@@ -245,7 +260,7 @@ class BlobService:
         return await self._run(self._ledger.grant_read, transaction, outcome)
 
     async def resume(self, call: Call) -> web.StreamResponse:
-        """GET: the rest of it, or all of it again, while the ticket and the permission last."""
+        """Answers GET with the rest of an envelope, or all of it again, while the ticket and the permission last."""
         ticket = call.parameters["ticket"]
         grant = self.tickets.find(ticket, owner_of(call))
         try:
@@ -301,7 +316,10 @@ class BlobService:
         chunk: bytes,
         left: int,
     ) -> None:
-        """Sends ``chunk`` and what follows; reads the next while one is being sent."""
+        """Sends ``chunk`` and those that follow it, ``left`` bytes in all.
+
+        Reads the next one while one is being sent.
+        """
         ahead = self._run(next, reader, b"")
         try:
             while left:
@@ -323,9 +341,9 @@ class BlobService:
 
 
 def owner_of(call: Call) -> bytes:
-    """Whom uploads and tickets belong to: 32 bytes.
+    """Returns the owner of a caller's uploads and tickets, 32 bytes, made of the name that the caller proved.
 
-    The name that a caller proved. Callers without one share a name: an address may change between two attempts.
+    Callers without a proved name share one owner: an address may change between two attempts.
     """
     name = f"name:{call.caller.name}" if call.caller.authenticated else _UNTRACEABLE
     return sha256(name.encode("utf-8")).digest()
@@ -369,7 +387,10 @@ def _state_headers(state: UploadState) -> dict[str, str]:
 
 
 async def _gathered(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """Joins what the socket gave to chunks worth a system call; the last one also where the peer breaks off."""
+    """Joins the pieces from the socket to chunks worth a system call.
+
+    The last chunk comes also where the peer breaks off, before the error is raised.
+    """
     held: list[bytes] = []
     count = 0
     failure: Exception | None = None
@@ -399,7 +420,7 @@ def _cut(call: Call) -> None:
 
 
 def blob_routes(service: BlobService) -> list[Route]:
-    """The paths of uploads and downloads."""
+    """Returns the routes of uploads and downloads."""
     tus = Parameter(name="Tus-Resumable", place="header", required=True, description=TUS_VERSION)
     upload_id = Parameter(name="id", place="path", required=True, description="32 hexadecimal digits")
     offset = Parameter(name="Upload-Offset", place="header", schema=int, required=True)

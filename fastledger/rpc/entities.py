@@ -16,7 +16,7 @@ from fastledger.subjects.catalogue import REGISTRY
 
 
 def entity_methods() -> tuple[Method, ...]:
-    """The methods of every table that is declared by now."""
+    """Returns the methods of every table that is declared by now."""
     found: list[Method] = []
     for table in REGISTRY.tables.values():
         view = view_of(table)

@@ -7,7 +7,10 @@ from fastledger.limits import BATCH_BYTES_MAX
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RateOptions:
-    """What one client may send; None: as much as it likes. A burst is what may come at once."""
+    """The bounds on what one client may send, where None sets none. A burst is the number that may come at once.
+
+    Past ``clients_max`` clients the one that was heard of longest ago is forgotten.
+    """
 
     requests_per_second: float | None = None
     requests_burst: int = 1_000
@@ -20,13 +23,14 @@ class RateOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RpcOptions:
-    """Where the server listens and what it takes at most (SPEC-RPC-7). Times are milliseconds.
+    """The server's address and its bounds (SPEC-RPC-7). Times are milliseconds.
 
-    ``header_timeout_ms`` bounds the headers of a request from their first byte, ``request_timeout_ms`` its body, or
-    each pause of an upload, and ``write_timeout_ms`` how long an answer may lie unread; ``answers_bytes_max`` is how
-    much of them all may. An idle connection is closed after ``idle_timeout_ms``. ``allowed_hosts`` are names that
-    requests may be for, beside loopback's and ``host`` (SPEC-RPC-11). ``bodies_share_bytes_max`` is how much
-    of ``bodies_bytes_max`` one client may fill.
+    ``header_timeout_ms`` bounds the headers of a request from their first byte, and ``request_timeout_ms`` its body
+    or each pause of an upload. ``write_timeout_ms`` bounds how long an answer may lie unread, and
+    ``answers_bytes_max`` how many bytes of answers may on all connections together. An idle connection is closed
+    after ``idle_timeout_ms``. ``allowed_hosts`` are names that requests may be for, beside loopback's and ``host``
+    (SPEC-RPC-11). ``bodies_bytes_max`` bounds the request bodies in memory, of which one client may fill
+    ``bodies_share_bytes_max``.
     """
 
     host: str = "127.0.0.1"

@@ -37,7 +37,7 @@ _PLAIN = (
 
 
 def verdict_of(outcome: Outcome, wait: Wait) -> Verdict:
-    """An outcome of a submission that waited so far."""
+    """Returns an outcome as the verdict for a submitter that waited as far as ``wait`` says."""
     return Verdict.of(outcome, wire_status(wait, outcome.status, outcome.height))
 
 
@@ -104,7 +104,10 @@ async def query(context: Context, caller: Caller, params: QueryParams) -> msgspe
 
 
 def query_of(params: QueryParams) -> Query:
-    """The engine's query; raises ``InputError`` (``BAD_QUERY``) where the conditions make no sense."""
+    """Returns the engine's query of the parameters.
+
+    Raises ``InputError`` (``BAD_QUERY``) for senseless conditions.
+    """
     values = {name: getattr(params, name) for name in _PLAIN}
     for name in _IDS:
         text = getattr(params, name)
@@ -126,7 +129,7 @@ def query_of(params: QueryParams) -> Query:
 
 
 def _page(ledger: Ledger, conditions: Query, refused_only: bool, bytes_max: int) -> msgspec.Raw:
-    """On a reader's thread: the page, cut where it gets long, and encoded."""
+    """Reads a page, cuts it at about ``bytes_max`` bytes of transactions, and encodes it; on a reader's thread."""
     page = ledger.query(conditions)
     entries, following = cut_entries(page.entries, bytes_max)
     views = [entry_view(entry) for entry in entries if not (refused_only and entry.code == Code.OK)]

@@ -1,4 +1,4 @@
-"""Complete answers in one write, with a bound on how long they may lie unread."""
+"""Complete answers in one write, with a bound on how long and how many bytes of them may lie unread."""
 
 import asyncio
 from collections import Counter
@@ -22,14 +22,14 @@ _encode = msgspec.json.encode
 
 
 class Unread(Protocol):
-    """What a listener counts of all its connections together."""
+    """The count of unread bytes over all connections of a listener, and the options that bound it."""
 
     unread_bytes: int
     options: RpcOptions
 
 
 class Connected(Protocol):
-    """The connection that an answer goes out over; see :mod:`fastledger.rpc.http.connection`."""
+    """The connection that an answer goes out over, as :mod:`fastledger.rpc.http.connection` implements it."""
 
     counters: "Counter[str]"
     is_write_paused: bool
@@ -37,16 +37,16 @@ class Connected(Protocol):
 
     @property
     def listener(self) -> Unread:
-        """What the connection came over."""
+        """The listener that accepted the connection."""
 
     def request_written(self, request: web.BaseRequest) -> None:
-        """The answer was written."""
+        """Tells the connection that the answer to ``request`` was written to the socket."""
 
     def request_ended(self, *, keep_alive: bool) -> None:
-        """The client has taken it."""
+        """Tells the connection that the client has taken the answer, and whether another request may follow."""
 
     async def writable(self) -> None:
-        """Returns once the client takes what is written."""
+        """Returns once the client takes the bytes that were written."""
 
 
 class Answer(web.StreamResponse):
@@ -84,7 +84,7 @@ class Answer(web.StreamResponse):
         return self._answer_keep_alive
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
-        """Learns where to write."""
+        """Takes the request whose answer this is; nothing is written yet."""
         self._answer_request = request
         # What was not read of a body stands before the next request: nothing more comes over this connection.
         whole = request.content.is_eof()
@@ -92,7 +92,7 @@ class Answer(web.StreamResponse):
         return None
 
     def encode(self, *, with_body: bool) -> bytes:
-        """The bytes of the answer."""
+        """Returns the bytes of the answer: head and, with ``with_body``, body."""
         body = self._answer_body
         parts = [_STATUS_LINES[self._answer_status]]
         if body:
@@ -110,7 +110,10 @@ class Answer(web.StreamResponse):
         return b"".join(parts)
 
     async def write_eof(self, data: Any = b"") -> None:
-        """Writes it; a client that does not read it in time is disconnected."""
+        """Writes the answer; a client that does not read it in time is disconnected.
+
+        Raises ``ConnectionResetError`` where the client has gone or was disconnected.
+        """
         request = self._answer_request
         transport = None if request is None else request.transport
         if request is None or transport is None or transport.is_closing():
@@ -128,14 +131,14 @@ class Streamed(web.StreamResponse):
     """An answer whose body is written piece by piece, for what is too long to hold."""
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
-        """Sends the head."""
+        """Sends the head. The connection ends after this answer where a part of the request's body was not read."""
         if not request.content.is_eof():
             self.force_close()
         self._answer_request = request
         return await super().prepare(request)
 
     async def write_eof(self, data: Any = b"") -> None:
-        """The whole body is written."""
+        """Ends the body, all of which was written before, and tells the connection."""
         await super().write_eof(data)
         connection = cast(Connected, self._answer_request.protocol)
         connection.request_written(self._answer_request)
@@ -145,8 +148,9 @@ class Streamed(web.StreamResponse):
 async def drained(connection: Connected, transport: asyncio.Transport, byte_count: int) -> None:
     """Returns once the socket took the ``byte_count`` bytes that were written.
 
-    Raises ``ConnectionResetError`` where it does not in time, or where too much lies unread on all connections
-    together; one alone may always be read.
+    Raises ``ConnectionResetError``, and disconnects the client, where that takes longer than ``write_timeout_ms``,
+    or where more than ``answers_bytes_max`` lie unread on all connections together. A single unread answer may be
+    longer.
     """
     listener = connection.listener
     unread = listener.unread_bytes
@@ -165,12 +169,12 @@ async def drained(connection: Connected, transport: asyncio.Transport, byte_coun
 
 
 def json_answer(value: Any, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Answer:
-    """A value as JSON."""
+    """Returns ``value`` as an answer in JSON."""
     return Answer(_encode(value), status=status, headers=headers)
 
 
 def error_answer(error: BaseException, *, keep_alive: bool = True) -> Answer:
-    """The error answer of a path other than /v1/rpc: ``{"error": …}`` under the status that says the same."""
+    """Returns the error answer of a path other than /v1/rpc: ``{"error": …}`` under the HTTP status of the error."""
     status = http_status(error)
     return Answer(
         _encode(ErrorBody(rpc_error(error))),
