@@ -56,9 +56,9 @@ if X86_64:
     NATIVE_SOURCES["sha256_avx2.c"] = ["-mavx2"]
     AVX512 = ["-mavx512f", "-mavx512vl", "-mavx512dq", "-mavx512bw"]
     NATIVE_SOURCES["sha256_avx512.c"] = AVX512
-    NATIVE_SOURCES["secp256k1/verify8_ifma.c"] = [*AVX512, "-mavx512ifma"]
-    NATIVE_SOURCES["secp256k1/comb8_ifma.c"] = [*AVX512, "-mavx512ifma"]
-    NATIVE_SOURCES["secp256k1/kernel_ifma.c"] = []
+    NATIVE_SOURCES["secp256k1/ifma/verify8_ifma.c"] = [*AVX512, "-mavx512ifma"]
+    NATIVE_SOURCES["secp256k1/ifma/comb8_ifma.c"] = [*AVX512, "-mavx512ifma"]
+    NATIVE_SOURCES["secp256k1/ifma/kernel_ifma.c"] = []
 elif AARCH64:
     NATIVE_SOURCES["sha256_armv8.c"] = ["-march=armv8-a+crypto"]
 

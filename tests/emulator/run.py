@@ -24,8 +24,8 @@ SECTOR_BYTES = 512
 PROGRAMS: dict[str, dict[str, list[str]]] = {
     "lanes": {
         "testing/lanes_test.c": [],
-        "secp256k1/verify8_ifma.c": AVX512,
-        "secp256k1/comb8_ifma.c": AVX512,
+        "secp256k1/ifma/verify8_ifma.c": AVX512,
+        "secp256k1/ifma/comb8_ifma.c": AVX512,
         "secp256k1/scalar.c": [],
         "secp256k1/modinv.c": [],
     },

@@ -23,7 +23,7 @@ FLAGS = [
     "-DFL_DEBUG=1",
 ]
 SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-LANES = ["testing/lanes_test.c", "secp256k1/verify8_ifma.c", "secp256k1/comb8_ifma.c"]
+LANES = ["testing/lanes_test.c", "secp256k1/ifma/verify8_ifma.c", "secp256k1/ifma/comb8_ifma.c"]
 LANES += ["secp256k1/scalar.c", "secp256k1/modinv.c"]
 SHA = ["testing/sha_test.c", "sha256_avx512.c", "sha256_portable.c"]
 

@@ -15,10 +15,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "../fl_impl.h"
+#include "../../fl_impl.h"
 
 #ifdef FL_EMULATE_AVX512
-#include "../testing/avx512_emulation.h"
+#include "../../testing/avx512_emulation.h"
 #else
 #include <immintrin.h>
 #endif

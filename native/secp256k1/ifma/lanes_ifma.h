@@ -9,7 +9,7 @@
 #include <string.h>
 
 #include "group_ifma.h"
-#include "scalar.h"
+#include "../scalar.h"
 
 /* ---- Plans ---- */
 

@@ -1,7 +1,7 @@
 /* The kernel for CPUs with AVX-512 IFMA: verification on its lanes, all else, which is seldom called or not written for
  * lanes, by the kernel for BMI2 and ADX, which every such CPU has. */
 #include "fl.h"
-#include "kernel.h"
+#include "../kernel.h"
 
 fl_lane_verifier fl_verify8_ifma, fl_comb8_ifma;
 

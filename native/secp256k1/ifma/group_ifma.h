@@ -8,7 +8,7 @@
 #define FL_SECP256K1_GROUP_IFMA_H
 
 #include "field_ifma.h"
-#include "group.h"
+#include "../group.h"
 
 enum { GROUPS = 2, BLOCK_LANES = GROUPS * FE8_LANES };
 
