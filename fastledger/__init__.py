@@ -14,11 +14,11 @@ from fastledger.version import VERSION as __version__
 # What type checkers and editors see. A name that is added here is added to _HOMES as well; a test compares the two.
 if TYPE_CHECKING:
     from fastledger.chain.aio import AsyncLedger as AsyncLedger
-    from fastledger.chain.keeping.restore import import_blocks as import_blocks
-    from fastledger.chain.keeping.restore import restore_backup as restore_backup
-    from fastledger.chain.keeping.restore import restore_snapshot as restore_snapshot
     from fastledger.chain.ledger import Ledger as Ledger
     from fastledger.chain.options import LedgerOptions as LedgerOptions
+    from fastledger.chain.restore import import_blocks as import_blocks
+    from fastledger.chain.restore import restore_backup as restore_backup
+    from fastledger.chain.restore import restore_snapshot as restore_snapshot
     from fastledger.client.aio import AsyncClient as AsyncClient
     from fastledger.client.aio import ClientOptions as ClientOptions
     from fastledger.client.api import LedgerApi as LedgerApi
@@ -78,9 +78,9 @@ _HOMES = {
     "VerifyReport": "fastledger.model.reports",
     "Wallet": "fastledger.client.wallet",
     "WorkParameters": "fastledger.model.genesis",
-    "import_blocks": "fastledger.chain.keeping.restore",
-    "restore_backup": "fastledger.chain.keeping.restore",
-    "restore_snapshot": "fastledger.chain.keeping.restore",
+    "import_blocks": "fastledger.chain.restore",
+    "restore_backup": "fastledger.chain.restore",
+    "restore_snapshot": "fastledger.chain.restore",
     "verify_statement": "fastledger.model.receipt",
 }
 

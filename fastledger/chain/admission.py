@@ -7,11 +7,11 @@ costs the others nothing.
 import threading
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import accumulate
 from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from typing_extensions import Buffer
 
@@ -32,18 +32,24 @@ _READ_AHEAD_MIN = 64
 ReadAhead: TypeAlias = Callable[[Sequence[bytes], Sequence[bytes]], Ahead | None]
 
 
-@dataclass(slots=True)
-class Admitted:
-    """A scanned batch: ``codes[i]`` is 0 where transaction i may enter a block, ``bodies[i]`` its typed body.
+LOCAL = b""
 
-    ``hints`` are the column of verification hints (1 + n × 33 bytes) where somebody asked for them; ``ahead`` is what
-    the index holds of the batch, where somebody has looked.
+
+@dataclass(slots=True)
+class Batch:
+    """A scanned batch, and what :func:`admit` has found: ``codes[i]`` is 0 where transaction i may enter a block.
+
+    It is judged for the moment ``time_ms``, and ``in_block`` where its transactions stand in a block already.
+    ``bodies[i]`` is its typed body, where it has one. ``hints`` are the column of verification hints (1 + n × 33
+    bytes) where somebody asked for them; ``ahead`` is what the index holds of the batch, where somebody has looked.
     """
 
     scan: ScanBatch
     byte_count: int
-    codes: list[int]
-    bodies: list[Any]
+    time_ms: int
+    in_block: bool = False
+    codes: list[int] = field(init=False)
+    bodies: list[Any] = field(init=False)
     hints: bytes = b""
     ahead: Ahead | None = None
     txids: list[bytes] = field(init=False)
@@ -56,6 +62,65 @@ class Admitted:
         self.txids = [ids[i : i + 32] for i in range(0, len(ids), 32)]
         self.signers = [keys[i : i + 33] for i in range(0, len(keys), 33)]
         self.windows = self.scan.windows()
+        self.codes = list(self.scan.statuses)
+        self.bodies = [None] * len(self.codes)
+
+    @classmethod
+    def submitted(cls, data: Buffer, offsets: Buffer, now_ms: int) -> "Batch":
+        """Scans what somebody sent at ``now_ms``: transaction i is ``data[offsets[i]:offsets[i + 1]]``.
+
+        Raises ``InputError`` with ``OVERSIZED`` for a batch over the limits, as a whole.
+        """
+        count, byte_count = memoryview(offsets).nbytes // 8 - 1, memoryview(data).nbytes
+        if count > BATCH_TRANSACTIONS_MAX:
+            raise InputError(
+                f"{count} transactions in a batch, at most {BATCH_TRANSACTIONS_MAX}", code=Code.OVERSIZED
+            )
+        if byte_count > BATCH_BYTES_MAX:
+            raise InputError(
+                f"{byte_count} bytes in a batch, at most {BATCH_BYTES_MAX}", code=Code.OVERSIZED
+            )
+        return cls(scan_many(data, offsets), byte_count, now_ms)
+
+    @classmethod
+    def of_block(cls, block: Block) -> "Batch":
+        """Scans the transactions of a block; raises ``InputError`` where its lengths are not theirs."""
+        scan = scan_many(block.transactions, array("Q", block.offsets))
+        return cls(scan, len(block.transactions), block.body.time_ms, in_block=True)
+
+
+class Pending(NamedTuple):
+    """One admitted transaction: its wire form, its 33-byte verification hint, its typed body, and its source.
+
+    ``source`` is empty for what this node's own users submit, and otherwise the name of the organisation that sent
+    it.
+    """
+
+    txid: bytes
+    encoded: bytes
+    hint: bytes
+    signer: bytes
+    body: Any
+    issued_ms: int
+    expires_ms: int
+    source: bytes = LOCAL
+
+
+class Trust(NamedTuple):
+    """What of a batch's signatures need not be verified, since this node has done it, or comes with help.
+
+    ``signatures``: none is verified. ``known``: those of the transactions at these indexes are not; each has its
+    33-byte hint. ``hints`` are a column of hints that came with the batch, well-formed or not, right or wrong: wrong
+    ones cost time and change no verdict.
+    """
+
+    signatures: bool = False
+    known: Mapping[int, bytes] = MappingProxyType({})
+    hints: bytes = b""
+
+
+NOTHING = Trust()
+OWN_LOG = Trust(signatures=True)
 
 
 class CpuShare:
@@ -64,11 +129,12 @@ class CpuShare:
     A batch alone takes them all; beside others it takes its part, and leaves the executor room to run.
     """
 
-    def __init__(self, threads: int | None = None) -> None:
-        """``threads``: how many there are to divide; None: one for each CPU."""
+    def __init__(self, threads: int | None = None, times: StageTimes | None = None) -> None:
+        """``threads``: how many there are to divide; None: one for each CPU. ``times`` get the stage *verify*."""
         self._lock = threading.Lock()
         self._batches = 0
         self._threads = threads or default_threads()
+        self._times = times or StageTimes()
 
     @contextmanager
     def threads(self) -> Iterator[int]:
@@ -77,7 +143,8 @@ class CpuShare:
             self._batches += 1
             share = max(1, self._threads // self._batches)
         try:
-            yield share
+            with self._times.stage("verify"):
+                yield share
         finally:
             with self._lock:
                 self._batches -= 1
@@ -100,64 +167,47 @@ def cut_sequence(data: Buffer) -> memoryview:
 
 
 def admit(
-    data: Buffer,
-    offsets: Buffer,
+    batch: Batch,
+    rules: Rules | None,
     *,
     chain_id: bytes,
-    rules: Rules,
-    now_ms: int,
-    missing_blobs: Callable[[Sequence[bytes]], Sequence[bytes]] | None,
-    times: StageTimes,
-    cpu_share: CpuShare,
+    trust: Trust = NOTHING,
+    missing_blobs: Callable[[Sequence[bytes]], Sequence[bytes]] | None = None,
     keep_hints: bool = False,
-    read_ahead: ReadAhead | None = None,
-) -> Admitted:
-    """Judges a batch at the border: transaction i is ``data[offsets[i]:offsets[i + 1]]``.
+    cpu_share: CpuShare | None = None,
+) -> Batch:
+    """Judges every transaction of a batch that has no code yet, and returns the batch.
 
-    ``missing_blobs`` tells which of the given envelope digests the blob store lacks (None: nobody asks);
-    ``keep_hints`` leaves the verification hints in the result, for who passes the transactions on; ``read_ahead``
-    looks up here, where several batches are judged at once, what their one executor would have to wait for.
-    Raises ``InputError`` with ``OVERSIZED`` for a batch over the limits, as a whole.
+    It is the one way into a block: for what is submitted, for a block of others, and for one of the node's own log.
+    ``rules`` is the rule set of the block's height, or of the next block's; None where the block is known to be of
+    the chain, so that what its transactions say needs no judgement. ``missing_blobs`` tells which of the given envelope
+    digests the blob store lacks (None: nobody asks). ``keep_hints`` leaves the verification hints in the batch, for
+    who passes the transactions on. Bodies that are there already stay. Without ``cpu_share`` all CPUs verify.
     """
-    count, byte_count = memoryview(offsets).nbytes // 8 - 1, memoryview(data).nbytes
-    if count > BATCH_TRANSACTIONS_MAX:
-        raise InputError(
-            f"{count} transactions in a batch, at most {BATCH_TRANSACTIONS_MAX}", code=Code.OVERSIZED
-        )
-    if byte_count > BATCH_BYTES_MAX:
-        raise InputError(f"{byte_count} bytes in a batch, at most {BATCH_BYTES_MAX}", code=Code.OVERSIZED)
-    scan = scan_many(data, offsets)
-    admitted = Admitted(scan, byte_count, list(scan.statuses), [None] * count)
-    check_contents(admitted, chain_id, now_ms, rules.decode_body)
-    if missing_blobs is not None:
-        _check_blobs(admitted, rules, missing_blobs)
-    with cpu_share.threads() as threads, times.stage("verify"):
-        check_signatures(admitted, threads, keep_hints=keep_hints)
-    if read_ahead is not None and count >= _READ_AHEAD_MIN:
-        admitted.ahead = read_ahead(rules.keys_read(admitted.bodies), admitted.txids)
-    return admitted
+    if rules is not None:
+        _check_contents(batch, chain_id, rules)
+        if missing_blobs is not None:
+            _check_blobs(batch, rules, missing_blobs)
+    if trust.signatures:
+        batch.hints = trust.hints
+        return batch
+    with nullcontext() if cpu_share is None else cpu_share.threads() as threads:
+        check_signatures(batch, threads, keep_hints=keep_hints, trust=trust)
+    return batch
 
 
-def admit_block(block: Block, *, chain_id: bytes, rules: Rules, verify_signatures: bool) -> Admitted:
-    """The transactions of a block, judged by the rules of the border at the block's own time.
-
-    Signatures are left out where the caller trusts the bytes, as on replay of the node's own log.
-    """
-    scan = scan_many(block.transactions, array("Q", block.offsets))
-    admitted = Admitted(scan, len(block.transactions), list(scan.statuses), [None] * block.count)
-    check_contents(admitted, chain_id, block.body.time_ms, rules.decode_in_block)
-    if verify_signatures:
-        check_signatures(admitted, hints=block.hints if are_hints(block.hints, block.count) else None)
-    return admitted
+def look_ahead(batch: Batch, rules: Rules, read_ahead: ReadAhead) -> None:
+    """Looks up here, where several batches are admitted at once, what their one executor would have to wait for."""
+    if len(batch.codes) >= _READ_AHEAD_MIN:
+        batch.ahead = read_ahead(rules.keys_read(batch.bodies), batch.txids)
 
 
-def check_contents(
-    admitted: Admitted, chain_id: bytes, now_ms: int, decode_body: Callable[[str, bytes], Any]
-) -> None:
+def _check_contents(batch: Batch, chain_id: bytes, rules: Rules) -> None:
     """Chain, window, kind and body of everything whose form is right; bodies that are there already stay."""
-    scan, codes, bodies = admitted.scan, admitted.codes, admitted.bodies
+    scan, codes, bodies, now_ms = batch.scan, batch.codes, batch.bodies, batch.time_ms
+    decode_body = rules.decode_in_block if batch.in_block else rules.decode_body
     on_chain = scan.matches_chain(chain_id)
-    valid = all_valid(admitted.windows, now_ms)
+    valid = all_valid(batch.windows, now_ms)
     for index, code in enumerate(codes):
         if code:
             continue
@@ -175,37 +225,32 @@ def check_contents(
 
 
 def _check_blobs(
-    admitted: Admitted, rules: Rules, missing_blobs: Callable[[Sequence[bytes]], Sequence[bytes]]
+    batch: Batch, rules: Rules, missing_blobs: Callable[[Sequence[bytes]], Sequence[bytes]]
 ) -> None:
     """A record may enter only after its envelope is stored: else it would be on the chain and nowhere."""
-    named = rules.envelopes(admitted.bodies)
+    named = rules.envelopes(batch.bodies)
     if not named:
         return
     missing = set(missing_blobs([digest for _, digest in named]))
     for index, digest in named:
         if digest in missing:
-            admitted.codes[index] = Code.BLOB_MISSING
+            batch.codes[index] = Code.BLOB_MISSING
 
 
 HINT_BYTES = 33
 
 
 def check_signatures(
-    admitted: Admitted,
-    threads: int | None = None,
-    *,
-    keep_hints: bool = False,
-    skipped: Mapping[int, bytes] = MappingProxyType({}),
-    hints: bytes | None = None,
+    batch: Batch, threads: int | None = None, *, keep_hints: bool = False, trust: Trust = NOTHING
 ) -> None:
-    """One native batch over everything that is still standing.
+    """Verifies in one native call the signatures of everything that is still standing, but for what is known.
 
-    Transactions in ``skipped`` (index -> hint) are known to be signed. ``hints`` are a well-formed column for all n;
-    with ``keep_hints`` the right ones are left in ``admitted``, zeros where a transaction does not stand.
+    With ``keep_hints`` the right hints are left in the batch, zeros where a transaction does not stand.
     """
-    scan, codes = admitted.scan, admitted.codes
-    wanted = [index for index, code in enumerate(codes) if not code and index not in skipped]
+    scan, codes, known = batch.scan, batch.codes, trust.known
+    wanted = [index for index, code in enumerate(codes) if not code and index not in known]
     columns = _columns(scan, wanted, len(codes))
+    hints = trust.hints if are_hints(trust.hints, len(codes)) else None
     if hints is not None and len(wanted) < len(codes):
         hints = _select_hints(hints, wanted, len(codes))
     valid = found = b""
@@ -217,9 +262,7 @@ def check_signatures(
         if not verdict:
             codes[index] = Code.BAD_SIGNATURE
     if keep_hints:
-        admitted.hints = (
-            found if len(wanted) == len(codes) else _merge_hints(wanted, found, skipped, len(codes))
-        )
+        batch.hints = found if len(wanted) == len(codes) else _merge_hints(wanted, found, known, len(codes))
 
 
 def _columns(scan: ScanBatch, wanted: Sequence[int], count: int) -> tuple[bytes, bytes, bytes]:
@@ -239,9 +282,9 @@ def _select_hints(hints: bytes, wanted: Sequence[int], count: int) -> bytes:
     return hints[:1] + b"".join(hints[1 + size * i : 1 + size * (i + 1)] for i in wanted)
 
 
-def _merge_hints(wanted: Sequence[int], found: bytes, skipped: Mapping[int, bytes], count: int) -> bytes:
+def _merge_hints(wanted: Sequence[int], found: bytes, known: Mapping[int, bytes], count: int) -> bytes:
     parts = [bytes(HINT_BYTES)] * count
-    for index, hint in skipped.items():
+    for index, hint in known.items():
         parts[index] = hint
     for place, index in enumerate(wanted):
         parts[index] = found[1 + HINT_BYTES * place : 1 + HINT_BYTES * (place + 1)]

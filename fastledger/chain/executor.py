@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 from zlib import crc32
 
-from fastledger.chain.admission import Admitted
-from fastledger.chain.forks.mempool import Pending
+from fastledger.chain.admission import Batch, Pending
 from fastledger.chain.store import NOWHERE, BlockEntry, ChainStore, Layer
 from fastledger.consensus.engine import (
     BlockBuilt,
@@ -216,7 +215,7 @@ class Executor:
     # Building.
 
     def build(
-        self, batches: Sequence[Admitted], outcomes: Sequence[list[Outcome | None]], now_ms: int
+        self, batches: Sequence[Batch], outcomes: Sequence[list[Outcome | None]], now_ms: int
     ) -> Appended | None:
         """Executes what may enter of ``batches`` into one block and appends it; None where nothing may.
 
@@ -293,7 +292,7 @@ class Executor:
 
     def _execute_batches(
         self,
-        batches: Sequence[Admitted],
+        batches: Sequence[Batch],
         outcomes: Sequence[list[Outcome | None]],
         execution: Execution,
     ) -> tuple[bytes, bytes]:
@@ -306,7 +305,7 @@ class Executor:
         return b"".join(data for data, _ in parts), b"".join(lengths for _, lengths in parts)
 
     def _execute_batch(
-        self, batch: Admitted, verdicts: list[Outcome | None], known: dict[bytes, int], execution: Execution
+        self, batch: Batch, verdicts: list[Outcome | None], known: dict[bytes, int], execution: Execution
     ) -> list[int]:
         """Fills in the verdicts of one batch; returns the places of the transactions that entered the block."""
         entered: list[int] = []
@@ -329,7 +328,7 @@ class Executor:
                 entered.append(index)
         return entered
 
-    def _look_ahead(self, batches: Sequence[Admitted]) -> dict[bytes, int]:
+    def _look_ahead(self, batches: Sequence[Batch]) -> dict[bytes, int]:
         """Reads what the batches will need from the index; returns the transactions that the chain has already."""
         known: dict[bytes, int] = {}
         rules = self.rules_at(self.tip_position.tip.height + 1)
@@ -393,7 +392,7 @@ class Executor:
 
     # Replaying.
 
-    def replay(self, block: Block, ref: FrameRef, batch: Admitted) -> Appended:
+    def replay(self, block: Block, ref: FrameRef, batch: Batch) -> Appended:
         """Executes a block from the log and compares everything that its header commits to.
 
         ``batch`` are its transactions, scanned and parsed (and verified, where the caller wants that).
@@ -427,7 +426,7 @@ class Executor:
         if not count_min <= block.count <= BLOCK_TRANSACTIONS_MAX or not fits:
             raise _differs(block, "number of transactions")
 
-    def _execute_block(self, block: Block, batch: Admitted) -> Execution:
+    def _execute_block(self, block: Block, batch: Batch) -> Execution:
         execution = self._begin(block.body.time_ms, block.body.proposer)
         known = self._look_ahead([batch])
         for index, (txid, code) in enumerate(zip(batch.txids, batch.codes, strict=True)):
@@ -484,7 +483,7 @@ class Executor:
         """This node's seal of a block of ``count`` transactions."""
         return make_seal(self._signing_key(), self.chain_id, header, body, count)
 
-    def connect(self, block: Block, batch: Admitted | None, draft: Draft | None = None) -> Appended:
+    def connect(self, block: Block, batch: Batch | None, draft: Draft | None = None) -> Appended:
         """Executes a checked block on top of the tip, which moves onto it; :meth:`disconnect` takes it back.
 
         ``batch`` are its transactions; with the ``draft`` that the block was made of they are not executed again.

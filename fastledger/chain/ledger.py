@@ -20,7 +20,7 @@ from typing import Any, Self, TypeAlias
 from typing_extensions import Buffer
 
 from fastledger._native.scan import scan_many
-from fastledger.chain.admission import CpuShare, admit, cut_sequence, lay_out
+from fastledger.chain.admission import Batch, CpuShare, admit, cut_sequence, lay_out, look_ahead
 from fastledger.chain.block_cache import BlockCache
 from fastledger.chain.entities import EntityReader
 from fastledger.chain.envelopes import Envelopes, Pins, ReadGrant, access_body, check_granted
@@ -71,7 +71,7 @@ class Ledger(Keeping, EntityReader):
         self.times = StageTimes()
         self._directory = directory
         self._closed = False
-        self._cpu_share = CpuShare(options.verify_threads)
+        self._cpu_share = CpuShare(options.verify_threads, self.times)
         self._listeners: tuple[Listener, ...] = ()
         self._closing = threading.Lock()
         self._engine = make_engine(genesis)
@@ -344,19 +344,18 @@ class Ledger(Keeping, EntityReader):
         pins = Pins(self._envelopes)
         try:
             with self.times.stage("admit"):
-                admitted = admit(
-                    data,
-                    offsets,
+                rules = self._executor.rules_at(self.height + 1)
+                batch = admit(
+                    Batch.submitted(data, offsets, self.options.clock_ms()),
+                    rules,
                     chain_id=self.chain_id,
-                    rules=self._executor.rules_at(self.height + 1),
-                    now_ms=self.options.clock_ms(),
                     missing_blobs=pins.missing if self.options.require_blobs else pins.hold,
-                    times=self.times,
-                    cpu_share=self._cpu_share,
                     keep_hints=self.forks is not None,
-                    read_ahead=self._store.read_ahead if self.forks is None else None,
+                    cpu_share=self._cpu_share,
                 )
-            submission = self._pipeline.submit(admitted, wait=wait)
+                if self.forks is None:
+                    look_ahead(batch, rules, self._store.read_ahead)
+            submission = self._pipeline.submit(batch, wait=wait)
         except BaseException:
             pins.release()
             raise

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from fastledger.chain.admission import Admitted
+from fastledger.chain.admission import Batch
 from fastledger.chain.executor import Appended, Executor
 from fastledger.chain.stages import BUSY_RETRY_MS, Stages, Submission
 from fastledger.chain.store import ChainStore, Layer
@@ -72,12 +72,12 @@ class Pipeline(Stages):
 
     # The submitters' side.
 
-    def submit(self, admitted: Admitted, *, wait: bool) -> Submission:
+    def submit(self, batch: Batch, *, wait: bool) -> Submission:
         """Queues an admitted batch and returns its submission.
 
         A full queue blocks, or raises ``LedgerBusyError`` where ``wait`` is false.
         """
-        submission = Submission(admitted)
+        submission = Submission(batch)
         if not submission.count:
             submission.ordered.set_result([])
             submission.durable.set_result([])
@@ -113,7 +113,7 @@ class Pipeline(Stages):
             with self._times.stage("execute"):
                 self._store.renew()
                 appended = self._executor.build(
-                    [submission.admitted for submission in submissions],
+                    [submission.batch for submission in submissions],
                     [submission.verdicts for submission in submissions],
                     self._clock_ms(),
                 )
@@ -136,11 +136,11 @@ class Pipeline(Stages):
     def _take_waiting(self) -> list[Submission]:
         """Takes as many waiting batches as one block may hold, at least one."""
         submissions = [self._waiting.popleft()]
-        count, byte_count = submissions[0].count, submissions[0].admitted.byte_count
+        count, byte_count = submissions[0].count, submissions[0].batch.byte_count
         while self._waiting:
             following = self._waiting[0]
             count += following.count
-            byte_count += following.admitted.byte_count
+            byte_count += following.batch.byte_count
             if count > BLOCK_TRANSACTIONS_MAX or byte_count > BLOCK_BYTES_MAX:
                 break
             submissions.append(self._waiting.popleft())

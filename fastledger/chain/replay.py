@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from fastledger.chain.admission import admit_block
+from fastledger.chain.admission import NOTHING, OWN_LOG, Batch, admit
 from fastledger.chain.executor import CHECKPOINT_KEY, Appended, Executor, Position
 from fastledger.chain.store import NOWHERE, ChainStore
 from fastledger.errors import CorruptionError, InputError
@@ -80,8 +80,9 @@ def replay_block(executor: Executor, block: Block, ref: FrameRef, verify: bool) 
         return executor.start_from(block, ref)
     if verify:
         check_seal(block, executor.chain_id)
+    trust = NOTHING if verify else OWN_LOG
     rules = executor.rules_at(block.height)
-    batch = admit_block(block, chain_id=executor.chain_id, rules=rules, verify_signatures=verify)
+    batch = admit(Batch.of_block(block), rules, chain_id=executor.chain_id, trust=trust)
     return executor.replay(block, ref, batch)
 
 

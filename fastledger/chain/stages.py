@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TypeAlias, cast
 
-from fastledger.chain.admission import Admitted
+from fastledger.chain.admission import Batch
 from fastledger.chain.store import ChainStore, Overlay
 from fastledger.errors import Code, LedgerClosedError, LedgerError, LedgerHaltedError
 from fastledger.model.outcome import Outcome
@@ -25,7 +25,7 @@ class Submission:
     still be lost with the node; a durable one cannot.
     """
 
-    admitted: Admitted
+    batch: Batch
     ordered: "Future[Outcomes]" = field(default_factory=Future)
     durable: "Future[Outcomes]" = field(default_factory=Future)
     verdicts: list[Outcome | None] = field(default_factory=list)
@@ -39,12 +39,12 @@ class Submission:
     @property
     def count(self) -> int:
         """How many transactions the batch has."""
-        return len(self.admitted.codes)
+        return len(self.batch.codes)
 
     @property
     def accepted(self) -> Outcomes:
         """The verdicts of the border: *accepted* into the pool or *rejected*."""
-        return list(map(Outcome, self.admitted.txids, map(Code, self.admitted.codes)))
+        return list(map(Outcome, self.batch.txids, map(Code, self.batch.codes)))
 
     def outcomes(self) -> Outcomes:
         """Returns the verdicts of a batch that is ordered."""

@@ -99,7 +99,7 @@ def backup(output: Output, target: Target, destination: Path, rate: int | None, 
 @command_options
 def restore(output: Output, source: Path, destination: Path, no_verify: bool) -> None:
     """Make the new ledger directory LEDGER from BACKUP and verify it."""
-    from fastledger.chain.keeping.restore import restore_backup
+    from fastledger.chain.restore import restore_backup
 
     with _progress(output, "restore") as progress:
         report = restore_backup(source, destination, verify=not no_verify, progress=progress)
@@ -197,7 +197,7 @@ def import_(
     password_file: Path | None,
 ) -> None:
     """Make the new ledger directory LEDGER from a block file, checking every seal, signature and root."""
-    from fastledger.chain.keeping.restore import import_blocks
+    from fastledger.chain.restore import import_blocks
 
     key, password = _node_key(node_key_path, password_file)
     file: BinaryIO
@@ -267,7 +267,7 @@ def restore_from_snapshot(
     password_file: Path | None,
 ) -> None:
     """Make the new ledger directory LEDGER from SNAPSHOT: its state, and no earlier block or envelope."""
-    from fastledger.chain.keeping.restore import restore_snapshot
+    from fastledger.chain.restore import restore_snapshot
 
     key, password = _node_key(node_key_path, password_file)
     with _progress(output, "restore") as progress:

@@ -237,8 +237,8 @@ def fetch_snapshot(output: Output, config_path: Path) -> None:
     """Begin the ledger of a node that has no blocks yet with a snapshot that most proposers attest."""
     import shutil
 
-    from fastledger.chain.keeping.restore import restore_snapshot
     from fastledger.chain.ledger import Ledger
+    from fastledger.chain.restore import restore_snapshot
     from fastledger.cli.genesis import load_genesis
     from fastledger.crypto.node_key import load_node_key
     from fastledger.daemon.process import read_password_file

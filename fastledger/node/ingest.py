@@ -180,7 +180,7 @@ class Ingest:
         try:
             submission = await self._admit(lambda: self._ledger.begin([single.encoded for single in singles]))
             # Verdicts of the border are made only where somebody is to hear one.
-            if any(single.wait == "accepted" for single in singles) or any(submission.admitted.codes):
+            if any(single.wait == "accepted" for single in singles) or any(submission.batch.codes):
                 _tell(singles, submission.accepted, ("accepted",))
             if any(single.wait == "ordered" for single in singles):
                 _tell(singles, await _result(submission.ordered), ("ordered",))

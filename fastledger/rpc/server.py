@@ -27,13 +27,14 @@ from fastledger.node.service import NodeService
 from fastledger.rpc.chain import CHAIN_METHODS
 from fastledger.rpc.describe import AnswerBody, CallBody, openapi, openrpc
 from fastledger.rpc.entities import entity_methods
+from fastledger.rpc.fast_path import FastPath
 from fastledger.rpc.http.access import Access, AccessOptions, check_role
 from fastledger.rpc.http.answers import Answer, error_answer, json_answer
 from fastledger.rpc.http.connection import Connection, Listener
+from fastledger.rpc.http.heads import KnownHeads
 from fastledger.rpc.http.hosts import HostCheck
 from fastledger.rpc.http.rate import RateLimits
 from fastledger.rpc.http.routes import BodyRoom, Call, Content, Parameter, Route, RouteTable
-from fastledger.rpc.http.short_way import ShortWay
 from fastledger.rpc.jsonrpc import JsonRpc, refusal
 from fastledger.rpc.methods import Context, Method, method_table
 from fastledger.rpc.options import RpcOptions
@@ -104,8 +105,13 @@ class RpcServer:
         self._hosts = HostCheck(self.options.host, self.options.allowed_hosts, plain=tls is None)
         self._stopping = False
         self._server: asyncio.Server | None = None
-        self._short_way = ShortWay(self._rpc, self.access, self.rates, self.counters, self._access_log)
-        self.listener = Listener(self._handle, self._short_way, self.access, self.options, self.counters)
+        self._heads = KnownHeads()
+        fast_path = FastPath(
+            self._rpc, self.access, self.rates, self.counters, self._access_log, self._heads
+        )
+        self.listener = Listener(
+            self._handle, fast_path.take, self._heads, self.access, self.options, self.counters
+        )
         if extras.is_revoked is not None:
             self.listener.is_revoked = extras.is_revoked
 
@@ -245,10 +251,10 @@ class RpcServer:
         return Answer(reply.body or b"", status=reply.status, headers=reply.headers)
 
     def _learn(self, request: web.BaseRequest) -> None:
-        """The next request with this head may take the short way."""
+        """The next request with this head may take the fast path."""
         head = cast(Connection, request.protocol).request_head(request)
         if head is not None:
-            self._short_way.learn(head, request)
+            self._heads.learn(head, request)
 
     async def _transactions(self, call: Call) -> Answer:
         check_type(call, CBOR_SEQUENCE_TYPE)

@@ -11,7 +11,7 @@ import pytest
 from world import World, make_world
 
 from fastledger import Code, Ledger
-from fastledger.chain.admission import admit_block
+from fastledger.chain.admission import Batch, admit
 from fastledger.chain.executor import Executor, genesis_writes
 from fastledger.chain.store import ChainStore
 from fastledger.consensus.engine import (
@@ -174,7 +174,7 @@ def test_both_ways_to_a_body_agree(world: World) -> None:  # SPEC-BODY-1
     world.submit(world.regulator.revoke_identity(world.clinic.identity, reason=2**32 - 1))
     block_kinds = set()
     for block in blocks_of(world.ledger)[1:]:
-        batch = admit_block(block, chain_id=world.ledger.chain_id, rules=REGISTRY.rules(1), verify_signatures=True)
+        batch = admit(Batch.of_block(block), REGISTRY.rules(1), chain_id=world.ledger.chain_id)
         assert set(batch.codes) == {0}
         for index in range(block.count):
             kind, body = batch.scan.kind(index), batch.scan.body(index)
@@ -261,12 +261,12 @@ def test_a_block_that_differs_is_refused(
     reference = FrameRef(0, 0, 0)
     executor.start_from(world.ledger.block(0), reference)
     block = forged(world.ledger.block(1), key, world.ledger.chain_id, **changes)
-    batch = admit_block(block, chain_id=world.ledger.chain_id, rules=REGISTRY.rules(1), verify_signatures=True)
+    batch = admit(Batch.of_block(block), REGISTRY.rules(1), chain_id=world.ledger.chain_id)
     with pytest.raises(InputError, match=what) as error:
         executor.replay(block, reference, batch)
     assert error.value.code == Code.BAD_BLOCK
     good = world.ledger.block(1)
-    batch = admit_block(good, chain_id=world.ledger.chain_id, rules=REGISTRY.rules(1), verify_signatures=True)
+    batch = admit(Batch.of_block(good), REGISTRY.rules(1), chain_id=world.ledger.chain_id)
     executor.replay(good, reference, batch)
     # SPEC-BLK-7: the same transactions again, on top, are in the chain already.
     twice = forged(

@@ -138,7 +138,7 @@ class _AnsweredMeanwhile(Future[list[Outcome]]):
 
 def test_a_failure_reaches_everyone_though_one_is_answered_meanwhile(tmp_path: Path) -> None:  # SPEC-PIPE-2
     with Ledger.create(tmp_path / "ledger") as ledger:
-        admitted = ledger.begin([new_wallet(Clock()).join(ledger.chain_id).register(Role.PATIENT)]).admitted
+        admitted = ledger.begin([new_wallet(Clock()).join(ledger.chain_id).register(Role.PATIENT)]).batch
     submissions = [Submission(admitted, ordered=_AnsweredMeanwhile()), Submission(admitted)]
     for submission in submissions:
         submission.fail(LedgerHaltedError("sync failed"))

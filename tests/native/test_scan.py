@@ -52,7 +52,7 @@ def raw(payload_hex: str) -> bytes:
 
 
 def signed_digest(payload: bytes, signer: bytes = SIGNER) -> bytes:
-    """The transaction id, the long way: RFC 9052 section 4.4 by cbor2 and hashlib. SPEC-TX-5"""
+    """The transaction id, the slow path: RFC 9052 section 4.4 by cbor2 and hashlib. SPEC-TX-5"""
     protected = cbor2.dumps({1: -47, 4: signer})
     return hashlib.sha256(cbor2.dumps(["Signature1", protected, b"", payload])).digest()
 

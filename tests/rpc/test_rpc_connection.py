@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 from node_world import serve_world, until
+from test_rpc_fast_path import Client, call, short
 from test_rpc_hostile import CBOR, SMALL, Peer, post
-from test_rpc_short_way import Client, call, short
 
 from fastledger.rpc.http import answers, connection
 from fastledger.rpc.http.answers import Answer, Streamed
@@ -74,7 +74,7 @@ def test_the_check_of_private_names_sees_them() -> None:
     assert web.RequestHandler in Connection.__mro__ and answers.web is web
 
 
-async def test_a_connection_finds_back_to_the_short_way(tmp_path: Path) -> None:  # SPEC-RPC-12
+async def test_a_connection_finds_back_to_the_fast_path(tmp_path: Path) -> None:  # SPEC-RPC-12
     """After other requests too, and after bodies that came in pieces; not after one whose end is not in its head."""
     async with serve_world(tmp_path / "ledger") as node:
         client = await Client.connect(node)

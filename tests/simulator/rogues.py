@@ -2,8 +2,8 @@
 
 from typing import TYPE_CHECKING
 
+from fastledger.chain.admission import Pending
 from fastledger.chain.forks.events import BlockStored, ChainEvent
-from fastledger.chain.forks.mempool import Pending
 from fastledger.crypto.signing import SigningKey
 from fastledger.limits import FUTURE_MS_MAX
 from fastledger.model.block import Block

@@ -6,10 +6,11 @@ from functools import cache
 
 import pytest
 
-from fastledger.chain.forks import blocks as fork_blocks
+from fastledger.chain import admission
+from fastledger.chain.admission import Pending
 from fastledger.chain.forks import chain as forks
 from fastledger.chain.forks.events import BlockConnected, ChainEvent
-from fastledger.chain.forks.mempool import Mempool, Pending
+from fastledger.chain.forks.mempool import Mempool
 from fastledger.chain.store import ChainStore, Overlay
 from fastledger.consensus.engine import Action, Event, FinaliseBlock, TipMoved
 from fastledger.consensus.pow import PowEngine
@@ -151,8 +152,7 @@ def folders_opened_twice(patch: Patch) -> None:
 
 def signatures_not_checked(patch: Patch) -> None:
     """Whatever is signed by anybody is taken."""
-    for module in (fork_blocks, forks):
-        patch.setattr(module, "check_signatures", lambda batch, *_args, **_named: None)
+    patch.setattr(admission, "check_signatures", lambda batch, *_args, **_named: None)
     patch.setattr(Pending, "hint", bytes(33), raising=False)
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mining import START_MS
 from rules import State
 
-from fastledger.chain.admission import admit_block
+from fastledger.chain.admission import Batch, admit
 from fastledger.chain.executor import Executor, genesis_writes
 from fastledger.chain.store import ChainStore
 from fastledger.consensus.engine import Tip
@@ -106,7 +106,7 @@ def empty_block(
 def replay(executor: Executor, block: Block) -> None:
     decoded = Block.decode(block.encode())
     check_seal(decoded, executor.chain_id)
-    batch = admit_block(decoded, chain_id=executor.chain_id, rules=REGISTRY.rules(1), verify_signatures=True)
+    batch = admit(Batch.of_block(decoded), REGISTRY.rules(1), chain_id=executor.chain_id)
     executor.replay(decoded, FrameRef(0, 0, 0), batch)
 
 

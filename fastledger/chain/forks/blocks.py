@@ -7,13 +7,12 @@ from a node for ever. Only where the transactions are those of the id, every sig
 no, is the id condemned, at every node alike.
 """
 
-from array import array
 from typing import Any, NamedTuple
 
 from fastledger._native.ecdsa import HINTS_PARITY, parity_hints
-from fastledger._native.scan import ScanBatch, scan_many
-from fastledger.chain.admission import Admitted, are_hints, check_contents, check_signatures, hint_at
-from fastledger.chain.forks.mempool import Mempool, Pending
+from fastledger._native.scan import ScanBatch
+from fastledger.chain.admission import Batch, CpuShare, Pending, Trust, admit, hint_at
+from fastledger.chain.forks.mempool import Mempool
 from fastledger.crypto.merkle import leaf_hashes, merkle_root
 from fastledger.errors import BlockFault, Code, InputError
 from fastledger.limits import BLOCK_BYTES_MAX, BLOCK_TRANSACTIONS_MAX
@@ -26,12 +25,18 @@ class CheckedBlock(NamedTuple):
     """A good copy with the right hints, its transactions parsed; and whether the hints that came with it were wrong."""
 
     block: Block
-    batch: Admitted
+    batch: Batch
     wrong_hints: bool
 
 
 def check_copy(
-    block: Block, *, chain_id: bytes, rules: Rules | None, pool: Mempool, known_seal: bytes, verify_threads: int | None
+    block: Block,
+    *,
+    chain_id: bytes,
+    rules: Rules | None,
+    pool: Mempool,
+    known_seal: bytes,
+    verify_threads: int | None,
 ) -> CheckedBlock:
     """Checks everything about a copy but what executing it shows.
 
@@ -42,36 +47,32 @@ def check_copy(
     _check_shape(block)
     if block.seal != known_seal and not check_seals([block.sealed_header], chain_id, threads=1)[0]:
         raise _copy_fault(block, "seal")
-    scan = _scan(block)
-    _check_roots(block, scan.txids)
-    if not scan.all_ok:
+    batch = _scan(block)
+    _check_roots(block, batch.scan.txids)
+    if not batch.scan.all_ok:
         raise _copy_fault(block, "form of a transaction")
-    batch = Admitted(scan, len(block.transactions), list(scan.statuses), [None] * block.count)
-    skipped = _take_known(batch, pool)
-    if rules is not None:
-        check_contents(batch, chain_id, block.body.time_ms, rules.decode_in_block)
-    bad_contents = next((Code(code) for code in batch.codes if code), None)
-    hints = block.hints if are_hints(block.hints, block.count) else None
-    check_signatures(batch, verify_threads, keep_hints=True, skipped=skipped, hints=hints)
+    trust = Trust(known=_take_known(batch, pool), hints=block.hints)
+    cpu_share = CpuShare(verify_threads)
+    admit(batch, rules, chain_id=chain_id, trust=trust, keep_hints=True, cpu_share=cpu_share)
     if Code.BAD_SIGNATURE in batch.codes:
         raise _copy_fault(block, f"signature of transaction {batch.codes.index(Code.BAD_SIGNATURE)}")
-    if bad_contents is not None:
-        index = next(index for index, code in enumerate(batch.codes) if code)
-        raise id_fault(block, f"transaction {index} ({bad_contents.slug})")
+    bad = next((index for index, code in enumerate(batch.codes) if code), None)
+    if bad is not None:
+        raise id_fault(block, f"transaction {bad} ({Code(batch.codes[bad]).slug})")
     wrong_hints = bool(block.hints) and not _agree(block.hints, batch.hints)
     return CheckedBlock(_with_hints(block, batch.hints), batch, wrong_hints)
 
 
-def readmit(block: Block, chain_id: bytes, rules: Rules) -> Admitted:
+def readmit(block: Block, chain_id: bytes, rules: Rules) -> Batch:
     """The transactions of a block that was checked before it was stored; its roots are looked at again.
 
     Raises ``BlockFault`` where the bytes are not what was stored.
     """
     _check_shape(block)
-    scan = _scan(block)
-    _check_roots(block, scan.txids)
-    batch = Admitted(scan, len(block.transactions), list(scan.statuses), [None] * block.count, block.hints)
-    check_contents(batch, chain_id, block.body.time_ms, rules.decode_in_block)
+    batch = _scan(block)
+    _check_roots(block, batch.scan.txids)
+    trust = Trust(signatures=True, hints=block.hints)
+    admit(batch, rules, chain_id=chain_id, trust=trust)
     if any(batch.codes):
         raise _copy_fault(block, "transaction")
     return batch
@@ -88,9 +89,9 @@ def _check_shape(block: Block) -> None:
         raise _copy_fault(block, "commitment")
 
 
-def _scan(block: Block) -> ScanBatch:
+def _scan(block: Block) -> Batch:
     try:
-        return scan_many(block.transactions, array("Q", block.offsets))
+        return Batch.of_block(block)
     except InputError as error:
         raise _copy_fault(block, "transactions") from error
 
@@ -108,7 +109,7 @@ def result_root(txids: bytes, results: bytes) -> bytes:
     return merkle_root(leaf_hashes(entries, offsets), hashed=True)
 
 
-def _take_known(batch: Admitted, pool: Mempool) -> dict[int, bytes]:
+def _take_known(batch: Batch, pool: Mempool) -> dict[int, bytes]:
     """Fills in what the pool has parsed and verified already; index -> hint of what need not be verified again."""
     known: dict[int, bytes] = {}
     if pool.is_empty:
@@ -137,7 +138,7 @@ def _with_hints(block: Block, hints: bytes) -> Block:
     )
 
 
-def pendings_of(block: Block, batch: Admitted, pool: Mempool) -> list[Pending]:
+def pendings_of(block: Block, batch: Batch, pool: Mempool) -> list[Pending]:
     """The transactions of a block that left the best chain, as they wait again."""
     found: list[Pending] = []
     for index, txid in enumerate(batch.txids):
@@ -148,7 +149,7 @@ def pendings_of(block: Block, batch: Admitted, pool: Mempool) -> list[Pending]:
     return found
 
 
-def pending_at(batch: Admitted, index: int, hints: bytes, source: bytes) -> Pending:
+def pending_at(batch: Batch, index: int, hints: bytes, source: bytes) -> Pending:
     """Transaction ``index`` of a batch that passed the border."""
     scan: ScanBatch = batch.scan
     body: Any = batch.bodies[index]

@@ -14,8 +14,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import chain
 
-from fastledger._native.scan import scan_many
-from fastledger.chain.admission import Admitted, check_contents, check_signatures, lay_out
+from fastledger.chain.admission import LOCAL, Batch, CpuShare, Pending, admit, lay_out
 from fastledger.chain.executor import Appended, Draft, Executor, Position
 from fastledger.chain.forks.block_store import BlockShelf
 from fastledger.chain.forks.blocks import check_copy, pending_at, pendings_of, readmit
@@ -31,7 +30,7 @@ from fastledger.chain.forks.events import (
 )
 from fastledger.chain.forks.header_intake import HeaderIntake
 from fastledger.chain.forks.headers import HeaderChain, KnownById
-from fastledger.chain.forks.mempool import LOCAL, Mempool, Pending
+from fastledger.chain.forks.mempool import Mempool
 from fastledger.chain.forks.templates import Template, target_of
 from fastledger.chain.store import NOWHERE, ChainStore
 from fastledger.consensus.engine import BlockBuilt, Engine, FinaliseBlock, SealBlock, Tip, TipMoved, WorkFound
@@ -39,8 +38,6 @@ from fastledger.consensus.tree import BlockTree, Entry, Status
 from fastledger.crypto.signing import SigningKey
 from fastledger.errors import BlockFault, Code, CorruptionError, InputError, StorageFullError
 from fastledger.limits import (
-    BATCH_BYTES_MAX,
-    BATCH_TRANSACTIONS_MAX,
     BLOCK_BYTES_MAX,
     BLOCK_TRANSACTIONS_MAX,
     CHECKED_BLOCKS_MAX,
@@ -89,6 +86,7 @@ class ForkChain:
         self._key = key
         self._erase = erase
         self._verify_threads = verify_threads
+        self._cpu_share = CpuShare(verify_threads)
         self._shelf = BlockShelf(journal, dead_bytes_min=journal_dead_bytes_min)
         position = executor.tip_position
         self.tree = BlockTree(engine, position.tip, self._root_header(position), work=position.work)
@@ -101,7 +99,7 @@ class ForkChain:
         # Of the connected blocks that are not final: what they appended, by id.
         self._connected: dict[bytes, Appended] = {}
         # Transactions of blocks that were checked and not connected yet.
-        self._checked: dict[bytes, Admitted] = {}
+        self._checked: dict[bytes, Batch] = {}
         self._drafts: dict[tuple[bytes, bytes, bytes], Draft] = {}
         self._own: dict[bytes, Block] = {}
         self._last_draft: Draft | None = None
@@ -439,25 +437,18 @@ class ForkChain:
 
         Raises ``InputError`` with ``OVERSIZED`` for a batch over the limits, as a whole.
         """
-        data, offsets = lay_out(encoded)
-        if len(encoded) > BATCH_TRANSACTIONS_MAX or len(data) > BATCH_BYTES_MAX:
-            raise InputError(
-                f"{len(encoded)} transactions, {len(data)} bytes in a batch", code=Code.OVERSIZED
-            )
-        scan = scan_many(data, offsets)
-        batch = Admitted(scan, len(data), list(scan.statuses), [None] * len(encoded))
+        batch = Batch.submitted(*lay_out(encoded), now_ms)
         self._mark_known(batch)
         rules = self._executor.rules_at(self._executor.tip_position.tip.height + 1)
-        check_contents(batch, self.chain_id, now_ms, rules.decode_body)
-        check_signatures(batch, self._verify_threads, keep_hints=True)
+        admit(batch, rules, chain_id=self.chain_id, keep_hints=True, cpu_share=self._cpu_share)
         return self._take(batch, source)
 
-    def accept(self, batch: Admitted, *, source: bytes = LOCAL) -> list[Code]:
+    def accept(self, batch: Batch, *, source: bytes = LOCAL) -> list[Code]:
         """The same for a batch that passed the border with its hints kept."""
         self._mark_known(batch)
         return self._take(batch, source)
 
-    def _mark_known(self, batch: Admitted) -> None:
+    def _mark_known(self, batch: Batch) -> None:
         """What waits, or stands in the best chain, is not looked at again."""
         self._store.renew()
         known = self._store.seqs_of_txids(batch.txids)
@@ -465,7 +456,7 @@ class ForkChain:
             if not batch.codes[index] and (txid in known or txid in self.mempool):
                 batch.codes[index] = Code.DUPLICATE
 
-    def _take(self, batch: Admitted, source: bytes) -> list[Code]:
+    def _take(self, batch: Batch, source: bytes) -> list[Code]:
         codes = [Code(code) for code in batch.codes]
         accepted: list[bytes] = []
         final_ms = self.final.time_ms

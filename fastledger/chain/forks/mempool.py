@@ -7,33 +7,14 @@ have them verified again; when that block is final it is forgotten.
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
 
+from fastledger.chain.admission import LOCAL, Pending
 from fastledger.errors import Code
 from fastledger.limits import (
     MEMPOOL_BYTES_MAX,
     MEMPOOL_SOURCE_TRANSACTIONS_MAX,
     MEMPOOL_TRANSACTIONS_MAX,
 )
-
-LOCAL = b""
-
-
-class Pending(NamedTuple):
-    """One verified transaction: its wire form, its 33-byte verification hint, its typed body, and its source.
-
-    ``source`` is empty for what this node's own users submit, and otherwise the name of the organisation that sent
-    it.
-    """
-
-    txid: bytes
-    encoded: bytes
-    hint: bytes
-    signer: bytes
-    body: Any
-    issued_ms: int
-    expires_ms: int
-    source: bytes = LOCAL
 
 
 class Mempool:

@@ -18,7 +18,7 @@ from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from typing import Any, TypeAlias, TypeVar
 
-from fastledger.chain.admission import Admitted
+from fastledger.chain.admission import Batch
 from fastledger.chain.forks.chain import ForkChain
 from fastledger.chain.forks.events import BlocksFinal, ChainEvent
 from fastledger.chain.forks.submissions import Answers, SubmissionTracker
@@ -79,12 +79,12 @@ class ForkPipeline(Stages):
 
     # Everyone's side.
 
-    def submit(self, admitted: Admitted, *, wait: bool) -> Submission:
+    def submit(self, batch: Batch, *, wait: bool) -> Submission:
         """Queues an admitted batch and returns its submission.
 
         Where the pool has no room it waits, or raises ``LedgerBusyError`` if ``wait`` is false.
         """
-        submission = Submission(admitted)
+        submission = Submission(batch)
         if not submission.count:
             submission.ordered.set_result([])
             submission.durable.set_result([])
@@ -98,7 +98,7 @@ class ForkPipeline(Stages):
                 self._changed.wait()
             self._raise_if_ended()
             self._coming_count += submission.count
-            self._coming_bytes += admitted.byte_count
+            self._coming_bytes += batch.byte_count
             self._submitted.add(submission)
             self._inbox.append(lambda chain: self._take(chain, submission))
             self._changed.notify_all()
@@ -107,7 +107,7 @@ class ForkPipeline(Stages):
     def _has_room(self, submission: Submission) -> bool:
         pool = self._chain.mempool
         count = len(pool) + self._coming_count + submission.count
-        byte_count = pool.byte_count + self._coming_bytes + submission.admitted.byte_count
+        byte_count = pool.byte_count + self._coming_bytes + submission.batch.byte_count
         return count <= pool.transactions_max and byte_count <= pool.bytes_max
 
     @property
@@ -228,18 +228,18 @@ class ForkPipeline(Stages):
                 subscriber(events)
 
     def _take(self, chain: ForkChain, submission: Submission) -> None:
-        admitted = submission.admitted
-        codes = chain.accept(admitted)
+        batch = submission.batch
+        codes = chain.accept(batch)
         with self._changed:
             self._coming_count -= submission.count
-            self._coming_bytes -= admitted.byte_count
-        asked = [txid for txid, code in zip(admitted.txids, codes, strict=True) if code in _MAY_BE_KNOWN]
+            self._coming_bytes -= batch.byte_count
+        asked = [txid for txid, code in zip(batch.txids, codes, strict=True) if code in _MAY_BE_KNOWN]
         known: dict[bytes, Outcome] = chain.verdicts(asked) if asked else {}
         expires = [
-            0 if code not in (Code.OK, Code.DUPLICATE) else admitted.scan.expires_ms(index)
+            0 if code not in (Code.OK, Code.DUPLICATE) else batch.scan.expires_ms(index)
             for index, code in enumerate(codes)
         ]
-        self._answer(self._tracker.add(submission, admitted.txids, codes, expires, known, chain.final.height))
+        self._answer(self._tracker.add(submission, batch.txids, codes, expires, known, chain.final.height))
 
     def _answer(self, answers: Answers[Submission]) -> None:
         for submission, outcomes in answers.ordered:

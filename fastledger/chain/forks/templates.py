@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from fastledger._native.ecdsa import HINTS_FULL
+from fastledger.chain.admission import Pending
 from fastledger.chain.executor import Draft
-from fastledger.chain.forks.mempool import Pending
 from fastledger.consensus.engine import Action, SearchWork
 from fastledger.errors import InputError
 from fastledger.model.block import HEADER_BYTES, Block, Header, HeaderBody

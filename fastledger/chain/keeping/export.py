@@ -21,7 +21,7 @@ from zlib import crc32
 import msgspec
 
 from fastledger._native.scan import scan_many
-from fastledger.chain.admission import Admitted, admit_block
+from fastledger.chain.admission import OWN_LOG, Batch, admit
 from fastledger.errors import CorruptionError, FormatVersionError, NotFoundError
 from fastledger.limits import COPY_CHUNK_BYTES, GENESIS_BYTES_MAX, LOG_FRAME_BYTES_MAX
 from fastledger.model.block import Block
@@ -97,9 +97,7 @@ class Exporter:
         for block, payload in self._each():
             if blobs is not None and block.count:
                 rules = rules_at(block.height)
-                batch = admit_block(
-                    block, chain_id=genesis.chain_id, rules=rules, verify_signatures=False
-                )
+                batch = admit(Batch.of_block(block), rules, chain_id=genesis.chain_id, trust=OWN_LOG)
                 for digest in named_envelopes(batch, rules):
                     self._envelope(blobs, digest)
             self._item(BLOCK, payload)
@@ -150,7 +148,7 @@ def _lines(block: Block, first_seq: int) -> Iterator[ExportLine]:
         )
 
 
-def named_envelopes(batch: Admitted, rules: Rules) -> Sequence[bytes]:
+def named_envelopes(batch: Batch, rules: Rules) -> Sequence[bytes]:
     """The digests of the envelopes that a block's transactions name, by the rule set of its height."""
     return [digest for _, digest in rules.envelopes(batch.bodies)]
 

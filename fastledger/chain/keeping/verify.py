@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from fastledger.chain.admission import admit_block
+from fastledger.chain.admission import Batch, admit
 from fastledger.chain.executor import Executor
 from fastledger.chain.keeping.snapshots import load_snapshot, starting_snapshot
 from fastledger.chain.replay import damaged_block, replay_log
@@ -190,12 +190,8 @@ class FreshChain:
             links = (block.header.previous_id, block.body.seal_ref)
             if links != (parent.block_id, seal_ref(self.run.engine, parent)):
                 raise _differs(block, "link to its parent")
-        batch = admit_block(
-            block,
-            chain_id=genesis.chain_id,
-            rules=self.run.rules_at(block.height),
-            verify_signatures=True,
-        )
+        rules = self.run.rules_at(block.height)
+        batch = admit(Batch.of_block(block), rules, chain_id=genesis.chain_id)
         if any(batch.codes):
             raise _differs(block, "transaction")
         txids = batch.scan.txids

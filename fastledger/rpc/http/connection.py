@@ -15,8 +15,8 @@ from aiohttp import web
 from fastledger.errors import BadRequestError, LedgerBusyError
 from fastledger.rpc.http.access import Access
 from fastledger.rpc.http.answers import drained, error_answer
+from fastledger.rpc.http.heads import HEAD_BYTES_MAX, KnownHeads, whole_head
 from fastledger.rpc.http.routes import Caller
-from fastledger.rpc.http.short_way import HEAD_BYTES_MAX, ShortWay, whole_head
 from fastledger.rpc.options import RpcOptions
 
 _BUSY_RETRY_MS = 1_000
@@ -71,7 +71,7 @@ class Connection(web.RequestHandler):
         self._at_request = True
         self._first: bytes | None = None
         self._received = 0
-        # Of the short way: whether an answer is under way, who waits for its end, what came meanwhile.
+        # Of the fast path: whether an answer is under way, who waits for its end, what came meanwhile.
         self._answering = False
         self._answered: asyncio.Future[None] | None = None
         self._held = b""
@@ -151,7 +151,7 @@ class Connection(web.RequestHandler):
     # What comes, and where in the stream of requests that is.
 
     def data_received(self, data: bytes) -> None:
-        """Bytes from the client: a request under a known head goes the short way, all else to aiohttp.
+        """Bytes from the client: a request under a known head goes the fast path, all else to aiohttp.
 
         aiohttp calls this without bytes where it goes on with what it has.
         """
@@ -162,7 +162,7 @@ class Connection(web.RequestHandler):
             self._hold(data)
             return
         if self._at_request:
-            if not (self._busy or self._ending) and self.listener.short_way.take(self, data):
+            if not (self._busy or self._ending) and self.listener.take_fast_path(self, data):
                 self.listener.requests_count += 1
                 return
             self._at_request = False
@@ -182,8 +182,8 @@ class Connection(web.RequestHandler):
         """The bytes of the head of ``request``, where it is all that came since the parser stood at a request."""
         if self._first is None:
             return None
-        known = self.listener.short_way.known(self._first)
-        head = whole_head(self._first, request) if known is None else known
+        known = self.listener.heads.find(self._first)
+        head = whole_head(self._first, request) if known is None else known[0]
         if head is None or self._received != len(head) + (request.content_length or 0):
             return None
         return head
@@ -259,7 +259,7 @@ class Connection(web.RequestHandler):
         if self.transport is None:
             raise ConnectionResetError
 
-    # The short way: aiohttp's part of the connection is idle while it is taken.
+    # The fast path: aiohttp's part of the connection is idle while it is taken.
 
     def _hold(self, data: bytes) -> None:
         """One request at a time: what comes before the answer to the last waits here, and more in the socket."""
@@ -325,14 +325,16 @@ class Listener(web.Server):
     def __init__(
         self,
         handler: Any,
-        short_way: ShortWay,
+        take_fast_path: "Callable[[Connection, bytes], bool]",
+        heads: KnownHeads,
         access: Access,
         options: RpcOptions,
         counters: "Counter[str]",
     ) -> None:
-        """``handler`` answers each request that does not go the short way; to be made on the loop that serves."""
+        """``handler`` answers each request that does not go the fast path; to be made on the loop that serves."""
         super().__init__(handler)
-        self.short_way = short_way
+        self.take_fast_path = take_fast_path
+        self.heads = heads
         self.is_revoked: Callable[[bytes], bool] = lambda _certificate: False
         self._tasks: set[asyncio.Task[None]] = set()
         self.loop = asyncio.get_running_loop()

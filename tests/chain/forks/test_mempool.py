@@ -4,7 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastledger import Code
-from fastledger.chain.forks.mempool import Mempool, Pending
+from fastledger.chain.admission import Pending
+from fastledger.chain.forks.mempool import Mempool
 
 
 def pending(number: int, *, size: int = 10, expires_ms: int = 1_000, source: bytes = b"") -> Pending:

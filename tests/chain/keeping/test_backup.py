@@ -366,7 +366,7 @@ def test_what_a_killed_restore_left_is_removed_by_the_next(
         raise CorruptionError("as if killed", path=str(partial))
 
     with monkeypatch.context() as patch:
-        patch.setattr("fastledger.chain.keeping.restore._prove", kill)
+        patch.setattr("fastledger.chain.restore._prove", kill)
         with pytest.raises(CorruptionError):
             restore_backup(tmp_path / "backup", tmp_path / "restored")
     assert not partial.exists()

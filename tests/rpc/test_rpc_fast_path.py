@@ -1,4 +1,4 @@
-"""The short way of a read answers as the long one does, whatever else comes over the connection."""
+"""The fast path of a read answers as the long one does, whatever else comes over the connection."""
 
 import asyncio
 import itertools
@@ -57,10 +57,10 @@ class Client:
 
 
 def short(node: NodeWorld) -> int:
-    return node.server.counters["rpc short"]
+    return node.server.counters["rpc fast"]
 
 
-async def test_a_known_head_takes_the_short_way_and_answers_the_same(node: NodeWorld) -> None:  # SPEC-RPC-12
+async def test_a_known_head_takes_the_fast_path_and_answers_the_same(node: NodeWorld) -> None:  # SPEC-RPC-12
     client = await Client.connect(node)
     first = await client.ask(call(1))
     assert short(node) == 0
@@ -91,10 +91,10 @@ CASES = [
 
 @pytest.mark.parametrize(("method", "params"), CASES)
 async def test_errors_are_the_same_on_both_ways(node: NodeWorld, method: str, params: str) -> None:
-    long_way = await (await Client.connect(node)).ask(call(7, method, params))
+    slow_path = await (await Client.connect(node)).ask(call(7, method, params))
     client = await Client.connect(node)
     await client.ask(call(7, method, params))
-    assert await client.ask(call(7, method, params)) == long_way
+    assert await client.ask(call(7, method, params)) == slow_path
 
 
 async def test_roles_are_looked_at_with_every_request(tmp_path: Path) -> None:  # SPEC-RPC-6
@@ -115,7 +115,7 @@ async def test_roles_are_looked_at_with_every_request(tmp_path: Path) -> None:  
         assert (await client.ask(call(1, "block.get", "{}")))[0] == 401
 
 
-async def test_rates_hold_on_the_short_way(tmp_path: Path) -> None:  # SPEC-RPC-7
+async def test_rates_hold_on_the_fast_path(tmp_path: Path) -> None:  # SPEC-RPC-7
     options = RpcOptions(rate=RateOptions(requests_per_second=0.001, requests_burst=3))
     async with serve_world(tmp_path / "ledger", options=options) as node:
         client = await Client.connect(node)

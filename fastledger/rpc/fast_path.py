@@ -1,35 +1,29 @@
-"""The short way of a short read: no second look at a head that was read before, and no task.
+"""The fast path of a short read: no second look at a head that was read before, and no task.
 
 A client on a kept connection sends the same head with every request of a length. The HTTP parser has read it, and the
 server has admitted what it says; the same bytes say the same again. So a request that comes in one piece, whose head
 is known byte for byte, goes from the socket straight to the reader's thread, and its answer straight back. Whatever
-is unlike that takes the long way, with the same result (SPEC-RPC-2, SPEC-RPC-6, SPEC-RPC-7 hold on both).
+is unlike that takes the slow path, with the same result (SPEC-RPC-2, SPEC-RPC-6, SPEC-RPC-7 hold on both).
 """
 
 import time
 from collections import Counter
-from typing import NamedTuple, Protocol
-
-from aiohttp import web
+from typing import Protocol
 
 from fastledger.errors import Code, RateLimitedError, UnauthenticatedError
 from fastledger.node.logs import AccessLog
 from fastledger.rpc.http.access import Access
 from fastledger.rpc.http.answers import Answer, error_answer
+from fastledger.rpc.http.heads import KnownHeads
 from fastledger.rpc.http.rate import RateLimits
 from fastledger.rpc.http.routes import Caller
 from fastledger.rpc.jsonrpc import JsonRpc, Reply
 
-HEADS_MAX = 512
-HEAD_BYTES_MAX = 1_024
-RPC_PATH = "/v1/rpc"
-_REQUEST_LINE = f"POST {RPC_PATH} HTTP/1.1\r\n".encode()
-_END = b"\r\n\r\n"
 _WORD = "post.v1.rpc"
 
 
 class Answering(Protocol):
-    """A connection, as far as the short way needs it."""
+    """A connection, as far as the fast path needs it."""
 
     caller: Caller
 
@@ -40,29 +34,7 @@ class Answering(Protocol):
         """Writes the answer, and reads on."""
 
 
-class Head(NamedTuple):
-    """What the short way has to know of a head: how long its body is and who says to send it."""
-
-    body_bytes: int
-    authorization: str | None
-
-
-def whole_head(data: bytes, request: web.BaseRequest) -> bytes | None:
-    """The head at the beginning of ``data``, where the parser made ``request`` of these very bytes.
-
-    ``data`` begins where a request does. That the request, written out again, gives the bytes up to the first empty
-    line shows that the parser took no others for its head, and that its length is what ``Content-Length`` says.
-    """
-    end = data.find(_END) + len(_END)
-    if end < len(_END) or "Transfer-Encoding" in request.headers or "Upgrade" in request.headers:
-        return None
-    version = request.version
-    line = f"{request.method} {request.raw_path} HTTP/{version.major}.{version.minor}\r\n"
-    fields = b"".join([b"%b: %b\r\n" % field for field in request.raw_headers])
-    return data[:end] if data[:end] == b"%b%b\r\n" % (line.encode(), fields) else None
-
-
-class ShortWay:
+class FastPath:
     """The heads that are known, and the dispatch of the requests under them."""
 
     def __init__(
@@ -72,6 +44,7 @@ class ShortWay:
         rates: RateLimits,
         counters: "Counter[str]",
         access_log: AccessLog | None,
+        heads: KnownHeads,
     ) -> None:
         """Works with the same parts as the server's dispatcher."""
         self._rpc = rpc
@@ -79,31 +52,16 @@ class ShortWay:
         self._rates = rates
         self._counters = counters
         self._access_log = access_log
-        self._heads: dict[bytes, Head] = {}
-
-    def known(self, data: bytes) -> bytes | None:
-        """The head at the beginning of ``data``, where it is one that was learned."""
-        head = data[: data.find(_END) + len(_END)]
-        return head if head in self._heads else None
-
-    def learn(self, head: bytes, request: web.BaseRequest) -> None:
-        """Remembers the head of a request that was admitted and whose body was read; see :func:`whole_head`."""
-        headers = request.headers
-        if head in self._heads or not head.startswith(_REQUEST_LINE) or "Expect" in headers:
-            return
-        if not request.keep_alive or request.content_length is None:
-            return
-        if len(self._heads) >= HEADS_MAX:
-            self._heads.clear()
-        self._heads[head] = Head(request.content_length, headers.get("Authorization"))
+        self._heads = heads
 
     def take(self, connection: Answering, data: bytes) -> bool:
-        """Answers ``data``, soon, where it is a short read under a known head; False: it has to go the long way."""
-        end = data.find(_END) + len(_END)
-        head = self._heads.get(data[:end])
-        if head is None or len(data) - end != head.body_bytes:
+        """Answers ``data``, soon, where it is a short read under a known head; False: it has to go the slow path."""
+        known = self._heads.find(data)
+        if known is None:
             return False
-        body = data[end:]
+        body, head = data[len(known[0]) :], known[1]
+        if len(body) != head.body_bytes:
+            return False
         found = self._rpc.short_read(body)
         if found is None:
             return False
@@ -113,7 +71,7 @@ class ShortWay:
             return False
         began = time.perf_counter()
         connection.begin_answer()
-        self._counters["rpc short"] += 1
+        self._counters["rpc fast"] += 1
         try:
             self._rates.take_request(caller)
         except RateLimitedError as error:

@@ -13,7 +13,7 @@ from pathlib import Path
 from shutil import copytree, rmtree
 from typing import BinaryIO
 
-from fastledger.chain.admission import admit_block
+from fastledger.chain.admission import Batch, admit
 from fastledger.chain.executor import Appended, Executor
 from fastledger.chain.keeping.backup import BackupFile, BackupManifest, Objects, read_manifest
 from fastledger.chain.keeping.export import (
@@ -377,7 +377,7 @@ class _Import:
             raise InputError(f"height {block.height} stands where {expected} belongs", code=Code.BAD_BLOCK)
         ref = self._log.append(block.height, payload, block.block_id)
         rules = executor.rules_at(block.height)
-        batch = admit_block(block, chain_id=executor.chain_id, rules=rules, verify_signatures=True)
+        batch = admit(Batch.of_block(block), rules, chain_id=executor.chain_id)
         if self._writer is not None or self._piece_bytes or not self._brought <= set(named_envelopes(batch, rules)):
             raise InputError("it does not name an envelope before it", code=Code.BAD_BLOCK)
         if executor.position is None:
