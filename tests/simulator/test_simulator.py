@@ -127,7 +127,7 @@ def state_forgets_a_consent(patch: Patch) -> None:
 
     def add(self: Overlay, layer: object) -> None:
         real(self, layer)
-        for key in [key for key in self.state if key[:1] == CONSENTS.prefix]:
+        for key in [key for key in self.state if key.startswith(CONSENTS.prefix)]:
             del self.state[key]
 
     real = Overlay.add
