@@ -37,11 +37,12 @@ LOCAL = b""
 
 @dataclass(slots=True)
 class Batch:
-    """A scanned batch, and what :func:`admit` has found: ``codes[i]`` is 0 where transaction i may enter a block.
+    """A scanned batch, and the findings of :func:`admit`: ``codes[i]`` is 0 where transaction i may enter a block.
 
-    It is judged for the moment ``time_ms``, and ``in_block`` where its transactions stand in a block already.
-    ``bodies[i]`` is its typed body, where it has one. ``hints`` are the column of verification hints (1 + n × 33
-    bytes) where somebody asked for them; ``ahead`` is what the index holds of the batch, where somebody has looked.
+    The batch is judged for the moment ``time_ms``, and ``in_block`` where its transactions stand in a block already.
+    ``bodies[i]`` is the typed body of transaction i, where it has one. ``hints`` are the column of verification
+    hints (1 + n × 33 bytes), where they were asked for. ``ahead`` is the index's answers for the batch, where they
+    were read.
     """
 
     scan: ScanBatch
@@ -67,7 +68,7 @@ class Batch:
 
     @classmethod
     def submitted(cls, data: Buffer, offsets: Buffer, now_ms: int) -> "Batch":
-        """Scans what somebody sent at ``now_ms``: transaction i is ``data[offsets[i]:offsets[i + 1]]``.
+        """Scans transactions that somebody sent at ``now_ms``: transaction i is ``data[offsets[i]:offsets[i + 1]]``.
 
         Raises ``InputError`` with ``OVERSIZED`` for a batch over the limits, as a whole.
         """
@@ -84,7 +85,10 @@ class Batch:
 
     @classmethod
     def of_block(cls, block: Block) -> "Batch":
-        """Scans the transactions of a block; raises ``InputError`` where its lengths are not theirs."""
+        """Scans the transactions of a block, judged for the block's own time.
+
+        Their lengths have to fit its bytes, as :meth:`Block.decode` checks; else ``ValueError``.
+        """
         scan = scan_many(block.transactions, array("Q", block.offsets))
         return cls(scan, len(block.transactions), block.body.time_ms, in_block=True)
 
@@ -107,11 +111,11 @@ class Pending(NamedTuple):
 
 
 class Trust(NamedTuple):
-    """What of a batch's signatures need not be verified, since this node has done it, or comes with help.
+    """The signatures of a batch that need no verification, since this node has done it, and help with the others.
 
-    ``signatures``: none is verified. ``known``: those of the transactions at these indexes are not; each has its
-    33-byte hint. ``hints`` are a column of hints that came with the batch, well-formed or not, right or wrong: wrong
-    ones cost time and change no verdict.
+    ``signatures``: none has to be verified. ``known``: those of the transactions at these indexes need not be; each
+    has its 33-byte hint. ``hints`` are a column of hints that came with the batch, well-formed or not, right or
+    wrong: wrong ones cost time and change no verdict.
     """
 
     signatures: bool = False
@@ -126,11 +130,11 @@ OWN_LOG = Trust(signatures=True)
 class CpuShare:
     """Divides the CPUs among batches that are verified at the same time.
 
-    A batch alone takes them all; beside others it takes its part, and leaves the executor room to run.
+    A batch that is alone takes them all; beside others it takes its part, and leaves the executor room to run.
     """
 
     def __init__(self, threads: int | None = None, times: StageTimes | None = None) -> None:
-        """``threads``: how many there are to divide; None: one for each CPU. ``times`` get the stage *verify*."""
+        """Takes the number of threads to divide, None for one for each CPU; ``times`` get the stage *verify*."""
         self._lock = threading.Lock()
         self._batches = 0
         self._threads = threads or default_threads()
@@ -138,7 +142,7 @@ class CpuShare:
 
     @contextmanager
     def threads(self) -> Iterator[int]:
-        """How many threads a batch that begins now should verify on."""
+        """Yields how many threads a batch that begins now should verify on, and counts the batch until the end."""
         with self._lock:
             self._batches += 1
             share = max(1, self._threads // self._batches)
@@ -151,14 +155,14 @@ class CpuShare:
 
 
 def lay_out(encoded: Sequence[bytes]) -> tuple[bytes, "array[int]"]:
-    """A batch in one buffer, and the n + 1 offsets of its transactions."""
+    """Returns a batch in one buffer, and the n + 1 offsets of its transactions."""
     return b"".join(encoded), array("Q", accumulate(map(len, encoded), initial=0))
 
 
 def cut_sequence(data: Buffer) -> memoryview:
-    """The n + 1 offsets of the transactions in a CBOR sequence (RFC 8742).
+    """Returns the n + 1 offsets of the transactions in a CBOR sequence (RFC 8742).
 
-    Raises ``InputError`` naming the byte where the sequence breaks: behind it nothing has a place any more.
+    Raises ``InputError`` naming the byte where the sequence breaks: no transaction can be found behind it.
     """
     offsets, status, offset = split(data)
     if status:
@@ -178,11 +182,12 @@ def admit(
 ) -> Batch:
     """Judges every transaction of a batch that has no code yet, and returns the batch.
 
-    It is the one way into a block: for what is submitted, for a block of others, and for one of the node's own log.
-    ``rules`` is the rule set of the block's height, or of the next block's; None where the block is known to be of
-    the chain, so that what its transactions say needs no judgement. ``missing_blobs`` tells which of the given envelope
-    digests the blob store lacks (None: nobody asks). ``keep_hints`` leaves the verification hints in the batch, for
-    who passes the transactions on. Bodies that are there already stay. Without ``cpu_share`` all CPUs verify.
+    All ways into a block lead through here: for transactions that are submitted, for a block of others, and for one
+    of the node's own log. ``rules`` is the rule set of the block's height, or of the next block's; None where the
+    block is known to be of the chain, so that the contents of its transactions need no judgement. ``missing_blobs``
+    returns those of the given envelope digests that the blob store lacks; None: no envelope is looked for.
+    ``keep_hints`` leaves the verification hints in the batch, for a caller that passes the transactions on. Bodies
+    that are there already stay. Without ``cpu_share`` all CPUs verify.
     """
     if rules is not None:
         _check_contents(batch, chain_id, rules)
@@ -197,13 +202,16 @@ def admit(
 
 
 def look_ahead(batch: Batch, rules: Rules, read_ahead: ReadAhead) -> None:
-    """Looks up here, where several batches are admitted at once, what their one executor would have to wait for."""
+    """Reads from the index here, where batches are admitted side by side, what their one executor will need."""
     if len(batch.codes) >= _READ_AHEAD_MIN:
         batch.ahead = read_ahead(rules.keys_read(batch.bodies), batch.txids)
 
 
 def _check_contents(batch: Batch, chain_id: bytes, rules: Rules) -> None:
-    """Chain, window, kind and body of everything whose form is right; bodies that are there already stay."""
+    """Checks chain, window, kind and body of every transaction whose form is right; sets its code and body.
+
+    Bodies that are there already stay.
+    """
     scan, codes, bodies, now_ms = batch.scan, batch.codes, batch.bodies, batch.time_ms
     decode_body = rules.decode_in_block if batch.in_block else rules.decode_body
     on_chain = scan.matches_chain(chain_id)
@@ -227,7 +235,7 @@ def _check_contents(batch: Batch, chain_id: bytes, rules: Rules) -> None:
 def _check_blobs(
     batch: Batch, rules: Rules, missing_blobs: Callable[[Sequence[bytes]], Sequence[bytes]]
 ) -> None:
-    """A record may enter only after its envelope is stored: else it would be on the chain and nowhere."""
+    """Refuses a record whose envelope is not stored: else it would be on the chain and nowhere."""
     named = rules.envelopes(batch.bodies)
     if not named:
         return
@@ -243,9 +251,9 @@ HINT_BYTES = 33
 def check_signatures(
     batch: Batch, threads: int | None = None, *, keep_hints: bool = False, trust: Trust = NOTHING
 ) -> None:
-    """Verifies in one native call the signatures of everything that is still standing, but for what is known.
+    """Verifies the signatures of all transactions without an error, but for those in ``trust``, in one native call.
 
-    With ``keep_hints`` the right hints are left in the batch, zeros where a transaction does not stand.
+    With ``keep_hints`` the right hints are left in the batch, zeros where a transaction is refused.
     """
     scan, codes, known = batch.scan, batch.codes, trust.known
     wanted = [index for index, code in enumerate(codes) if not code and index not in known]
@@ -266,7 +274,7 @@ def check_signatures(
 
 
 def _columns(scan: ScanBatch, wanted: Sequence[int], count: int) -> tuple[bytes, bytes, bytes]:
-    """Digests, signatures and keys of the transactions at ``wanted``."""
+    """Returns digests (n x 32 bytes), signatures (n x 64) and keys (n x 33) of the transactions at ``wanted``."""
     txids, signatures, signers = scan.txids, scan.signatures, scan.signers
     if len(wanted) == count:
         return txids, signatures, signers
@@ -299,5 +307,5 @@ def are_hints(hints: bytes, count: int) -> bool:
 
 
 def hint_at(hints: bytes, index: int) -> bytes:
-    """The hint of transaction ``index`` in a full column."""
+    """Returns the hint (33 bytes) of transaction ``index`` in a full column."""
     return hints[1 + HINT_BYTES * index : 1 + HINT_BYTES * (index + 1)]

@@ -47,7 +47,7 @@ _WORK_BYTES = 40
 
 
 class Position(NamedTuple):
-    """Where the chain stands after a block: all that is needed to go on from it, and what a checkpoint records."""
+    """The state of the chain after a block: all that is needed to go on from it, and what a checkpoint records."""
 
     tip: Tip
     ref: FrameRef
@@ -57,10 +57,10 @@ class Position(NamedTuple):
     work: int = 0
 
     def pack(self) -> bytes:
-        """As kept in the index's ``meta`` database, behind a CRC-32.
+        """Returns the position as it is kept in the index's ``meta`` database, behind a CRC-32.
 
-        LMDB has no checksums, and a wrong state root here would go into every block from here on. What only an
-        engine with work needs stands at the end, and not at all under others.
+        LMDB has no checksums, and a wrong state root here would go into every block from here on. The fields that
+        only an engine with work needs stand at the end, and are left out under others.
         """
         tip = self.tip
         fields = [tip.height, tip.block_id, tip.time_ms, tip.seal]
@@ -72,7 +72,7 @@ class Position(NamedTuple):
 
     @classmethod
     def unpack(cls, packed: bytes) -> "Position":
-        """The inverse of :meth:`pack`; raises ``InputError`` where the bytes are not what it made."""
+        """Returns the position that :meth:`pack` packed; raises ``InputError`` for bytes that it did not make."""
         checksum, data = packed[:_CHECKSUM_BYTES], packed[_CHECKSUM_BYTES:]
         if crc32(data) != int.from_bytes(checksum, "big"):
             raise InputError("the checkpoint does not match its checksum", code=Code.CORRUPT)
@@ -85,7 +85,7 @@ class Position(NamedTuple):
 
 @dataclass
 class Execution:
-    """What executing a run of transactions came to."""
+    """The results of executing a run of transactions: ids, codes, writes and index terms."""
 
     context: Context
     rules: Rules
@@ -94,40 +94,40 @@ class Execution:
     codes: list[Code] = field(default_factory=list)
 
     def run(self, txid: bytes, signer: bytes, body: Any) -> Code:
-        """Executes the next transaction of the block."""
+        """Executes the next transaction of the block and returns its code."""
         code = apply(self.context, self.rules, signer, body)
         self.txids[txid] = self.first_seq + len(self.codes)
         self.codes.append(code)
         return code
 
     def copy(self, lookup: Lookup) -> "Execution":
-        """One that goes on from here on its own; ``lookup`` reads the state before the block."""
+        """Returns an execution that goes on from here on its own; ``lookup`` reads the state before the block."""
         context = self.context.copy(View(lookup, dict(self.writes)))
         return Execution(context, self.rules, self.first_seq, dict(self.txids), list(self.codes))
 
     @property
     def time_ms(self) -> int:
-        """The block's time."""
+        """The block's time, UTC ms."""
         return self.context.time_ms
 
     @property
     def writes(self) -> Writes:
-        """What it changed in the state."""
+        """The state entries that were changed; None for one that was removed."""
         return self.context.view.writes
 
     @property
     def terms(self) -> TermLog:
-        """Under which terms the transactions are found."""
+        """The index terms under which the transactions are found."""
         return TermLog(self.context.terms.terms, self.context.terms.counts, self.first_seq)
 
     @property
     def results(self) -> bytes:
-        """The codes as n × u16 BE."""
+        """The result codes as n × u16 BE."""
         return struct.pack(f">{len(self.codes)}H", *self.codes)
 
 
 class Appended(NamedTuple):
-    """A block that stands in the log, not yet synced."""
+    """A block that was appended to the log and is not yet synced, and the envelopes that it erases."""
 
     layer: Layer
     erased: list[bytes]
@@ -143,7 +143,7 @@ class Roots(NamedTuple):
 
 
 class Draft(NamedTuple):
-    """What executing transactions on top of block ``parent_id`` comes to; nothing has changed yet.
+    """The results of executing transactions on top of block ``parent_id``; the chain is unchanged.
 
     ``taken[i]`` tells whether ``offered[i]`` may stand in the block.
     """
@@ -157,14 +157,14 @@ class Draft(NamedTuple):
 
 
 def genesis_writes(genesis: Genesis) -> Writes:
-    """The state that the genesis document itself installs."""
+    """Returns the state that the genesis document itself installs."""
     view = View(lambda _key: None)
     REGISTRY.install_genesis(view, genesis)
     return view.writes
 
 
 class Executor:
-    """One chain's tip and everything that the next block depends on."""
+    """One chain's tip and everything that the next block depends on. It belongs to one thread."""
 
     def __init__(
         self, *, genesis: Genesis, store: ChainStore, log: SegmentLog, engine: Engine, key: SigningKey | None
@@ -183,18 +183,21 @@ class Executor:
     # Starting.
 
     def resume(self, position: Position) -> None:
-        """Goes on from a checkpoint."""
+        """Takes the position of a checkpoint, to go on from it."""
         self.position = position
         self._history = HistoryTree.from_bytes(position.history)
 
     def start(self) -> Appended:
-        """Writes block 0 of a new chain."""
+        """Writes block 0 of a new chain to the log."""
         writes = genesis_writes(self.genesis)
         block = self.genesis.block(next_state_root(bytes(32), writes))
         return self._append(block, self._genesis_execution(writes))
 
     def start_from(self, block: Block, ref: FrameRef) -> Appended:
-        """Takes block 0 from the log, where it is the one that the genesis document gives."""
+        """Takes block 0 from the log.
+
+        Raises ``InputError`` where it is not the one that the genesis document gives.
+        """
         writes = genesis_writes(self.genesis)
         expected = self.genesis.block(next_state_root(bytes(32), writes))
         if block.encode() != expected.encode():
@@ -253,7 +256,7 @@ class Executor:
         return self._append(block, execution)
 
     def _begin(self, time_ms: int, proposer: bytes) -> Execution:
-        """An execution on top of the tip, with the proposer's reward paid."""
+        """Returns an execution on top of the tip, with the proposer's reward paid."""
         position = self.tip_position
         view = View(self.store.lookup())
         height = position.tip.height + 1
@@ -341,12 +344,12 @@ class Executor:
         return known
 
     def _known_outcome(self, txid: bytes, seq: int) -> Outcome:
-        """The verdict that a transaction got when it entered the chain."""
+        """Returns the verdict that a transaction got when it entered the chain."""
         height, entry = self.store.entry_of_seq(seq)
         return Outcome(txid, self.code_of(height, entry, seq), height, seq - entry.first_seq, duplicate=True)
 
     def code_of(self, height: int, entry: BlockEntry, seq: int) -> Code:
-        """The verdict on transaction number ``seq``, which stands in a block of the log, or did before pruning."""
+        """Returns the verdict on transaction number ``seq`` of a block that the log holds or held (pruned)."""
         if height < self._log.first_height:
             return self.store.code_of_seq(seq)
         return Code(Block.decode(self._log.read(entry.ref)).result(seq - entry.first_seq))
@@ -440,11 +443,11 @@ class Executor:
     # Forks: blocks that may leave the chain again.
 
     def plan(self, now_ms: int) -> BuildBlock:
-        """The terms under which the engine wants the next block built."""
+        """Returns the terms under which the engine wants the next block built."""
         return self._plan(now_ms)
 
     def draft(self, offered: tuple[Pending, ...], plan: BuildBlock, base: Draft | None = None) -> Draft:
-        """Executes verified transactions on top of the tip and moves nothing.
+        """Executes verified transactions on top of the tip and leaves the chain as it is.
 
         One that the chain holds, or that is not valid at the block's time, is left out. ``base`` is a draft of the
         same parent and plan for the first of ``offered``: those are not executed again.
@@ -466,7 +469,7 @@ class Executor:
         return Draft(self.tip_position.tip.block_id, plan, offered, taken, execution, roots)
 
     def body_of(self, draft: Draft) -> HeaderBody:
-        """The header body that commits to a draft, with extra nonce 0."""
+        """Returns the header body that commits to a draft, with extra nonce 0."""
         tip, roots = self.tip_position.tip, draft.roots
         return HeaderBody(
             height=tip.height + 1,
@@ -480,7 +483,7 @@ class Executor:
         )
 
     def seal(self, header: Header, body: HeaderBody, count: int) -> bytes:
-        """This node's seal of a block of ``count`` transactions."""
+        """Makes this node's seal of a block of ``count`` transactions."""
         return make_seal(self._signing_key(), self.chain_id, header, body, count)
 
     def connect(self, block: Block, batch: Batch | None, draft: Draft | None = None) -> Appended:
@@ -521,9 +524,10 @@ class Executor:
         return dropped
 
     def settle_final(self, blocks: Sequence[Block]) -> list[Layer]:
-        """The lowest connected blocks are final: appends them to the log, syncs it, and makes them visible.
+        """Appends the lowest connected blocks, which are final, to the log, syncs it, and makes them visible.
 
-        Returns their layers, which know where they lie by now. An error halts the log, and nothing is told.
+        Returns their layers, which name their places in the log. An error halts the log, and nothing becomes
+        visible.
         """
         positions = [*self._below[1:], self.tip_position][: len(blocks)]
         placed: list[Layer] = []

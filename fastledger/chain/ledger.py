@@ -63,7 +63,7 @@ class Ledger(Keeping, EntityReader):
     def __init__(
         self, directory: LedgerDirectory, genesis: Genesis, key: SigningKey | None, options: LedgerOptions
     ) -> None:
-        """Takes over an open directory; use :meth:`create` or :meth:`open`."""
+        """Takes over an open directory; callers use :meth:`create` or :meth:`open`."""
         self.genesis = genesis
         self.options = options
         self.is_replica = key is None
@@ -123,7 +123,7 @@ class Ledger(Keeping, EntityReader):
             self._parts = undo.pop_all()
 
     def _catch_up(self, checkpoint: Position | None, *, restored: bool) -> None:
-        """From the checkpoint to the end of the log."""
+        """Replays the log from the checkpoint to its end."""
         if checkpoint is not None:
             # Restored from a snapshot alone, the log may hold nothing yet.
             if max(self._log.end.height, self._log.first_height - 1) < checkpoint.tip.height:
@@ -146,7 +146,7 @@ class Ledger(Keeping, EntityReader):
         )
 
     def erase_again(self) -> None:
-        """Erases what every erased record names, as a replay would: for who restores envelopes from elsewhere."""
+        """Erases the envelopes of every erased record, as a replay would, after envelopes came from elsewhere."""
         with self._index.snapshot(whole=True) as view:
             self._erase(list(erased_envelopes(view)))
 
@@ -268,7 +268,7 @@ class Ledger(Keeping, EntityReader):
         return ledger
 
     def close(self) -> None:
-        """Answers everything submitted, writes a checkpoint and lets go of the directory. May be called twice."""
+        """Answers everything submitted, writes a checkpoint and gives up the directory. May be called twice."""
         with self._closing:
             if self._closed:
                 return
@@ -305,7 +305,7 @@ class Ledger(Keeping, EntityReader):
     def submit_nowait(
         self, batch: Sequence[bytes | Transaction], blobs: Sequence[bytes] = ()
     ) -> "Future[list[Outcome]]":
-        """Like :meth:`submit`, returning a future once the batch passed the border.
+        """Submits a batch as :meth:`submit` does, and returns a future once the batch passed the border.
 
         Raises ``LedgerBusyError`` with ``retry_after_ms`` where the queue is full.
         """
@@ -314,7 +314,7 @@ class Ledger(Keeping, EntityReader):
     def begin(
         self, batch: Sequence[bytes | Transaction], blobs: Sequence[bytes] = (), *, wait: bool = False
     ) -> Submission:
-        """Like :meth:`submit_nowait`, returning the batch with every stage of its way.
+        """Submits a batch and returns it as a :class:`Submission`, which tells every stage of its way.
 
         ``wait``: a full queue blocks instead of raising ``LedgerBusyError``.
         """
@@ -328,7 +328,7 @@ class Ledger(Keeping, EntityReader):
         return self._begin(*lay_out(encoded), wait=wait)
 
     def begin_sequence(self, data: bytes, *, wait: bool = False) -> Submission:
-        """The same for a CBOR sequence of transactions (RFC 8742), in which none becomes an object.
+        """Submits a CBOR sequence of transactions (RFC 8742) as :meth:`begin` does a batch; none becomes an object.
 
         Raises ``InputError`` naming the byte where the sequence breaks; nothing of it is taken then.
         """
@@ -363,9 +363,10 @@ class Ledger(Keeping, EntityReader):
         return submission
 
     def add_listener(self, listener: Listener) -> Callable[[], None]:
-        """Calls ``listener`` with the blocks that became durable, in order, soon after; returns how to stop it.
+        """Calls ``listener`` with the blocks that became durable, in order, soon after.
 
-        It runs on the thread that syncs: it must not raise, wait, or call the ledger.
+        Returns the function that ends it. It runs on the thread that syncs: it must not raise, wait, or call the
+        ledger.
         """
         self._listeners = (*self._listeners, listener)
 
@@ -381,16 +382,17 @@ class Ledger(Keeping, EntityReader):
     # Envelopes.
 
     def store_blobs(self, blobs: Sequence[bytes]) -> list[bytes]:
-        """Stores envelopes ahead of the records that name them; their digests, once they are durable.
+        """Stores envelopes ahead of the records that will name them, durably; returns their digests in order.
 
-        One that no record comes to name is collected (:meth:`collect_orphans`); ``LedgerBusyError``: too many wait.
+        One that no record comes to name is collected (:meth:`collect_orphans`); raises ``LedgerBusyError`` where too
+        many wait.
         """
         self._pipeline.check_running()
         with self.times.stage("blobs"):
             return self._envelopes.put_ahead(blobs)
 
     def open_uploads(self, limits: UploadLimits | None = None) -> Uploads:
-        """The directory of envelopes that come in pieces; its owner closes it before the ledger."""
+        """Opens the directory of envelopes that come in pieces; the caller closes it before the ledger."""
         return Uploads.open(
             self._directory.uploads_path,
             self._envelopes.adopt,
@@ -400,29 +402,36 @@ class Ledger(Keeping, EntityReader):
         )
 
     def missing_blobs(self, digests: Sequence[bytes]) -> list[bytes]:
-        """Those that have to be stored before a record may name them."""
+        """Returns those of the envelopes that have to be stored before a record may name them."""
         return self._envelopes.missing(digests)
 
     def blob_size(self, digest: bytes) -> int:
-        """How many bytes a stored envelope has; raises ``NotFoundError``."""
+        """Returns how many bytes a stored envelope has; raises ``NotFoundError``."""
         return self._blobs.size(digest)
 
     def blob_reader(self, digest: bytes, offset: int = 0) -> Generator[bytes, None, None]:
-        """A stored envelope in chunks, for whoever holds a grant; NotFoundError also if it is erased on the way."""
+        """Yields a stored envelope in chunks, for whoever holds a grant.
+
+        Raises NotFoundError also if it is erased on the way.
+        """
         return self._envelopes.reader(digest, offset)
 
     def authorise_read(self, access: bytes | Transaction) -> ReadGrant:
-        """Submits a signed ``access.read``; the grant is for :meth:`blob_reader`, and stands in the audit.
+        """Submits a signed ``access.read``; returns the grant for :meth:`blob_reader`.
 
-        Raises ``AccessRefused`` where the rules refuse (the refusal is audited too), ``TransactionError`` where the
-        transaction is rejected or was used before: each read is an audit entry of its own.
+        The read is on record in the chain. Raises ``AccessRefused`` where the rules refuse (the refusal is on record
+        too), ``TransactionError`` where the transaction is rejected or was used before: each read is a record of its
+        own.
         """
         transaction = access if isinstance(access, Transaction) else Transaction.decode(bytes(access))
         access_body(transaction)
         return self.grant_read(transaction, self.submit([transaction])[0])
 
     def grant_read(self, transaction: Transaction, outcome: Outcome) -> ReadGrant:
-        """The same for an ``access.read`` that was submitted, by its durable outcome."""
+        """Returns the grant of an ``access.read`` that was submitted, by its durable outcome.
+
+        Raises as :meth:`authorise_read`.
+        """
         check_granted(transaction.txid, outcome)
         access = access_body(transaction)
         record = self.entity(RECORDS, access.record)
@@ -436,18 +445,21 @@ class Ledger(Keeping, EntityReader):
         self._envelopes.check_permitted(grant)
 
     def read(self, access: bytes | Transaction) -> bytes:
-        """The envelope that a signed ``access.read`` asks for, whole; see :meth:`authorise_read`."""
+        """Returns the whole envelope that a signed ``access.read`` asks for. Raises as :meth:`authorise_read`."""
         return self._blobs.get(self.authorise_read(access).digest)
 
     def collect_orphans(self, older_than_ms: int, *, pause: Callable[[], None] = lambda: None) -> Collected:
-        """Destroys envelopes that no record has named for so long; see :meth:`Envelopes.collect_orphans`."""
+        """Destroys envelopes that no record has named for ``older_than_ms``; returns their number and bytes.
+
+        The time counts as for :meth:`Envelopes.collect_orphans`.
+        """
         return self._envelopes.collect_orphans(older_than_ms, pause=pause)
 
     # Reading.
 
     @property
     def chain_id(self) -> bytes:
-        """8 bytes that stand in every transaction of this chain."""
+        """The 8 bytes that stand in every transaction of this chain."""
         return self.genesis.chain_id
 
     @property
@@ -457,7 +469,7 @@ class Ledger(Keeping, EntityReader):
 
     @property
     def queue_depth(self) -> int:
-        """Batches that are submitted and not yet answered."""
+        """How many batches are submitted and not yet answered."""
         return self._pipeline.queue_depth
 
     @property
@@ -486,15 +498,18 @@ class Ledger(Keeping, EntityReader):
         return self._log.first_height
 
     def shared_snapshot(self) -> AbstractContextManager[None]:
-        """All reads of this thread inside it see one moment, and cost less together; for a short time."""
+        """Makes all reads of this thread see one moment for the length of the block, which should be short."""
         return self._store.shared_snapshot()
 
     def block(self, height: int) -> Block:
-        """The durable block at ``height``; raises ``NotFoundError``, with the code PRUNED for one that was pruned."""
+        """Returns the durable block at ``height``.
+
+        Raises ``NotFoundError``, with the code PRUNED for one that was pruned.
+        """
         return self.block_and_first_seq(height)[0]
 
     def block_and_first_seq(self, height: int) -> tuple[Block, int]:
-        """The same, and the number of its first transaction, counted from the chain's first."""
+        """Returns the block as :meth:`block` does, and the number of its first transaction in the chain, from 0."""
         entry = None
         if 0 <= height <= self.height:
             with self._store.snapshot() as snapshot:
@@ -506,7 +521,7 @@ class Ledger(Keeping, EntityReader):
         return self._read_block(entry.ref), entry.first_seq
 
     def get(self, txid: bytes) -> Entry:
-        """The transaction ``txid``; raises ``NotFoundError``, with the code PRUNED where its block was pruned."""
+        """Returns the transaction ``txid``; raises ``NotFoundError``, with PRUNED where its block was pruned."""
         with self._store.snapshot() as snapshot:
             seq = snapshot.seq_of_txid(txid)
             if seq is None or seq >= snapshot.end_seq:
@@ -514,15 +529,15 @@ class Ledger(Keeping, EntityReader):
             return load_entry(snapshot, self._read_block, seq)
 
     def query(self, query: Query | None = None, **conditions: Any) -> Page:
-        """A page of the transactions that meet ``query`` (or the conditions of one, as keywords)."""
+        """Returns a page of the transactions that meet ``query`` (or the conditions of one, as keywords)."""
         query = query or Query.of(**conditions)
         with self._store.snapshot() as snapshot:
             return run_query(query, snapshot, self._read_block, first_height=self.first_height)
 
     def prove(self, txid: bytes) -> bytes:
-        """The transparent statement of ``txid``: transaction and receipt in one, verifiable offline.
+        """Returns the transparent statement of ``txid``: transaction and receipt in one, verifiable offline.
 
-        See :func:`fastledger.verify_statement`. Raises ``NotFoundError``.
+        :func:`fastledger.verify_statement` verifies it. Raises ``NotFoundError``.
         """
         entry = self.get(txid)
         block = self.block(entry.height)
@@ -551,7 +566,7 @@ class Ledger(Keeping, EntityReader):
         self._pipeline.checkpoint()
 
     def status(self) -> dict[str, Any]:
-        """Figures for people and metrics."""
+        """Returns figures for people and metrics."""
         return {
             "chain_id": self.chain_id.hex(),
             "engine": self.genesis.engine,

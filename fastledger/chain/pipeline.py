@@ -30,8 +30,7 @@ __all__ = ["BUSY_RETRY_MS", "Pipeline", "Submission"]
 
 @dataclass(slots=True)
 class Group:
-    """A block from the executor to the syncer (None where all transactions were known), and the batches it answers.
-    """
+    """A block from the executor to the syncer (None where all was known), and the batches that it answers."""
 
     appended: Appended | None
     submissions: Sequence[Submission]

@@ -1,4 +1,4 @@
-"""From the log back to state: on opening, for reindexing, and to verify everything (SPEC-REP-1, SPEC-REP-2)."""
+"""Replay of the log into state: on opening, for reindexing, and to verify everything (SPEC-REP-1, SPEC-REP-2)."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +23,7 @@ def begin_or_replay(
 ) -> int:
     """Brings a new executor to the end of the log: writes block 0 where there is nothing, else replays the log.
 
-    Returns how many blocks were executed; raises as :func:`replay_log`.
+    Returns how many blocks were executed from the log; raises as :func:`replay_log`.
     """
     if executor.position is None and log.end.height < 0:
         executor.start()
@@ -70,7 +70,7 @@ def replay_log(
 
 
 def damaged_block(error: InputError, ref: FrameRef) -> CorruptionError:
-    """What is wrong with the block in a whole frame, as an error that names the frame."""
+    """Returns the error that names the frame of a block that is wrong in a whole frame."""
     return CorruptionError(str(error), path=f"log segment {ref.segment}", offset=ref.offset)
 
 
@@ -87,7 +87,7 @@ def replay_block(executor: Executor, block: Block, ref: FrameRef, verify: bool) 
 
 
 def checkpoint_if_due(store: ChainStore) -> None:
-    """Writes what has gathered to the index, where nobody else does."""
+    """Writes a checkpoint where enough has gathered, for a caller without a checkpointer thread."""
     if store.index.pending is not None:
         return  # there was no room for the one before
     frozen = store.freeze(transactions_min=CHECKPOINT_TRANSACTIONS, bytes_min=CHECKPOINT_BYTES)
@@ -97,7 +97,10 @@ def checkpoint_if_due(store: ChainStore) -> None:
 
 
 def checkpoint_position(index: Index, path: Path) -> Position | None:
-    """Where the index's checkpoint stands; None for an empty index. ``CorruptionError`` where it is damaged."""
+    """Returns the position of the index's checkpoint; None for an empty index.
+
+    Raises ``CorruptionError`` where it is damaged.
+    """
     value = index.get_meta(CHECKPOINT_KEY)
     if value is None:
         return None

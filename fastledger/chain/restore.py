@@ -64,7 +64,7 @@ _SMALL_BYTES = 8 * 1024 * 1024
 
 @contextmanager
 def _made_beside(destination: Path) -> Iterator[Path]:
-    """A place to make the directory in; moved to ``destination`` at the end of the block, durably.
+    """Yields a place to make a directory in, and moves it to ``destination`` at the end of the block, durably.
 
     The place is within a directory that a mark shows to be of such a making, so that what a crash left is removed by
     the next run, and what somebody else keeps under that name is not.
@@ -101,7 +101,7 @@ def restore_backup(
     progress: Progress | None = None,
     cancel: threading.Event | None = None,
 ) -> RestoreReport:
-    """Makes the ledger directory ``destination`` from a backup, every digest checked.
+    """Makes the ledger directory ``destination`` from a backup, every digest checked (SPEC-BAK-5).
 
     The index comes from the backup's snapshot where it has one, else from the log. Head and state root are those at
     the time of the backup; ``verify`` re-checks everything else. ``CorruptionError`` names the object that is not
@@ -139,7 +139,7 @@ def _copy_files(source: Path, manifest: BackupManifest, target: Path, pace: Pace
 
 
 def _copy_file(objects: Objects, entry: BackupFile, target: Path, pace: Pace) -> None:
-    """One file, with the zeros behind its data that were not backed up."""
+    """Copies one file, with the zeros behind its data that were not backed up."""
     path = objects.path_of(entry.sha256)
     files = objects.files
     files.make_dir(target.parent)
@@ -176,7 +176,7 @@ def _index_from_snapshot(root: Path, chain_id: bytes) -> None:
 
 
 def _prove(root: Path, *, verify: bool, pace: Pace) -> RestoreReport:
-    """Opens what was made; ``CorruptionError`` with the first problem where it does not verify."""
+    """Opens the ledger that was made; ``CorruptionError`` with the first problem where it does not verify."""
     with Ledger.open(root, replica=True) as ledger:
         ledger.erase_again()
         verified = ledger.verify(pace.tell) if verify else None
@@ -212,7 +212,8 @@ def restore_snapshot(
     """Makes the ledger directory ``destination`` from a snapshot alone: its state, and no block or envelope.
 
     ``genesis`` is the chain's genesis document. With ``node_key``, which is stored, sealed under ``password``, the
-    chain goes on from here. Who took the snapshot is believed about the state: the chain does not commit to it yet.
+    chain goes on from here. The maker of the snapshot is trusted with the state: the chain does not commit to it
+    yet.
     """
     pace = Pace(progress=progress, cancel=cancel)
     document = _genesis(genesis)
@@ -360,7 +361,7 @@ class _Import:
         self._brought.add(digest)
 
     def _flush(self) -> None:
-        """Stores the small envelopes that have gathered: one sync for all of them."""
+        """Stores the small envelopes that have gathered, with one sync for all of them."""
         self._blobs.put_many(self._small)
         self._small, self._small_bytes = [], 0
 

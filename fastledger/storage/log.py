@@ -202,7 +202,7 @@ class SegmentLog:
         """Writes one frame, not yet durable, and returns its place.
 
         The kernel gathers the buffers, nothing is copied here. ``height`` is the last one + 1 (any in an empty log),
-        ``block_id`` 32 opaque bytes. Raises InputError for another height or a frame that is too long.
+        ``block_id`` 32 opaque bytes. Raises InputError for another height or a frame that is too long. A
         StorageFullError or LedgerHaltedError halts the log; the frame is then not in it.
         """
         parts = _parts(payload)

@@ -22,7 +22,7 @@ from fastledger.state.registry import Rules
 
 
 class CheckedBlock(NamedTuple):
-    """A good copy with the right hints, its transactions parsed; and whether the hints that came with it were wrong."""
+    """A good copy with the right hints and its transactions parsed, and whether it came with wrong hints."""
 
     block: Block
     batch: Batch
@@ -38,11 +38,11 @@ def check_copy(
     known_seal: bytes,
     verify_threads: int | None,
 ) -> CheckedBlock:
-    """Checks everything about a copy but what executing it shows.
+    """Checks a copy of a block in everything but the results of executing it; raises ``BlockFault``.
 
-    ``rules`` is the rule set of the block's height, None where the id is known to be of the chain, so that what its
-    transactions say needs no judgement. Transactions whose very bytes ``pool`` holds are not verified again, nor a
-    seal that equals ``known_seal``. Raises ``BlockFault``.
+    ``rules`` is the rule set of the block's height, None where the id is known to be of the chain, so that the
+    contents of its transactions need no judgement. Transactions whose very bytes ``pool`` holds are not verified
+    again, nor a seal that equals ``known_seal``.
     """
     _check_shape(block)
     if block.seal != known_seal and not check_seals([block.sealed_header], chain_id, threads=1)[0]:
@@ -64,9 +64,9 @@ def check_copy(
 
 
 def readmit(block: Block, chain_id: bytes, rules: Rules) -> Batch:
-    """The transactions of a block that was checked before it was stored; its roots are looked at again.
+    """Parses the transactions of a block that was checked before it was stored; its roots are checked again.
 
-    Raises ``BlockFault`` where the bytes are not what was stored.
+    Raises ``BlockFault`` where the bytes are not those that were stored.
     """
     _check_shape(block)
     batch = _scan(block)
@@ -79,7 +79,7 @@ def readmit(block: Block, chain_id: bytes, rules: Rules) -> Batch:
 
 
 def _check_shape(block: Block) -> None:
-    """What :meth:`Block.decode` checks too: a block may have been put together from parts."""
+    """Checks the shape, as :meth:`Block.decode` does: a block may have been put together from parts."""
     sizes = len(block.lengths) % 4 == 0 and len(block.results) * 2 == len(block.lengths)
     if not sizes or block.count > BLOCK_TRANSACTIONS_MAX or len(block.transactions) > BLOCK_BYTES_MAX:
         raise _copy_fault(block, "number of transactions")
@@ -104,13 +104,13 @@ def _check_roots(block: Block, txids: bytes) -> None:
 
 
 def result_root(txids: bytes, results: bytes) -> bytes:
-    """The root over ids and codes that a body commits to (SPEC-BLK-4)."""
+    """Returns the root over ids and codes that a header body commits to (SPEC-BLK-4)."""
     entries, offsets = result_entries(txids, results)
     return merkle_root(leaf_hashes(entries, offsets), hashed=True)
 
 
 def _take_known(batch: Batch, pool: Mempool) -> dict[int, bytes]:
-    """Fills in what the pool has parsed and verified already; index -> hint of what need not be verified again."""
+    """Fills in what the pool has parsed already; returns index -> hint of the transactions that it has verified."""
     known: dict[int, bytes] = {}
     if pool.is_empty:
         return known
@@ -139,7 +139,7 @@ def _with_hints(block: Block, hints: bytes) -> Block:
 
 
 def pendings_of(block: Block, batch: Batch, pool: Mempool) -> list[Pending]:
-    """The transactions of a block that left the best chain, as they wait again."""
+    """Returns the transactions of a block that left the best chain, in the form in which they wait again."""
     found: list[Pending] = []
     for index, txid in enumerate(batch.txids):
         pending = pool.find(txid)
@@ -150,7 +150,7 @@ def pendings_of(block: Block, batch: Batch, pool: Mempool) -> list[Pending]:
 
 
 def pending_at(batch: Batch, index: int, hints: bytes, source: bytes) -> Pending:
-    """Transaction ``index`` of a batch that passed the border."""
+    """Returns transaction ``index`` of a batch that passed the border, in the form in which it waits."""
     scan: ScanBatch = batch.scan
     body: Any = batch.bodies[index]
     return Pending(
@@ -170,7 +170,7 @@ def _copy_fault(block: Block, what: str) -> BlockFault:
 
 
 def id_fault(block: Block, what: str, code: Code = Code.BAD_BLOCK) -> BlockFault:
-    """A fault that every copy of the block has."""
+    """Returns a fault that every copy of the block has, so that its id is condemned."""
     return BlockFault(
         f"block {block.block_id.hex()} has a wrong {what}", code=code, block_id=block.block_id, condemns=True
     )

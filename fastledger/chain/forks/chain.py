@@ -109,7 +109,7 @@ class ForkChain:
         self._final_height = position.tip.height
 
     def _root_header(self, position: Position) -> SealedHeader:
-        """The header of the last final block; where the log does not hold it, one that only marks its place."""
+        """Returns the header of the last final block; where the log does not hold it, a stand-in."""
         if position.ref != NOWHERE:
             return Block.decode(self._log.read(position.ref)).sealed_header
         return KnownById.at(position.tip)
@@ -147,12 +147,12 @@ class ForkChain:
 
     @property
     def work(self) -> int:
-        """Of the whole chain up to the tip."""
+        """The work of the whole chain up to the tip."""
         return self._best.work
 
     @property
     def state_root(self) -> bytes:
-        """After the tip."""
+        """The state root (32 bytes) after the tip."""
         return self._executor.tip_position.state_root
 
     # Headers.
@@ -168,29 +168,29 @@ class ForkChain:
             self._events += self._intake.take_events(self._best)
 
     def locator(self) -> list[bytes]:
-        """Ids of the best chain: dense near the tip, ever fewer down to genesis."""
+        """Returns ids of the best chain: dense near the tip, ever fewer down to genesis."""
         return self._headers.locator(self._best)
 
     def headers_after(self, locator: Sequence[bytes], limit: int) -> list[SealedHeader]:
-        """Up to ``limit`` headers of the best executed chain behind what ``locator`` shares with it."""
+        """Returns up to ``limit`` headers of the best executed chain behind what ``locator`` shares with it."""
         return self._headers.after(self._best, locator, limit)
 
     def wanted(self, limit: int) -> list[bytes]:
-        """Ids of blocks on the way to the best header that are to be fetched, lowest first."""
+        """Returns ids of blocks on the way to the best header that are to be fetched, lowest first."""
         return [entry.block_id for entry in self.tree.missing(limit)]
 
     def block_id_at(self, height: int) -> bytes | None:
-        """The id at a height of the best chain."""
+        """Returns the id of the best chain's block at a height, or None."""
         return self._headers.id_at(self._best, height)
 
     # Blocks.
 
     def has_block(self, block_id: bytes) -> bool:
-        """Whether :meth:`block` would give it."""
+        """Whether this node has a copy of the block, which :meth:`block` would return."""
         return block_id in self._shelf or self._headers.holds(block_id)
 
     def block(self, block_id: bytes) -> Block | None:
-        """A good copy of a block, final or not; None where this node has none."""
+        """Returns a good copy of a block, final or not; None where this node has none."""
         try:
             block = self._shelf.get(block_id)
         except (CorruptionError, InputError):
@@ -199,7 +199,7 @@ class ForkChain:
         return block or self._headers.final_block(block_id)
 
     def add_block(self, block: Block, now_ms: int) -> bool:
-        """Takes a copy of a block in and goes to the best branch; True where the block was new.
+        """Takes a copy of a block in and goes to the best branch; returns whether the block was new.
 
         The header comes along where its parent is known. A block from the future waits for its time. Raises
         ``BlockFault``: where it ``condemns``, no copy of the block is good, else another one may be.
@@ -226,7 +226,7 @@ class ForkChain:
         return True
 
     def _check_own_header(self, block: Block, now_ms: int) -> None:
-        """A block that brings its own header brings its seal: what is wrong with that is the copy's fault."""
+        """Adds the header that a block brings. A fault in its seal is the copy's fault."""
         try:
             self.add_headers([block.sealed_header], now_ms)
         except BlockFault as fault:
@@ -317,14 +317,14 @@ class ForkChain:
             self._checked.pop(other.block_id, None)
 
     def _lose(self, block_id: bytes) -> None:
-        """The journal gave back other bytes than it took: the copy is fetched again."""
+        """Forgets a copy that the journal gave back with other bytes, so that it is fetched again."""
         self._shelf.forget([block_id])
         entry = self.tree.get(block_id)
         if entry is not None and entry.has_data and block_id not in self._connected:
             self.tree.forget_data(block_id)
 
     def _moved(self, before: Entry) -> None:
-        """Tells of the way from ``before`` to the present tip; transactions leave the pool, or come back."""
+        """Reports the way from ``before`` to the present tip; transactions leave the pool, or come back."""
         drop, connect = self.tree.path(before, self._best)
         txids = [list(self._connected[entry.block_id].layer.txids) for entry in connect]
         if drop:
@@ -347,7 +347,7 @@ class ForkChain:
         return block
 
     def _put_back(self, drop: Sequence[Entry], kept: set[bytes]) -> None:
-        """What only dropped blocks held waits again, in the order in which it stood there."""
+        """Puts the transactions that only dropped blocks held back into the pool, in the order of the blocks."""
         returned: list[Pending] = []
         told: list[ChainEvent] = []
         for entry in reversed(drop):
@@ -362,21 +362,21 @@ class ForkChain:
 
     @property
     def has_news(self) -> bool:
-        """Whether :meth:`take_events` has something to tell."""
+        """Whether :meth:`take_events` has events to return."""
         return bool(self._events) or self._due() is not self.tree.root
 
     def take_events(self) -> list[ChainEvent]:
-        """What happened since the last call, in order; all of it is on the disk by now.
+        """Returns the events since the last call, in order; everything that they tell is on the disk.
 
         What has become final is moved to the log here. A write or sync that fails raises ``LedgerHaltedError`` or
-        ``StorageFullError``: nothing is told then, and the ledger has to be opened again.
+        ``StorageFullError``: no event is returned then, and the ledger has to be opened again.
         """
         self._settle()
         events, self._events = self._events, []
         return events
 
     def _settle(self) -> None:
-        """Journal first: what is final here must not be unmade by a power cut that takes what lies above it."""
+        """Syncs the journal, then makes blocks final: a power cut must not take the blocks above a final one."""
         self._shelf.sync()
         entry = self._due()
         if entry is not self.tree.root:
@@ -385,7 +385,7 @@ class ForkChain:
                 self._shelf.compact()
 
     def _due(self) -> Entry:
-        """The highest block that is to become final: not beside a heavier chain whose blocks are on their way."""
+        """Returns the highest block to become final: none off a heavier chain whose blocks are on their way."""
         target = min(self._final_height, self._best.height)
         return self.tree.agreed(target) if target > self.tree.root.height else self.tree.root
 
@@ -410,14 +410,14 @@ class ForkChain:
         self._events.append(BlocksFinal(layers, erased))
 
     def checkpoint(self) -> None:
-        """Writes what is final to the index, for who has no thread that does."""
+        """Writes what is final to the index, for a caller that has no checkpointer thread."""
         self._store.renew()
         while (frozen := self._store.freeze(transactions_min=0, bytes_min=0)) is not None:
             self._store.write_frozen(frozen)
             self._store.renew()
 
     def tick(self, now_ms: int) -> None:
-        """Takes in what waited for its time."""
+        """Takes in the headers and blocks whose time has come."""
         held = self._intake.ready(now_ms)
         for sealed in held.headers:
             with suppress(BlockFault):
@@ -427,7 +427,7 @@ class ForkChain:
                 self.add_block(block, now_ms)
 
     def _forget_strays(self) -> None:
-        """Gives up the blocks whose headers the tree has let go of."""
+        """Forgets the blocks whose headers the tree has dropped."""
         self._shelf.forget([block_id for block_id in self._shelf.ids() if self.tree.get(block_id) is None])
 
     # Transactions.
@@ -444,12 +444,12 @@ class ForkChain:
         return self._take(batch, source)
 
     def accept(self, batch: Batch, *, source: bytes = LOCAL) -> list[Code]:
-        """The same for a batch that passed the border with its hints kept."""
+        """Takes the good transactions of a batch that passed the border with its hints kept into the pool."""
         self._mark_known(batch)
         return self._take(batch, source)
 
     def _mark_known(self, batch: Batch) -> None:
-        """What waits, or stands in the best chain, is not looked at again."""
+        """Marks transactions that wait, or stand in the best chain, as DUPLICATE: they are not checked again."""
         self._store.renew()
         known = self._store.seqs_of_txids(batch.txids)
         for index, txid in enumerate(batch.txids):
@@ -474,12 +474,12 @@ class ForkChain:
         return codes
 
     def transaction(self, txid: bytes) -> bytes | None:
-        """The wire form of a transaction that waits, or stands in a block that is not final."""
+        """Returns the wire form of a transaction that waits, or stands in a block that is not final; else None."""
         pending = self.mempool.find(txid)
         return None if pending is None else pending.encoded
 
     def verdicts(self, txids: Sequence[bytes]) -> dict[bytes, Outcome]:
-        """What became of those of ``txids`` that the best chain holds, final or not."""
+        """Returns the verdicts on those of ``txids`` that the best chain holds, final or not."""
         found: dict[bytes, Outcome] = {}
         for txid, seq in self._store.seqs_of_txids(txids).items():
             height, entry = self._store.entry_of_seq(seq)
@@ -494,9 +494,9 @@ class ForkChain:
     # Mining.
 
     def template(self, now_ms: int) -> Template | None:
-        """The next block, executed and ready for its nonce; None where this node seals no blocks.
+        """Returns the next block, executed and ready for its nonce; None where this node seals no blocks.
 
-        Transactions stand in it in order of arrival. It is worth nothing any more once the tip has moved.
+        Transactions stand in it in order of arrival. It is worthless once the tip has moved.
         """
         if self._key is None:
             return None
@@ -513,7 +513,10 @@ class ForkChain:
         return Template(draft.parent_id, body, plan.bits, target, chosen, draft)
 
     def _draft(self, now_ms: int) -> Draft:
-        """What waits, executed; where little has changed since the last draft, only what came since."""
+        """Executes the transactions that wait.
+
+        Where little has changed since the last draft, it executes only those that came since.
+        """
         plan, last = self._executor.plan(now_ms), self._last_draft
         base = None
         if last is not None and last.parent_id == self.tip.block_id:
@@ -547,7 +550,7 @@ class ForkChain:
         return block
 
     def _drafted(self, block: Block) -> Draft | None:
-        """What this node's own template for this very block came to.
+        """Returns the draft of this node's own template for this very block, or None.
 
         Only where it is this node's: the reward goes to the proposer, and another who copies the roots lies.
         """

@@ -51,7 +51,10 @@ class Exporter:
     def __init__(
         self, log: SegmentLog, out: BinaryIO, pace: Pace, block_range: BlockRange, durable_height: int
     ):
-        """NotFoundError where the range begins before what is kept (PRUNED), InputError where it is none."""
+        """Takes an open log and where to write.
+
+        Raises NotFoundError (PRUNED) where the range begins before what is kept, InputError where it has no block.
+        """
         self.first, self.last = block_range.within(log.first_height, durable_height)
         self._log = log
         self._out = out
@@ -81,7 +84,7 @@ class Exporter:
         )
 
     def ndjson(self, first_seq: int) -> ExportReport:
-        """A line for each transaction; ``first_seq`` is the number of the first one."""
+        """Writes a line for each transaction; ``first_seq`` is the number of the first one."""
         seq = first_seq
         for block, _ in self._each():
             for line in _lines(block, seq):
@@ -90,7 +93,7 @@ class Exporter:
         return self._report()
 
     def blocks(self, genesis: Genesis, blobs: BlobStore | None, rules_at: RulesAt) -> ExportReport:
-        """The block file, with the envelopes that are still stored where ``blobs`` is given."""
+        """Writes the block file, with the envelopes that are still stored where ``blobs`` is given."""
         document = genesis.encoded
         flags = 0 if blobs is None else WITH_BLOBS
         self._write(_HEAD.pack(MAGIC, BLOCK_FILE_FORMAT_VERSION, flags, len(document)) + document)
@@ -149,7 +152,7 @@ def _lines(block: Block, first_seq: int) -> Iterator[ExportLine]:
 
 
 def named_envelopes(batch: Batch, rules: Rules) -> Sequence[bytes]:
-    """The digests of the envelopes that a block's transactions name, by the rule set of its height."""
+    """Returns the digests of the envelopes that a block's transactions name, by the rule set of its height."""
     return [digest for _, digest in rules.envelopes(batch.bodies)]
 
 
@@ -162,10 +165,10 @@ class Item(NamedTuple):
 
 
 class BlockFileReader:
-    """Reads a block file item by item; what it says is checked, not believed (SPEC-EXP-4)."""
+    """Reads a block file item by item and checks everything that it says (SPEC-EXP-4)."""
 
     def __init__(self, source: BinaryIO, name: str) -> None:
-        """Reads the head. CorruptionError, FormatVersionError."""
+        """Reads the head of the file; ``name`` is for errors. Raises CorruptionError or FormatVersionError."""
         self._source = source
         self._name = name
         self._hasher = hashlib.sha256()
@@ -182,7 +185,7 @@ class BlockFileReader:
         self.genesis = self._take(length)
 
     def items(self) -> Iterator[Item]:
-        """Blocks, pieces and envelopes, up to the end, which must be there and be right."""
+        """Yields blocks, pieces and envelopes up to the end, which must be there and be right."""
         blocks = 0
         while True:
             begin, digest = self.offset, self._hasher.digest()

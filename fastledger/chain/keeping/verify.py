@@ -1,8 +1,8 @@
-"""Re-checks everything from disk, with submissions waiting or beside them (SPEC-REP-3, SPEC-REP-4, SPEC-REP-5).
+"""Verification of everything from disk, with submissions waiting or beside them (SPEC-REP-3 to SPEC-REP-5).
 
 Beside submissions, what is checked is pinned: the log up to a durable height is executed again into a fresh index;
-when that is done the few blocks that came meanwhile are too, and only the comparison of the two indexes keeps old pages
-of the ledger's own. What an erasure changes in between is looked at twice.
+when that is done the few blocks that came meanwhile are too, and only the comparison of the two indexes keeps old
+pages of the ledger's own. What an erasure changes in between is checked twice.
 """
 
 from collections.abc import Callable, Iterator
@@ -42,7 +42,7 @@ PROBLEMS_MAX = 100
 
 @dataclass
 class Verification:
-    """One run over one ledger's parts. ``record_now`` gives a record as it stands at this moment, not when pinned."""
+    """One verification of a ledger. ``record_now`` returns a record as it is at this moment, not when pinned."""
 
     directory: LedgerDirectory
     genesis: Genesis
@@ -55,7 +55,10 @@ class Verification:
     report: VerifyReport = field(default_factory=VerifyReport)
 
     def check_log(self, pin: LogPin, *, online: bool) -> None:
-        """Every byte of the log: whole, where nothing is appended, else that of its sealed segments."""
+        """Checks every byte of the log.
+
+        With ``online``, while something may be appended, those of its sealed segments.
+        """
 
         def told(done: int, total: int) -> None:
             self.pace.spend(done - self.report.log_bytes)
@@ -66,14 +69,17 @@ class Verification:
             self.report.note(str(error))
 
     def check_blobs(self) -> None:
-        """Stored envelopes are whole."""
+        """Checks that stored envelopes are whole."""
         errors = self.blobs.verify(lambda done, total: self.pace.tell("blobs", done, total), self.pace.spend)
         for error in errors:
             self.report.note(str(error))
 
     @contextmanager
     def fresh_chain(self) -> Iterator["FreshChain"]:
-        """A chain of its own to execute the log into, in the ledger's ``tmp/``; pruned logs begin at a snapshot."""
+        """Yields an empty chain in the ledger's ``tmp/`` to execute the log into.
+
+        That of a pruned log begins at a snapshot.
+        """
         with self.directory.workspace() as folder:
             path = folder / "index"
             position = None
@@ -94,9 +100,9 @@ class Verification:
                 index.close()
 
     def check_records(self, view: IndexView) -> None:
-        """The envelopes of live records are there, those of erased records are gone.
+        """Checks that the envelopes of live records are there, and those of erased records are gone.
 
-        ``view`` is of the index built anew: what the ledger's own says of records may be what is damaged.
+        ``view`` is of the index built anew: what the ledger's own index says of records may be what is damaged.
         """
         total = view.count("state")
         for number, (key, value) in enumerate(view.iter_state(RECORDS.prefix)):
@@ -161,7 +167,7 @@ class FreshChain:
         return True
 
     def _check_kept_blocks(self, until_height: int, told: Callable[[int, Block], None]) -> None:
-        """The blocks that a pruned log still holds from before its snapshot: all but the state they led to."""
+        """Checks the blocks that a pruned log still holds from before its snapshot, not the state they led to."""
         history = HistoryTree()
         parent: Tip | None = None
         before: Tip | None = None  # the parent, as far as the index knows it for the first block
@@ -202,7 +208,7 @@ class FreshChain:
             raise _differs(block, "root")
 
     def compare(self, ours: IndexView) -> None:
-        """Holds the ledger's index, as one checkpoint left it, against this one."""
+        """Compares the ledger's index, as one checkpoint left it, with the one that was built."""
         report = self.run.report
         frozen = self.store.freeze(transactions_min=0, bytes_min=0)
         if frozen is not None:
