@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -19,12 +20,13 @@ from fastledger.errors import Code
 from fastledger.peers.fetch import BlockFetcher
 from fastledger.peers.network import PeerNetwork
 from fastledger.peers.scores import ScoreBoard
-from fastledger.state import transition
 from fastledger.state.context import Context
 from fastledger.storage.journal import ForkJournal
 from fastledger.storage.log import SegmentLog
+from fastledger.subjects.catalogue import REGISTRY
 from fastledger.subjects.consent import CONSENTS
 from fastledger.subjects.folder import FOLDERS, Folder, FolderOpen
+from fastledger.subjects.identity import actor
 from simulator.checkers import CHECKERS
 from simulator.hostile import KINDS
 from simulator.node import Node
@@ -143,11 +145,13 @@ def folders_opened_twice(patch: Patch) -> None:
     """A folder that is there is opened again, by whoever comes."""
 
     def open_again(ctx: Context, body: FolderOpen) -> None:
-        owner, _ = ctx.actor()
+        owner, _ = actor(ctx)
         for folder in body.folders:
             ctx.view.store(FOLDERS, folder, Folder(owner, 1))
 
-    patch.setitem(transition._RULES, FolderOpen, (open_again, transition._RULES[FolderOpen][1]))
+    rules = REGISTRY.rules(1)
+    planted = replace(rules.by_body[FolderOpen], rule=open_again)
+    patch.setattr(rules, "by_body", {**rules.by_body, FolderOpen: planted})
 
 
 def signatures_not_checked(patch: Patch) -> None:
