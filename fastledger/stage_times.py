@@ -1,4 +1,4 @@
-"""How long each stage of the hot path took: sums that an operator can turn into shares, and how they spread."""
+"""Times of the stages of the hot path: sums that an operator can turn into shares, and their distribution."""
 
 import threading
 import time
@@ -38,7 +38,7 @@ class StageTimes:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Adds the time spent inside to ``name``."""
+        """Adds the time that the block takes, in seconds, to the stage ``name``."""
         begin = time.perf_counter()
         try:
             yield
@@ -46,7 +46,7 @@ class StageTimes:
             self.add(name, time.perf_counter() - begin)
 
     def add(self, name: str, seconds: float) -> None:
-        """Adds one call of ``seconds``."""
+        """Adds one call of ``seconds`` to the stage ``name``."""
         with self._lock:
             self._seconds[name] = self._seconds.get(name, 0.0) + seconds
             self._calls[name] = self._calls.get(name, 0) + 1
@@ -57,15 +57,15 @@ class StageTimes:
             buckets[bisect_left(STAGE_BUCKETS_S, seconds)] += 1
 
     def snapshot(self) -> dict[str, tuple[float, int]]:
-        """Stage -> (seconds, calls)."""
+        """Returns stage -> (seconds, calls), both since the start."""
         with self._lock:
             return {name: (self._seconds[name], self._calls[name]) for name in self._seconds}
 
     def ended(self, name: str) -> float:
-        """When the last call of a stage ended, seconds of the Unix epoch; 0 where there was none."""
+        """Returns when the last call of a stage ended, seconds of the Unix epoch; 0 where there was none."""
         return self._ended.get(name, 0.0)
 
     def histograms(self) -> dict[str, tuple[tuple[int, ...], float]]:
-        """Stage -> (calls in each bucket of ``STAGE_BUCKETS_S`` and beyond, seconds)."""
+        """Returns stage -> (calls in each bucket of ``STAGE_BUCKETS_S`` and beyond, seconds), since the start."""
         with self._lock:
             return {name: (tuple(counts), self._seconds[name]) for name, counts in self._buckets.items()}

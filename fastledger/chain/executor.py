@@ -264,7 +264,7 @@ class Executor:
         return Execution(self._context(view, height, time_ms), self.rules_at(height), position.next_seq)
 
     def try_out(self, view: View, signer: bytes, body: Any, time_ms: int) -> Code:
-        """What the rules would say of a transaction in the next block, at ``time_ms``, over ``view``."""
+        """Returns the code that the rules give a transaction in the next block, at ``time_ms``, over ``view``."""
         height = self.tip_position.tip.height + 1
         return apply(self._context(view, height, time_ms), self.rules_at(height), signer, body)
 

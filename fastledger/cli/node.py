@@ -1,4 +1,4 @@
-"""``fastledger node`` and ``fastledger config``: make, start, stop and ask a node; check and explain its settings."""
+"""The commands ``fastledger node`` and ``fastledger config``: run and ask a node, check and explain settings."""
 
 import hashlib
 import os
@@ -91,7 +91,7 @@ def init_node(
 
 
 def _new_chain(folder: Path, password: str) -> Callable[[], dict[str, str]]:
-    """A chain of one organisation's own."""
+    """Returns what makes the ledger of a chain of one organisation's own."""
     from fastledger.cli.ledger import make_ledger
 
     return lambda: make_ledger(folder / "ledger", folder / "wallets.keystore", password)
@@ -100,7 +100,10 @@ def _new_chain(folder: Path, password: str) -> Callable[[], dict[str, str]]:
 def _joined_chain(
     folder: Path, genesis_path: Path, password_file: Path | None
 ) -> Callable[[], dict[str, str]]:
-    """A chain that organisations agreed on; the node's key was made before, so that it stands in the document."""
+    """Returns what makes the ledger of a chain that organisations agreed on.
+
+    The node's key was made before, so that it stands in the genesis document.
+    """
     from fastledger.chain.ledger import Ledger
     from fastledger.cli.genesis import load_genesis
     from fastledger.crypto.node_key import is_sealed, load_node_key
@@ -149,7 +152,7 @@ def _config(folder: Path, rpc: "RpcConfig") -> "NodeConfig":
 
 
 def _local_rpc(folder: Path) -> "RpcConfig":
-    """For this machine only; the operator shows a token."""
+    """Returns RPC settings for this machine only, where the operator shows a token; writes the token's file."""
     from fastledger.node.config.settings import AccessClient, AccessConfig, RpcConfig
 
     token = secrets.token_hex(32)
@@ -164,7 +167,10 @@ def _local_rpc(folder: Path) -> "RpcConfig":
 
 
 def _secure_rpc(folder: Path, hosts: tuple[str, ...]) -> "RpcConfig":
-    """Mutual TLS with a fresh authority; the operator shows a certificate, nobody is anonymous."""
+    """Returns RPC settings with mutual TLS under a fresh authority.
+
+    The operator shows a certificate; nobody is anonymous.
+    """
     from fastledger.node.authority import Authority
     from fastledger.node.config.settings import AccessClient, AccessConfig, RpcConfig, TlsConfig
 
@@ -322,7 +328,7 @@ def status(output: Output, config_path: Path, certificate: str, key: str, token_
 
 
 def _ask(address: str, name: str, context: "SSLContext | None", token: str) -> dict[str, Any]:
-    """A method's result; nothing where it is refused."""
+    """Calls a JSON-RPC method and returns its result; an empty one where it is refused."""
     call = msgspec.json.encode({"jsonrpc": "2.0", "id": 1, "method": name, "params": {}})
     _, body = fetch(f"{address}/v1/rpc", context, data=call, token=token)
     try:
@@ -370,7 +376,7 @@ def cancel(output: Output, target: Target, job: str) -> None:
 
 
 def _job(job: "JobView") -> dict[str, Any]:
-    """A job without its report, which who began it has."""
+    """Returns a job without its report, which the command that began the job has shown."""
     progress = job.progress
     return {
         "job": job.job,
@@ -385,7 +391,7 @@ def _job(job: "JobView") -> dict[str, Any]:
 
 
 def node_address(rpc: "RpcConfig") -> str:
-    """Where a node of that configuration is asked from its own machine."""
+    """Returns the URL at which a node of that configuration is asked from its own machine."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(rpc.host, rpc.host).strip("[]")  # noqa: S104 - compared, not bound
     scheme = "https" if rpc.tls.certificate else "http"
     return f"{scheme}://{f'[{host}]' if ':' in host else host}:{rpc.port}"

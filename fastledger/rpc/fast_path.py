@@ -23,19 +23,19 @@ _WORD = "post.v1.rpc"
 
 
 class Answering(Protocol):
-    """A connection, as far as the fast path needs it."""
+    """The part of a connection that the fast path uses."""
 
     caller: Caller
 
     def begin_answer(self) -> None:
-        """Nothing is read until the answer is written."""
+        """Stops reading requests until :meth:`end_answer`."""
 
     def end_answer(self, encoded: bytes) -> None:
-        """Writes the answer, and reads on."""
+        """Writes the encoded answer and goes on reading."""
 
 
 class FastPath:
-    """The heads that are known, and the dispatch of the requests under them."""
+    """The dispatch of short reads whose heads are known."""
 
     def __init__(
         self,
@@ -55,7 +55,10 @@ class FastPath:
         self._heads = heads
 
     def take(self, connection: Answering, data: bytes) -> bool:
-        """Answers ``data``, soon, where it is a short read under a known head; False: it has to go the slow path."""
+        """Answers ``data`` soon, through ``connection``, where it is a short read under a known head.
+
+        Returns whether it is. Where it is not, nothing was done, and the request has to take the slow path.
+        """
         known = self._heads.find(data)
         if known is None:
             return False

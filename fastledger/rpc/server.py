@@ -59,7 +59,7 @@ _WAITS: Mapping[str, Wait] = {word: word for word in get_args(Wait)}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Extras:
-    """What other parts of a node add to its wire."""
+    """The methods, routes and hooks that other parts of a node add to its server."""
 
     methods: Sequence[Method] = ()
     routes: Sequence[Route] = ()
@@ -132,7 +132,7 @@ class RpcServer:
 
     @property
     def port(self) -> int:
-        """Where it listens; of use where the options say 0."""
+        """The port on which the server listens; of use where the options say 0."""
         if self._server is None or not self._server.sockets:
             return self.options.port
         port: int = self._server.sockets[0].getsockname()[1]
@@ -140,7 +140,7 @@ class RpcServer:
 
     @property
     def url(self) -> str:
-        """Where clients on this machine find it."""
+        """The URL under which clients on this machine reach the server."""
         host = f"[{self.options.host}]" if ":" in self.options.host else self.options.host
         return f"{'http' if self._tls is None else 'https'}://{host}:{self.port}"
 
@@ -159,7 +159,7 @@ class RpcServer:
         await self.listener.shutdown(self.options.stop_timeout_ms / 1000)
 
     def figures(self) -> dict[str, int]:
-        """Counters since the start, and how much is open now."""
+        """Returns the counters since the start, and the numbers of connections, subscriptions and body bytes now."""
         return {
             **self.counters,
             "requests": self.listener.requests_count,
@@ -205,7 +205,7 @@ class RpcServer:
             self._note(word, status, code, seconds, call)
 
     def _note(self, word: str, status: int, code: Code, seconds: float, call: Call | None) -> None:
-        """One answered request, for the log."""
+        """Writes one answered request to the access log."""
         if self._access_log is not None:
             client = call.caller.name if call is not None and call.caller.authenticated else ""
             self._access_log.request(
@@ -213,7 +213,10 @@ class RpcServer:
             )
 
     def _admit(self, request: web.BaseRequest, route: Route, parameters: Mapping[str, str]) -> Call:
-        """Who it is, whether it may, and not too often (SPEC-RPC-6, SPEC-RPC-7)."""
+        """Returns the call of a caller who is known, has a role that the route takes, and keeps within its rate.
+
+        Raises the error for a caller who does not (SPEC-RPC-6, SPEC-RPC-7).
+        """
         of_connection = cast(Connection, request.protocol).caller
         try:
             caller = self.access.caller(request.headers.get("Authorization"), of_connection)
@@ -251,7 +254,7 @@ class RpcServer:
         return Answer(reply.body or b"", status=reply.status, headers=reply.headers)
 
     def _learn(self, request: web.BaseRequest) -> None:
-        """The next request with this head may take the fast path."""
+        """Makes the head of ``request`` known, so that the next request with this head may take the fast path."""
         head = cast(Connection, request.protocol).request_head(request)
         if head is not None:
             self._heads.learn(head, request)

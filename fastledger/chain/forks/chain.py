@@ -55,7 +55,7 @@ _DRAFTS_MAX = 2
 
 
 class ForkChain:
-    """One node's view of the chain: headers, blocks, the best branch, and the transactions that wait."""
+    """One node's view of the chain: headers, blocks, the best branch, and the transactions that wait for a block."""
 
     def __init__(
         self,

@@ -46,7 +46,7 @@ _LENGTHS_MAX = {BLOCK: LOG_FRAME_BYTES_MAX, PIECE: COPY_CHUNK_BYTES, ENVELOPE: 3
 
 
 class Exporter:
-    """One export over an open log; ``durable_height`` is where it ends at the latest."""
+    """One export over an open log, up to the end of the range or to ``durable_height``, whichever comes first."""
 
     def __init__(
         self, log: SegmentLog, out: BinaryIO, pace: Pace, block_range: BlockRange, durable_height: int

@@ -1,8 +1,8 @@
 """Connections at their lowest level: how many there may be, and how long one may take over a request (SPEC-RPC-7).
 
-The HTTP parser, pipelining and the order of answers are aiohttp's. What it leaves open is bounded here: headers that
-never end, answers that nobody reads, too many connections, and errors that would repeat what a client sent. Only names
-that aiohttp makes public are called or overridden; a test holds that.
+The HTTP parser, pipelining and the order of answers are aiohttp's. This module bounds what aiohttp leaves open:
+headers that never end, answers that nobody reads, too many connections, and errors that would repeat what a client
+sent. Only names that aiohttp makes public are called or overridden; a test holds that.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ _NEVER_S = 1e8
 
 
 class Connection(web.RequestHandler):
-    """One client's connection."""
+    """One client's connection: its caller, its deadlines, and its way between the fast path and aiohttp."""
 
     __slots__ = (
         "_answered",
@@ -50,7 +50,7 @@ class Connection(web.RequestHandler):
     )
 
     def __init__(self, listener: "Listener", **settings: Any) -> None:
-        """Made by :class:`Listener` for every connection that is accepted."""
+        """Takes the listener that accepted the connection, and the settings that it gives to each."""
         super().__init__(listener, loop=listener.loop, **settings)
         self.listener = listener
         self.write_timeout_ms = listener.options.write_timeout_ms
@@ -77,7 +77,7 @@ class Connection(web.RequestHandler):
         self._held = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Takes the connection, or tells it that there are too many and closes it."""
+        """Admits the connection, or answers that there are too many and closes it."""
         super().connection_made(transport)
         peer = transport.get_extra_info("peername")
         address = str(peer[0]) if isinstance(peer, tuple) and peer else "local"
@@ -98,7 +98,10 @@ class Connection(web.RequestHandler):
         self._look_later(self.listener.options.header_timeout_ms / 1000)
 
     def recheck(self) -> None:
-        """After certificates or roles changed: ends the connection, or sees who is there now."""
+        """Ends the connection where its certificate was revoked, else renews its caller.
+
+        For changed roles or lists.
+        """
         if self.transport is None:
             return
         if self._is_revoked():
@@ -119,7 +122,7 @@ class Connection(web.RequestHandler):
         self.force_close()
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Makes room for another one."""
+        """Ends timers and waiters, and makes room for another connection."""
         self._ending = True
         self._held = b""
         if self._watch is not None:
@@ -137,12 +140,12 @@ class Connection(web.RequestHandler):
         super().close()
 
     def force_close(self) -> None:
-        """Ends the connection."""
+        """Ends the connection at once."""
         self._ending = True
         super().force_close()
 
     async def shutdown(self, timeout: float | None = 15.0) -> None:  # noqa: ASYNC109 - the framework's signature
-        """Closes the connection, once what is being answered is, or ``timeout`` seconds have gone."""
+        """Closes the connection once the answer under way is written, or ``timeout`` seconds have gone."""
         if self._answering:
             self._answered = self.listener.loop.create_future()
             await asyncio.wait((self._answered,), timeout=timeout)
@@ -151,9 +154,9 @@ class Connection(web.RequestHandler):
     # What comes, and where in the stream of requests that is.
 
     def data_received(self, data: bytes) -> None:
-        """Bytes from the client: a request under a known head goes the fast path, all else to aiohttp.
+        """Takes bytes from the client: a request under a known head takes the fast path, all else goes to aiohttp.
 
-        aiohttp calls this without bytes where it goes on with what it has.
+        aiohttp calls this without bytes where it goes on with those that it has.
         """
         if not data:
             super().data_received(data)
@@ -174,12 +177,12 @@ class Connection(web.RequestHandler):
         super().data_received(data)
 
     def request_began(self) -> None:
-        """aiohttp has read a request's head and hands it to the server."""
+        """Marks the connection as busy: aiohttp has read a request's head and hands it to the server."""
         self._busy = True
         self._head_since = 0.0
 
     def request_head(self, request: web.BaseRequest) -> bytes | None:
-        """The bytes of the head of ``request``, where it is all that came since the parser stood at a request."""
+        """Returns the bytes of the head of ``request``, or None where other bytes came with the request."""
         if self._first is None:
             return None
         known = self.listener.heads.find(self._first)
@@ -189,12 +192,15 @@ class Connection(web.RequestHandler):
         return head
 
     def request_written(self, request: web.BaseRequest) -> None:
-        """The answer to ``request`` was written, though the client may not have taken it."""
+        """Notes that the answer to ``request`` was written, though the client may not have taken it."""
         self._at_request = self.request_head(request) is not None
         self._first = None
 
     def request_ended(self, *, keep_alive: bool) -> None:
-        """The client has taken the answer; without ``keep_alive`` the connection is about to be closed."""
+        """Notes that the client has taken the answer.
+
+        Without ``keep_alive`` the connection is about to be closed.
+        """
         self._head_since = 0.0
         self._idle_since = self.listener.loop.time()
         self._busy = not keep_alive
@@ -226,7 +232,7 @@ class Connection(web.RequestHandler):
         self._look_later(min(left, head_s))
 
     def _end_headers(self) -> None:
-        """The headers took too long."""
+        """Answers 408 and ends the connection, since the headers took too long."""
         self.counters["header_timeouts"] += 1
         if self.transport is not None:
             error = BadRequestError("the headers did not come in time", status=408)
@@ -236,12 +242,12 @@ class Connection(web.RequestHandler):
     # Answers that the client does not take.
 
     def pause_writing(self) -> None:
-        """What was written lies unread."""
+        """Notes that the client does not read what was written."""
         super().pause_writing()
         self.is_write_paused = True
 
     def resume_writing(self) -> None:
-        """The client reads again."""
+        """Notes that the client reads again, and wakes those who wait for it."""
         super().resume_writing()
         self.is_write_paused = False
         self._wake_writer()
@@ -251,7 +257,10 @@ class Connection(web.RequestHandler):
             self._unpaused.set_result(None)
 
     async def writable(self) -> None:
-        """Returns once the client takes what is written; raises ``ConnectionResetError`` where it has gone."""
+        """Returns once the client takes the bytes that were written.
+
+        Raises ``ConnectionResetError`` where it has gone.
+        """
         while self.is_write_paused and self.transport is not None:
             if self._unpaused is None or self._unpaused.done():
                 self._unpaused = self.listener.loop.create_future()
@@ -262,13 +271,13 @@ class Connection(web.RequestHandler):
     # The fast path: aiohttp's part of the connection is idle while it is taken.
 
     def _hold(self, data: bytes) -> None:
-        """One request at a time: what comes before the answer to the last waits here, and more in the socket."""
+        """Keeps bytes that came before the last answer was written, and stops reading: one request at a time."""
         self._held += data
         if self.transport is not None and not self.transport.is_closing():
             self.transport.pause_reading()
 
     def begin_answer(self) -> None:
-        """Nothing is read until :meth:`end_answer`."""
+        """Holds all input until :meth:`end_answer`."""
         self._answering = True
 
     def end_answer(self, encoded: bytes) -> None:
@@ -307,7 +316,10 @@ class Connection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """What is not HTTP, or too long a header: one answer without a word of what was sent, and nothing logged."""
+        """Returns the answer to input that is not HTTP, or to too long a header.
+
+        The answer repeats no word that was sent, and nothing is logged.
+        """
         self.counters["http_errors"] += 1
         if status >= 500 and exc is not None:
             return error_answer(exc, keep_alive=False)
@@ -315,7 +327,7 @@ class Connection(web.RequestHandler):
         return error_answer(error, keep_alive=False)
 
     def log_exception(self, *args: Any, **kw: Any) -> None:
-        """aiohttp would log the exception's text, which may repeat the input."""
+        """Counts the error. aiohttp would log its text, which may repeat the input."""
         self.counters["connection_errors"] += 1
 
 
@@ -355,11 +367,11 @@ class Listener(web.Server):
         }
 
     def __call__(self) -> web.RequestHandler:
-        """A protocol for a new connection."""
+        """Returns the protocol of a new connection."""
         return Connection(self, **self._settings)
 
     def recheck(self) -> None:
-        """Ends the connections whose certificates were revoked, and looks again at who the others are."""
+        """Ends the connections whose certificates were revoked, and renews the callers of the others."""
         for connection in list(self.connections):
             cast(Connection, connection).recheck()
 
@@ -370,7 +382,7 @@ class Listener(web.Server):
         task.add_done_callback(self._tasks.discard)
 
     def admit(self, address: str) -> bool:
-        """Whether one more connection fits; counts it where it does."""
+        """Whether one more connection from ``address`` fits; counts it where it does."""
         of_address = self._by_address.get(address, 0)
         if (
             self.open_connections >= self.options.connections_max
@@ -382,7 +394,7 @@ class Listener(web.Server):
         return True
 
     def release(self, address: str) -> None:
-        """The connection has gone."""
+        """Uncounts a connection from ``address``, which has ended."""
         self.open_connections -= 1
         left = self._by_address[address] - 1
         if left:

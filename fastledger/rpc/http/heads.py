@@ -12,14 +12,14 @@ _END = b"\r\n\r\n"
 
 
 class Head(NamedTuple):
-    """What the fast path has to know of a head: how long its body is and who says to send it."""
+    """The facts of a head that the fast path needs: the body's length, and the ``Authorization`` that was sent."""
 
     body_bytes: int
     authorization: str | None
 
 
 def whole_head(data: bytes, request: web.BaseRequest) -> bytes | None:
-    """The head at the beginning of ``data``, where the parser made ``request`` of these very bytes.
+    """Returns the head at the beginning of ``data``, or None unless the parser made ``request`` of these very bytes.
 
     ``data`` begins where a request does. That the request, written out again, gives the bytes up to the first empty
     line shows that the parser took no others for its head, and that its length is what ``Content-Length`` says.
@@ -40,13 +40,17 @@ class KnownHeads:
         self._heads: dict[bytes, Head] = {}
 
     def find(self, data: bytes) -> tuple[bytes, Head] | None:
-        """The head at the beginning of ``data`` and what it says, where it is one that was learned."""
+        """Returns the head at the beginning of ``data`` and the facts in it, or None where it was not learned."""
         found = data[: data.find(_END) + len(_END)]
         head = self._heads.get(found)
         return None if head is None else (found, head)
 
     def learn(self, head: bytes, request: web.BaseRequest) -> None:
-        """Remembers the head of a request that was admitted and whose body was read; see :func:`whole_head`."""
+        """Stores the head of a request that was admitted and whose body was read.
+
+        :func:`whole_head` shows that ``head`` is that of ``request``. Where the table is full, all others are
+        dropped.
+        """
         headers = request.headers
         if head in self._heads or not head.startswith(_REQUEST_LINE) or "Expect" in headers:
             return
