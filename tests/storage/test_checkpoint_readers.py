@@ -17,7 +17,7 @@ from fastledger.storage import keys
 from fastledger.storage.index import Index, IndexView
 from fastledger.storage.log import FrameRef
 
-TERMS = [b"\2" + bytes([n]) * 16 for n in range(3)]
+TERMS = [b"\x00\x02" + bytes([n]) * 16 for n in range(3)]
 KEYS = [b"key %d" % n for n in range(30)]
 TXIDS_MAX = 1_000
 

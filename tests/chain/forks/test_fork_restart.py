@@ -21,8 +21,6 @@ from fastledger.chain.forks.events import BlockConnected, BlocksFinal, Reorganis
 from fastledger.errors import LedgerError, LedgerHaltedError
 from fastledger.model.block import Block
 
-SUPPORT = Path(__file__).resolve().parents[2] / "support"
-
 
 @pytest.fixture(scope="module")
 def story(tmp_path_factory: pytest.TempPathFactory) -> tuple[Genesis, list[Block]]:
@@ -256,7 +254,7 @@ def test_kill_minus_nine_again_and_again(pair: tuple[list[Path], Clock]) -> None
         process = subprocess.Popen(
             [
                 sys.executable,
-                str(SUPPORT / "fork_miner.py"),
+                str(Path(__file__).with_name("fork_miner.py")),
                 *map(str, paths),
                 str(clock.now_ms),
             ],

@@ -11,7 +11,6 @@ import aiohttp
 import msgspec
 import pytest
 from node_world import raw_client, until
-from test_rpc import SEQUENCE
 from world import new_wallet
 
 from fastledger import Ledger, Role
@@ -19,7 +18,7 @@ from fastledger.clock import system_clock_ms
 from fastledger.daemon import process as daemon
 from fastledger.daemon.pidfile import running
 from fastledger.node.config.settings import LedgerConfig, LogConfig, NodeConfig
-from fastledger.rpc.protocol import decode_outcomes
+from fastledger.rpc.protocol import CBOR_SEQUENCE_TYPE, decode_outcomes
 
 SCRIPT = """
 import sys
@@ -88,7 +87,7 @@ async def test_it_stops_under_load_with_every_answer_given(
         async with raw_client(url) as client:
             try:
                 status, body = await client.post(
-                    "/v1/transactions", b"".join(tx.encoded for tx in chunk), SEQUENCE
+                    "/v1/transactions", b"".join(tx.encoded for tx in chunk), CBOR_SEQUENCE_TYPE
                 )
             except aiohttp.ClientError:
                 return  # it came too late to be taken
