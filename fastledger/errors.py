@@ -176,6 +176,9 @@ class Code(int):
     NOT_A_PROPOSER = _number(324, "the node's key is not a proposer of the chain")
     READ_ONLY = _number(325, "the ledger was opened to read alone")
 
+    # Around the API and the command line.
+    BAD_TIME = _number(330, "not a moment: a time of day, a date or an offset is missing or wrong")
+
     # The ledger itself.
     LOCKED = _number(900, "another process has the ledger open")
     CLOSED = _number(901, "the ledger was closed")

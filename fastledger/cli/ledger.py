@@ -8,6 +8,7 @@ import click
 from fastledger.cli.options import (
     ID16,
     TABLE_ID,
+    TIME,
     TXID,
     LedgerCommand,
     Target,
@@ -107,8 +108,8 @@ def status(output: Output, target: Target) -> None:
 @click.option("--code", help="Result code, by name (consent-missing) or number.")
 @click.option("--from-height", type=int)
 @click.option("--to-height", type=int)
-@click.option("--from-time-ms", type=int, help="Block time, UTC milliseconds.")
-@click.option("--to-time-ms", type=int)
+@click.option("--from-time", type=TIME, help="Block time, such as 2026-01-31T08:30Z, or UTC milliseconds.")
+@click.option("--to-time", type=TIME, help="Block time, the last one.")
 @click.option("--newest-first", is_flag=True)
 @click.option("--cursor", type=int, help="Go on from the cursor that the page before gave.")
 @click.option("--limit", type=click.IntRange(1, QUERY_PAGE_MAX), default=QUERY_PAGE_DEFAULT)

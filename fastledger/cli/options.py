@@ -12,6 +12,7 @@ import click
 from fastledger.cli.output import Output, fail
 from fastledger.errors import Code, FastLedgerError, InputError, LedgerError, StorageFullError
 from fastledger.limits import PASSWORD_BYTES_MAX
+from fastledger.times import time_ms
 
 if TYPE_CHECKING:
     from fastledger.chain.ledger import Ledger
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 # As patient as the client library: a node that is being restarted comes back within it.
 RETRY_FOR_S = 60
+# As many digits as any 64-bit number has.
+MS_DIGITS_MAX = 20
 PASSWORD_VARIABLE = "FASTLEDGER_PASSWORD"  # noqa: S105 - the name of a variable, not a password
 
 
@@ -270,6 +273,22 @@ class TableId(click.ParamType[tuple[str, bytes]]):
         return name, ID16.convert(text, param, ctx)
 
 
+class TimeType(click.ParamType[int]):
+    """A moment: ISO 8601 text with an offset, or UTC milliseconds in digits. A command gets the milliseconds."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Returns UTC milliseconds, or fails with a usage error that says how a time is written."""
+        if isinstance(value, str) and value.isascii() and value.removeprefix("-").isdigit():
+            return int(value[:MS_DIGITS_MAX])
+        try:
+            return time_ms(value)
+        except InputError as error:
+            self.fail(error.args[0], param, ctx)
+
+
 ID16 = HexBytes(16)
+TIME = TimeType()
 TABLE_ID = TableId()
 TXID = HexBytes(32)

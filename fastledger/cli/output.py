@@ -31,6 +31,12 @@ from fastledger.errors import (
     LedgerLockedError,
     UnreachableError,
 )
+from fastledger.times import time_text
+
+# How the names of moments end; every other number of milliseconds is a duration.
+_MOMENTS = tuple(
+    f"_{name}_ms" for name in ("time", "created", "issued", "expires", "started", "until", "not_after", "revoked")
+)
 
 
 class Exit(IntEnum):
@@ -66,7 +72,7 @@ class Output:
             return
         if title:
             click.secho(title, bold=True)
-        for name, item in value.items():
+        for name, item in _for_people(value).items():
             if isinstance(item, list):
                 click.echo(f"{name}: {len(item)}")
                 for line in item:
@@ -124,6 +130,21 @@ class ProgressBar:
         if self._display is not None:
             changes = {} if label is None else {"description": label}
             self._display.update(self._task, completed=done, total=total, **changes)
+
+
+def _for_people(value: Any) -> Any:
+    """An answer with its moments as ISO 8601 text, under names without the unit; 0 stands for none."""
+    if isinstance(value, list):
+        return [_for_people(item) for item in value]
+    if not isinstance(value, Mapping):
+        return value
+    shown: dict[str, Any] = {}
+    for name, item in value.items():
+        if isinstance(item, int) and f"_{name}".endswith(_MOMENTS):
+            shown[name.removesuffix("_ms")] = time_text(item) if item else "-"
+        else:
+            shown[name] = _for_people(item)
+    return shown
 
 
 def _line(item: Any) -> str:

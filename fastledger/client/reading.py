@@ -98,6 +98,9 @@ class NodeReader:
             for name, value in asdict(query).items()
             if value is not None
         }
+        for name in ("from_time", "to_time"):
+            if name in params:
+                params[f"{name}_ms"] = params.pop(name)
         params["ids"] = {name: value.hex() for name, value in query.ids.items()}
         if query.code is not None:
             params["code"] = int(query.code)

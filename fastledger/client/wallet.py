@@ -43,6 +43,7 @@ from fastledger.subjects.identity import (
     Role,
 )
 from fastledger.subjects.record import RecordAmend, RecordErase, RecordPut
+from fastledger.times import Time, time_ms
 
 WALLET_FORMAT_VERSION = 1
 VALIDITY_MS = 60 * 60 * 1000
@@ -151,10 +152,12 @@ class Wallet:
         """Makes the wallet's key an identity."""
         return self.sign(IdentityRegister(role=role, kem=self.kem_public))
 
-    def endorse(self, subject: bytes, role: Role, *, until_ms: int | None = None) -> Transaction:
+    def endorse(self, subject: bytes, role: Role, *, until: Time | None = None) -> Transaction:
         """Vouches for another identity's role, for a year unless told otherwise."""
-        until = self._clock_ms() + YEAR_MS if until_ms is None else until_ms
-        return self.sign(IdentityEndorse(subject=subject, role=role, until_ms=until))
+        return self.sign(IdentityEndorse(subject=subject, role=role, until_ms=self._until_ms(until)))
+
+    def _until_ms(self, until: Time | None) -> int:
+        return self._clock_ms() + YEAR_MS if until is None else time_ms(until, "until")
 
     def rotate_to(self, successor: "Wallet") -> Transaction:
         """Hands the identity to ``successor``'s keys; once durable, ``successor.take_over(self)`` completes it."""
@@ -313,7 +316,7 @@ class Wallet:
         *,
         purposes: Sequence[Purpose],
         rights: Right = Right.READ,
-        until_ms: int | None = None,
+        until: Time | None = None,
         consent: bytes | None = None,
     ) -> Transaction:
         """Lets ``grantee`` use folders for ``purposes``; their keys travel inside, wrapped to ``grantee_kem``."""
@@ -328,7 +331,7 @@ class Wallet:
                 keys=list(wrapped.keys),
                 purposes=list(purposes),
                 rights=int(rights),
-                until_ms=self._clock_ms() + YEAR_MS if until_ms is None else until_ms,
+                until_ms=self._until_ms(until),
                 wrap=wrapped.wrap,
             )
         )

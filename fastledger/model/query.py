@@ -9,6 +9,7 @@ from fastledger.errors import Code, InputError
 from fastledger.limits import QUERY_PAGE_DEFAULT
 from fastledger.model.fields import ID_BYTES
 from fastledger.model.transaction import Transaction
+from fastledger.times import Time, time_ms
 
 Topic: TypeAlias = Literal["blocks", "transactions", "alerts"]
 """What can be followed."""
@@ -18,11 +19,11 @@ Topic: TypeAlias = Literal["blocks", "transactions", "alerts"]
 class Query:
     """The conditions of a query, all of which must hold.
 
-    Ids are 16 bytes; heights and block times (UTC ms) bound a range, both ends included. ``signer`` and ``subject``
-    are identity ids: of the one who signed, and of the one whom the transaction concerns. ``ids`` names entities by
-    their tables, ``{"record": id}``, and finds the transactions that name them. ``code`` finds refusals. ``alerts``
-    finds refusals and revoked identities, which someone should look at. ``cursor`` is the ``next_cursor`` of the
-    page before.
+    Ids are 16 bytes; heights and block times bound a range, both ends included. A time is an aware ``datetime``, ISO
+    8601 text or UTC milliseconds (:mod:`fastledger.times`). ``signer`` and ``subject`` are identity ids: of the one
+    who signed, and of the one whom the transaction concerns. ``ids`` names entities by their tables, ``{"record":
+    id}``, and finds the transactions that name them. ``code`` finds refusals. ``alerts`` finds refusals and revoked
+    identities, which someone should look at. ``cursor`` is the ``next_cursor`` of the page before.
     """
 
     kind: str | None = None
@@ -34,11 +35,28 @@ class Query:
     alerts: bool = False
     from_height: int | None = None
     to_height: int | None = None
-    from_time_ms: int | None = None
-    to_time_ms: int | None = None
+    from_time: Time | None = None
+    to_time: Time | None = None
     newest_first: bool = False
     cursor: int | None = None
     limit: int = QUERY_PAGE_DEFAULT
+
+    def __post_init__(self) -> None:
+        """Turns the times into UTC milliseconds; raises ``InputError`` with ``BAD_TIME`` for what is none."""
+        for name in ("from_time", "to_time"):
+            given = getattr(self, name)
+            if given is not None:
+                object.__setattr__(self, name, time_ms(given, name))
+
+    @property
+    def from_time_ms(self) -> int | None:
+        """``from_time`` in UTC milliseconds."""
+        return None if self.from_time is None else time_ms(self.from_time)
+
+    @property
+    def to_time_ms(self) -> int | None:
+        """``to_time`` in UTC milliseconds."""
+        return None if self.to_time is None else time_ms(self.to_time)
 
     def check(self) -> None:
         """Raises ``InputError`` with ``BAD_QUERY`` where an id does not have 16 bytes or the code does not exist."""

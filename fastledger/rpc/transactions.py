@@ -28,8 +28,6 @@ _PLAIN = (
     "kind",
     "from_height",
     "to_height",
-    "from_time_ms",
-    "to_time_ms",
     "newest_first",
     "cursor",
     "limit",
@@ -112,6 +110,7 @@ def query_of(params: QueryParams) -> Query:
     for name in _IDS:
         text = getattr(params, name)
         values[name] = None if text is None else bytes.fromhex(text)
+    values["from_time"], values["to_time"] = params.from_time_ms, params.to_time_ms
     values["ids"] = {name: bytes.fromhex(text) for name, text in params.ids.items()}
     try:
         code = None if params.code is None else Code(params.code)

@@ -42,8 +42,8 @@ class Fact:
         ranges = {
             "from_height": self.height >= conditions.get("from_height", self.height),
             "to_height": self.height <= conditions.get("to_height", self.height),
-            "from_time_ms": self.time_ms >= conditions.get("from_time_ms", self.time_ms),
-            "to_time_ms": self.time_ms <= conditions.get("to_time_ms", self.time_ms),
+            "from_time": self.time_ms >= conditions.get("from_time", self.time_ms),
+            "to_time": self.time_ms <= conditions.get("to_time", self.time_ms),
         }
         named = (conditions[name] in self.terms.get(name, ()) for name in NAMES if name in conditions)
         return all(ranges.values()) and all(named)
@@ -249,8 +249,8 @@ def conditions_of(history: History) -> st.SearchStrategy[dict[str, Any]]:
         optional={
             "from_height": heights,
             "to_height": heights,
-            "from_time_ms": moments,
-            "to_time_ms": moments,
+            "from_time": moments,
+            "to_time": moments,
         },
     )
 
@@ -270,7 +270,7 @@ def test_ranges_hold_both_ends(history: History) -> None:  # SPEC-QRY-2
     for fact in history.facts:
         for conditions in (
             {"from_height": fact.height, "to_height": fact.height},
-            {"from_time_ms": fact.time_ms, "to_time_ms": fact.time_ms},
+            {"from_time": fact.time_ms, "to_time": fact.time_ms},
         ):
             found = [entry.txid for entry in ledger.query(**conditions)]
             assert found == history.matching(conditions)
@@ -498,8 +498,8 @@ def test_bounds_beyond_the_chain_are_no_error(world: World, number: int, newest_
         below, above = ([], everything) if number < 0 else (everything, [])
         assert world.ledger.query(from_height=number, **query).entries == above
         assert world.ledger.query(to_height=number, **query).entries == below
-        assert world.ledger.query(from_time_ms=number, **query).entries == above
-        assert world.ledger.query(to_time_ms=number, **query).entries == below
+        assert world.ledger.query(from_time=number, **query).entries == above
+        assert world.ledger.query(to_time=number, **query).entries == below
         assert world.ledger.query(cursor=number, **query).entries == (below if newest_first else above)
 
 
@@ -507,8 +507,8 @@ def test_an_empty_chain_answers(tmp_path: Path) -> None:  # SPEC-QRY-1
     with Ledger.create(tmp_path / "ledger") as ledger:
         for conditions in (
             {},
-            {"from_time_ms": 5},
-            {"to_time_ms": 5},
+            {"from_time": 5},
+            {"to_time": 5},
             {"from_height": 0},
             {"signer": NOBODY},
         ):

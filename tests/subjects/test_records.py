@@ -171,7 +171,7 @@ def test_every_refusal_has_its_reason_and_its_audit(world: World) -> None:  # SP
     assert refusal(world, world.clinic.access(record, Purpose.TREATMENT)) == CONSENT_MISSING
     world.grant(world.clinic, "laboratory")
     assert refusal(world, world.clinic.access(record, Purpose.TREATMENT)) == CONSENT_MISSING
-    grant = world.grant(world.clinic, until_ms=world.clock() + 1000)
+    grant = world.grant(world.clinic, until=world.clock() + 1000)
     assert refusal(world, world.clinic.access(record, Purpose.RESEARCH)) == PURPOSE_NOT_ALLOWED
     assert world.ledger.read(world.clinic.access(record, Purpose.TREATMENT)) == sealed.blob
     world.clock.advance(1000)
