@@ -1,4 +1,4 @@
-"""What stands in a transaction: the base of all bodies, and which kind has which (SPEC-BODY-1).
+"""The base of all transaction bodies, and the table of which kind has which body (SPEC-BODY-1).
 
 A subject module declares a struct for each of its kinds and a rule over it
 (:meth:`fastledger.state.subject.Subject.rule`); that enters it here. No field may hold clinical data, a name or any

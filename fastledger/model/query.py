@@ -1,4 +1,4 @@
-"""What is asked of a chain's transactions, and what is found: pure values, the same in a ledger and over the wire."""
+"""Queries for transactions and the pages that they find: pure values, the same in a ledger and over the wire."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields

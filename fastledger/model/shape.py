@@ -58,7 +58,7 @@ def unwrap(type_: inspect.Type) -> Shape:
 
 
 def shape_of(type_: Any) -> Shape:
-    """The shape of a Python type annotation."""
+    """Returns the shape of a Python type annotation."""
     return unwrap(inspect.type_info(type_))
 
 

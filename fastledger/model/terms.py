@@ -22,22 +22,22 @@ CODE: Final = b"\x00\x05"
 
 
 def kind_name(kind: str) -> bytes:
-    """The 16-byte name of a kind of transaction in the table KIND."""
+    """Returns the 16-byte name of a kind of transaction in the table KIND."""
     return hashlib.sha256(b"fastledger/kind/" + kind.encode()).digest()[:NAME_BYTES]
 
 
 def kind_term(kind: str) -> bytes:
-    """The 18-byte term of a kind of transaction."""
+    """Returns the 18-byte term of a kind of transaction."""
     return KIND + kind_name(kind)
 
 
 def code_name(code: int) -> bytes:
-    """The 16-byte name of a result code in the table CODE."""
+    """Returns the 16-byte name of a result code in the table CODE."""
     return code.to_bytes(NAME_BYTES, "big")
 
 
 def code_term(code: int) -> bytes:
-    """The 18-byte term of a result code."""
+    """Returns the 18-byte term of a result code."""
     return CODE + code_name(code)
 
 
