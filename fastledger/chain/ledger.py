@@ -51,7 +51,6 @@ from fastledger.storage.blobs.uploads import UploadLimits, Uploads
 from fastledger.storage.directory import LedgerDirectory
 from fastledger.storage.index import Index
 from fastledger.storage.log import FrameRef, SegmentLog
-from fastledger.subjects.identity import NOT_AUTHORISED
 from fastledger.subjects.record import RECORDS
 
 Listener: TypeAlias = Callable[[Sequence[Layer]], None]
@@ -204,7 +203,7 @@ class Ledger(Keeping, EntityReader):
         """
         document = genesis if isinstance(genesis, Genesis) else Genesis.decode(genesis)
         if node_key is not None and node_key.public_key not in document.proposers:
-            raise InputError("the node's key is not a proposer of this chain", code=NOT_AUTHORISED)
+            raise InputError("the node's key is not a proposer of this chain", code=Code.NOT_A_PROPOSER)
 
         def fill(directory: LedgerDirectory) -> None:
             SegmentLog.create(directory.root, document.chain_id).close()
@@ -236,7 +235,7 @@ class Ledger(Keeping, EntityReader):
             genesis = Genesis.decode(directory.read_genesis())
             key = None if replica else node_key or load_node_key(directory.node_key_path, password)
             if key is not None and key.public_key not in genesis.proposers:
-                raise InputError("the node's key is not a proposer of this chain", code=NOT_AUTHORISED)
+                raise InputError("the node's key is not a proposer of this chain", code=Code.NOT_A_PROPOSER)
         except BaseException:
             directory.close()
             raise
@@ -258,6 +257,8 @@ class Ledger(Keeping, EntityReader):
         """
         directory = LedgerDirectory.open(Path(path))
         try:
+            # A chain that this release cannot read keeps what it has.
+            Genesis.decode(directory.read_genesis())
             # In this order: whatever erasure the second forgets, the whole log, executed again, does again.
             Index.destroy(directory.index_path)
             BlobStore.destroy_index(directory.blobs_path)
@@ -338,7 +339,7 @@ class Ledger(Keeping, EntityReader):
     def _check_takes(self) -> None:
         self._pipeline.check_running()
         if self.is_replica:
-            raise InputError("a replica takes nothing in", code=NOT_AUTHORISED)
+            raise InputError("a replica takes nothing in", code=Code.READ_ONLY)
 
     def _begin(self, data: bytes, offsets: Buffer, *, wait: bool) -> Submission:
         pins = Pins(self._envelopes)

@@ -49,7 +49,6 @@ from fastledger.storage.files import OsFiles
 from fastledger.storage.index import Index
 from fastledger.storage.log import SegmentLog
 from fastledger.storage.snapshot import SnapshotFiles
-from fastledger.subjects.identity import NOT_AUTHORISED
 
 # What a backup may put into a ledger directory, and nothing else.
 _PATHS = re.compile(
@@ -246,7 +245,7 @@ def _store_key(
     if node_key is None:
         return
     if node_key.public_key not in genesis.proposers:
-        raise InputError("the node's key is not a proposer of this chain", code=NOT_AUTHORISED)
+        raise InputError("the node's key is not a proposer of this chain", code=Code.NOT_A_PROPOSER)
     save_node_key(directory.node_key_path, node_key, password)
 
 

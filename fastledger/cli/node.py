@@ -22,8 +22,7 @@ from fastledger.cli.options import (
 )
 from fastledger.cli.output import Exit, Output
 from fastledger.cli.top import fetch, read_token, token_option
-from fastledger.errors import InputError, LedgerBusyError, LedgerError, NotFoundError
-from fastledger.subjects.identity import NOT_AUTHORISED
+from fastledger.errors import Code, InputError, LedgerBusyError, LedgerError, NotFoundError
 
 if TYPE_CHECKING:
     from ssl import SSLContext
@@ -115,7 +114,7 @@ def _joined_chain(
     password = read_password(password_file) if is_sealed(path) else None
     key = load_node_key(path, password)
     if key.public_key not in document.proposers:
-        raise InputError("the node's key is not among the document's proposers", code=NOT_AUTHORISED)
+        raise InputError("the node's key is not among the document's proposers", code=Code.NOT_A_PROPOSER)
 
     def join() -> dict[str, str]:
         Ledger.join(folder / "ledger", document, node_key=key, keep_key=True, password=password).close()

@@ -12,7 +12,7 @@ from typing import Any
 
 from fastledger.crypto.hpke import public_key_suite
 from fastledger.crypto.work import bits_to_target, target_to_bits
-from fastledger.errors import Code, EnvelopeError, InputError
+from fastledger.errors import Code, EnvelopeError, FormatVersionError, InputError
 from fastledger.limits import (
     FINALITY_DEPTH_MAX,
     REWARD_CREDITS_MAX,
@@ -191,6 +191,11 @@ class Genesis:
     def decode(cls, data: bytes) -> "Genesis":
         """Returns the document in ``data``; raises ``InputError`` with ``BAD_GENESIS`` or a codec error."""
         value = decode(data, what="genesis")
+        version = value.get("version") if isinstance(value, dict) else None
+        if type(version) is int and 0 < version < GENESIS_FORMAT_VERSION:
+            raise FormatVersionError(
+                f"a genesis document of format {version}: this release reads format {GENESIS_FORMAT_VERSION} alone"
+            )
         keys = {"version", "created_ms", "engine", "proposers", "authorities", "salt"}
         if not isinstance(value, dict) or set(value) - {"work"} != keys:
             raise _bad_genesis("a genesis document has other fields")

@@ -325,7 +325,7 @@ GENESIS = Genesis(0, (bytes(33),), salt=bytes(16))
 @pytest.mark.parametrize(
     "changes",
     [
-        {"version": 2},
+        {"version": 3},
         {"version": True},
         {"version": "1"},
         {"created_ms": -1},

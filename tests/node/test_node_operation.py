@@ -111,7 +111,7 @@ def test_alerts_name_metrics_that_exist(metrics: NodeMetrics) -> None:  # SPEC-N
     known = set(families) | {f"{name}_total" for name, kind in families.items() if kind == "counter"}
     known |= {f"{name}_bucket" for name, kind in families.items() if kind == "histogram"}
     known -= {name for name, kind in families.items() if kind in ("counter", "histogram")}
-    slugs = {code.slug for code in Code}
+    slugs = {code.slug for code in Code.all()}
     assert len({rule["alert"] for rule in alerts}) == len(alerts) > 10
     for rule in alerts:
         named = set(re.findall(r"fastledger_[a-z0-9_]+", rule["expr"]))

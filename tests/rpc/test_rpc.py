@@ -218,9 +218,8 @@ async def test_the_present_state(node: NodeWorld, client: RawClient) -> None:
     assert await client.call("folder.get", folder=folder) == {"folder": folder, "owner": patient, "epoch": 1}
     found = await client.call("record.get", record=record)
     assert (found["folder"], found["version"], found["erased"]) == (folder, 1, False)
-    assert found["present"] == await client.call("record.version", record=record, version=1)
     assert found["present"]["digest"] == hashlib.sha256(sealed.blob).hexdigest()
-    assert (await failure(client, "record.version", record=record, version=2)).code == Code.NOT_FOUND
+    assert (await failure(client, "record_version.get", record=record, version=1)).code == Code.NOT_FOUND
     consent = await client.call("consent.get", consent=grant.body_map["consent"].hex())
     assert (consent["owner"], consent["grantee"], consent["folders"]) == (patient, doctor, [folder])
     assert (consent["purposes"], consent["rights"], consent["revoked"]) == (["TREAT"], ["read"], False)
