@@ -281,6 +281,10 @@ class Ledger(Keeping, EntityReader):
                 with self._envelopes.quiet():  # a collection ends with its page
                     self._parts.close()
 
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else f"height {self._store.durable.height}"
+        return f"<{type(self).__name__} {str(self._directory.root)!r} chain {self.chain_id.hex()}, {state}>"
+
     def __enter__(self) -> Self:
         return self
 

@@ -32,6 +32,7 @@ from fastledger.model.fields import ID_BYTES
 from fastledger.model.genesis import CHAIN_ID_BYTES, Authority
 from fastledger.model.ids import identity_id, random_id, rotation_digest
 from fastledger.model.transaction import Transaction
+from fastledger.reprs import BriefRepr, short_hex
 from fastledger.subjects.access import AccessRead
 from fastledger.subjects.consent import ConsentGrant, ConsentRekey, ConsentRevoke, Purpose, Right
 from fastledger.subjects.folder import UNKNOWN_FOLDER, FolderOpen, FolderRotate
@@ -52,8 +53,8 @@ FIRST_EPOCH = 1
 _ENTRY = "wallet"
 
 
-@dataclass(frozen=True, slots=True)
-class SealedRecord:
+@dataclass(frozen=True, slots=True, repr=False)
+class SealedRecord(BriefRepr):
     """A record ready to be submitted: ``ledger.submit([sealed.transaction], [sealed.blob])``."""
 
     transaction: Transaction
@@ -103,7 +104,8 @@ class Wallet:
         return cls(SigningKey.generate(), KemPrivateKey.generate(suite), chain_id=chain_id, clock_ms=clock_ms)
 
     def __repr__(self) -> str:
-        return f"Wallet({self.identity.hex()})"
+        chain = "of no chain" if self._chain_id is None else f"of chain {self._chain_id.hex()}"
+        return f"<Wallet {short_hex(self.identity)} {chain}, {len(self._newest)} folders>"
 
     def join(self, chain_id: bytes) -> Self:
         """Binds the wallet to a chain: all it signs is for that chain alone."""

@@ -27,6 +27,7 @@ from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap
 from fastledger.crypto.hpke import KEY_BYTES, KemPrivateKey, context_info, wrap
 from fastledger.errors import Code, EnvelopeError
 from fastledger.limits import FOLDERS_PER_CONSENT_MAX, INDEX_TERM_BYTES_MAX
+from fastledger.reprs import BriefRepr
 
 FOLDER_ID_BYTES: Final = 16
 EPOCH_MAX: Final = 2**32 - 1
@@ -42,8 +43,8 @@ _BUNDLE_LABEL: Final = "fastledger/folder-keys/v1"
 _BUNDLED_KEY_LABEL: Final = "fastledger/folder-key/v1"
 
 
-@dataclass(frozen=True)
-class FolderKey:
+@dataclass(frozen=True, repr=False)
+class FolderKey(BriefRepr):
     """The key of one folder in one epoch; whoever holds it reads every record sealed under it.
 
     Attributes:

@@ -154,6 +154,9 @@ class _Lock(NamedTuple):
     salt: bytes
     key: bytes
 
+    def __repr__(self) -> str:
+        return f"_Lock({self.params!r})"
+
 
 class _Header(NamedTuple):
     params: KdfParams

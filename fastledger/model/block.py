@@ -14,7 +14,7 @@ results are committed by ``result_root``, lengths and hints are derived (SPEC-BL
 
 import hashlib
 import struct
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
 
@@ -22,6 +22,7 @@ from fastledger._native.hashing import join_rows
 from fastledger.errors import Code, InputError
 from fastledger.limits import BLOCK_BYTES_MAX, BLOCK_TRANSACTIONS_MAX
 from fastledger.model.codec import decode, encode
+from fastledger.reprs import BriefRepr, short_hex
 from fastledger.version import BLOCK_FORMAT_VERSION
 
 HEADER_BYTES = 80
@@ -34,8 +35,8 @@ def _bad_block(message: str) -> InputError:
     return InputError(message, code=Code.BAD_BLOCK)
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+@dataclass(frozen=True, slots=True, repr=False)
+class Header(BriefRepr):
     """The 80 bytes that are hashed; ids and commitment in internal byte order, ``time_s`` UTC seconds."""
 
     previous_id: bytes
@@ -68,8 +69,8 @@ class Header:
         return hashlib.sha256(hashlib.sha256(self.encode()).digest()).digest()
 
 
-@dataclass(frozen=True, slots=True)
-class HeaderBody:
+@dataclass(frozen=True, slots=True, repr=False)
+class HeaderBody(BriefRepr):
     """The fields that the header commits to; roots and ids are 32 bytes, ``proposer`` a 33-byte key."""
 
     height: int
@@ -127,8 +128,8 @@ def _check_commitment(header: Header, body: HeaderBody, encoded_body: bytes) -> 
         raise _bad_block("header time and body time differ")
 
 
-@dataclass(frozen=True, slots=True)
-class SealedHeader:
+@dataclass(frozen=True, slots=True, repr=False)
+class SealedHeader(BriefRepr):
     """A block without its ``count`` transactions, which nodes tell each other first (SPEC-TREE-8).
 
     It is made by :meth:`decode` or from a :class:`Block`, so that header and body belong together. Whether the seal
@@ -168,7 +169,10 @@ class Block:
     transactions: bytes
     lengths: bytes
     results: bytes
-    hints: bytes = field(default=b"", repr=False)
+    hints: bytes = b""
+
+    def __repr__(self) -> str:
+        return f"<Block {self.height} {short_hex(self.block_id)}, {self.count} transactions>"
 
     @cached_property
     def block_id(self) -> bytes:

@@ -11,10 +11,14 @@ from typing import Any
 import msgspec
 
 from fastledger.errors import Code, InputError
+from fastledger.reprs import brief_fields
 
 
 class Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
     """Base of all bodies: unknown fields are refused, so that a signed field always means something."""
+
+    def __repr__(self) -> str:
+        return brief_fields(self, self.__struct_fields__)
 
 
 # Each kind's bodies, the newest first: a rule set may give a kind another body, and old transactions keep theirs.

@@ -23,6 +23,7 @@ from fastledger.limits import (
 )
 from fastledger.model.block import ZERO32, Block, Header, HeaderBody
 from fastledger.model.codec import decode, encode
+from fastledger.reprs import BriefRepr
 from fastledger.version import GENESIS_FORMAT_VERSION
 
 CHAIN_ID_BYTES = 8
@@ -34,8 +35,8 @@ def _bad_genesis(message: str) -> InputError:
     return InputError(message, code=Code.BAD_GENESIS)
 
 
-@dataclass(frozen=True)
-class Authority:
+@dataclass(frozen=True, repr=False)
+class Authority(BriefRepr):
     """A key that is a regulator from the first block on; ``kem`` is its key-encapsulation public key."""
 
     key: bytes
@@ -127,6 +128,9 @@ class Genesis:
     engine: str = "solo"
     salt: bytes = b""
     work: WorkParameters | None = None
+
+    def __repr__(self) -> str:
+        return f"<Genesis {self.engine} chain {self.chain_id.hex()}, {len(self.proposers)} proposers>"
 
     @classmethod
     def create(

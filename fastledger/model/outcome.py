@@ -5,6 +5,7 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from fastledger.errors import Code, TransactionError
+from fastledger.reprs import short_hex
 
 Wait: TypeAlias = Literal["accepted", "ordered", "durable"]
 """How far a transaction has to come before the reply: in the pool, in a block, synced."""
@@ -25,6 +26,11 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     height: int | None = None
     index: int | None = None
     duplicate: bool = False
+
+    def __repr__(self) -> str:
+        why = "" if self.code == Code.OK else f" {self.code.slug}"
+        place = "" if self.height is None else f" at {self.height}/{self.index}"
+        return f"<Outcome {self.status}{why} {short_hex(self.txid)}{place}{' duplicate' if self.duplicate else ''}>"
 
     @property
     def status(self) -> str:

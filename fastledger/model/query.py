@@ -9,14 +9,15 @@ from fastledger.errors import Code, InputError
 from fastledger.limits import QUERY_PAGE_DEFAULT
 from fastledger.model.fields import ID_BYTES
 from fastledger.model.transaction import Transaction
+from fastledger.reprs import BriefRepr
 from fastledger.times import Time, time_ms
 
 Topic: TypeAlias = Literal["blocks", "transactions", "alerts"]
 """What can be followed."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Query:
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Query(BriefRepr):
     """The conditions of a query, all of which must hold.
 
     Ids are 16 bytes; heights and block times bound a range, both ends included. A time is an aware ``datetime``, ISO
@@ -96,6 +97,9 @@ class Entry:
     code: Code
     encoded: bytes
 
+    def __repr__(self) -> str:
+        return f"<Entry {self.seq} at {self.height}/{self.index} {self.code.slug}, {len(self.encoded)} bytes>"
+
     @cached_property
     def transaction(self) -> Transaction:
         """The decoded transaction."""
@@ -117,6 +121,10 @@ class Page:
     entries: list[Entry]
     next_cursor: int | None
     end_seq: int
+
+    def __repr__(self) -> str:
+        following = "the last" if self.next_cursor is None else f"next_cursor={self.next_cursor}"
+        return f"<Page of {len(self.entries)} entries, {following}>"
 
     def __iter__(self) -> Iterator[Entry]:
         return iter(self.entries)

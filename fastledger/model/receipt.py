@@ -19,6 +19,7 @@ from fastledger.errors import Code, FastLedgerError, InputError, ReceiptError
 from fastledger.model.block import Block, Header, HeaderBody, SealedHeader, result_entries
 from fastledger.model.codec import decode, encode
 from fastledger.model.transaction import Transaction
+from fastledger.reprs import BriefRepr
 
 ALGORITHM_LABEL = 1
 KEY_LABEL = 4
@@ -34,8 +35,8 @@ COSE_SIGN1_HEAD = b"\xd2"  # tag 18
 STATEMENT_BYTES_MAX = 256 * 1024
 
 
-@dataclass(frozen=True)
-class SealHeader:
+@dataclass(frozen=True, repr=False)
+class SealHeader(BriefRepr):
     """The protected header of a seal, which names the proposer, the chain and the block.
 
     ``count`` is the number of its transactions: a root alone would let the last leaf of an uneven tree pass for an
@@ -177,8 +178,8 @@ def make_statement(transaction: bytes, receipt: bytes) -> bytes:
     return _cose_sign1(protected, {RECEIPTS_LABEL: [receipt]}, payload, signature)
 
 
-@dataclass(frozen=True)
-class Verified:
+@dataclass(frozen=True, repr=False)
+class Verified(BriefRepr):
     """The facts that a verified statement proves: this transaction stands at this place with this result."""
 
     transaction: Transaction

@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 import msgspec
 
+from fastledger.reprs import BriefRepr, brief_fields
+
 PROBLEMS_MAX = 100
 
 
@@ -46,9 +48,12 @@ class BackupReport(msgspec.Struct, frozen=True, kw_only=True):
     copied_bytes: int
     dropped_objects: int
 
+    def __repr__(self) -> str:
+        return brief_fields(self, self.__struct_fields__)
 
-@dataclass(frozen=True, slots=True)
-class RestoreReport:
+
+@dataclass(frozen=True, slots=True, repr=False)
+class RestoreReport(BriefRepr):
     """The ledger that a restore made; ``verified`` is None where no verification was asked for."""
 
     chain_id: bytes
@@ -60,8 +65,8 @@ class RestoreReport:
     verified: VerifyReport | None
 
 
-@dataclass(frozen=True, slots=True)
-class SnapshotReport:
+@dataclass(frozen=True, slots=True, repr=False)
+class SnapshotReport(BriefRepr):
     """The state that a snapshot is of, and its size; ``root`` commits to all of it."""
 
     chain_id: bytes

@@ -25,6 +25,7 @@ from fastledger.crypto.signing import LOW_S_MAX, SigningKey
 from fastledger.errors import Code, TransactionError
 from fastledger.model.body import Body, body_map, kind_of, parse_body
 from fastledger.model.codec import decode, encode
+from fastledger.reprs import short_hex
 
 PROTECTED_PREFIX = bytes.fromhex("a201382e045821")
 SIG_STRUCTURE_PREFIX = b"\x84\x6aSignature1\x58\x28"
@@ -59,6 +60,10 @@ class Transaction:
     expires_ms: int
     nonce: int
     body_bytes: bytes
+
+    def __repr__(self) -> str:
+        by = short_hex(self.signer)
+        return f"<Transaction {self.kind} {short_hex(self.txid)} by {by}, {len(self.encoded)} bytes>"
 
     @cached_property
     def body_map(self) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from fastledger.errors import Code, InputError
 from fastledger.model.fields import Id16
 from fastledger.model.shape import Shape, fields_of, fixed_bytes, integer_bytes
 from fastledger.model.terms import NAME_BYTES, SIGNER, SUBJECT
+from fastledger.reprs import brief, brief_fields
 
 EntityT = TypeVar("EntityT", bound="Entity")
 KeyValue = bytes | int
@@ -23,6 +24,9 @@ KeyValue = bytes | int
 class Entity(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """Base of all state values: a MessagePack array of the fields in order, integers in shortest form."""
 
+    def __repr__(self) -> str:
+        return brief_fields(self, self.__struct_fields__)
+
 
 class EntityItem(NamedTuple, Generic[EntityT]):
     """An entity and the values of the parts of its key."""
@@ -30,12 +34,19 @@ class EntityItem(NamedTuple, Generic[EntityT]):
     key: tuple[KeyValue, ...]
     entity: EntityT
 
+    def __repr__(self) -> str:
+        return f"<{' '.join(map(brief, self.key))}: {self.entity!r}>"
+
 
 class EntityPage(NamedTuple, Generic[EntityT]):
     """Some entities of a list; ``next_cursor`` is None on the last page."""
 
     items: list[EntityItem[EntityT]]
     next_cursor: int | None
+
+    def __repr__(self) -> str:
+        following = "the last" if self.next_cursor is None else f"next_cursor={self.next_cursor}"
+        return f"<EntityPage of {len(self.items)}, {following}>"
 
 
 class KeyPart(NamedTuple):

@@ -144,7 +144,7 @@ def test_a_wallet_shows_no_secret(tmp_path: Path) -> None:  # SPEC-PRIV-2
     wallet.open_folders("vitals")
     shown = repr(wallet) + str(wallet) + f"{wallet}" + repr([wallet]) + repr(wallet.folder_key("vitals"))
     shown += repr(wallet._key) + repr(wallet._kem) + repr(wallet.put_record("vitals", VITALS))
-    assert wallet.identity.hex() in shown
+    assert wallet.identity.hex()[:8] in shown
     for secret in secrets_of(wallet):
         assert secret.hex() not in shown
         assert repr(secret)[2:-1] not in shown

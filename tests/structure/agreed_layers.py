@@ -50,6 +50,7 @@ ALLOWANCES: Mapping[str, Allowance] = {
             **_SHARED,
             **_BUILDING,
             "fastledger._native.view": ALL,
+            "fastledger.reprs": ALL,
             "fastledger.crypto": frozenset({"verify_batch"}),
             "fastledger.state": ALL,
         },
@@ -66,6 +67,7 @@ ALLOWANCES: Mapping[str, Allowance] = {
             "fastledger": frozenset({"errors", "limits"}),
             # Conditions of a query; nothing that a node judges.
             "fastledger.times": ALL,
+            "fastledger.reprs": ALL,
             "fastledger._native": ALL,
             "fastledger.crypto": ALL,
             "fastledger.model.ids": ALL,
