@@ -75,7 +75,7 @@ LINK_ARGS = ["-pthread"]
 if DEBUG:
     COMPILE_ARGS += ["-O0", "-g", "-DFL_DEBUG=1"]
 else:
-    COMPILE_ARGS += ["-O3", "-g" if SANITIZE else "-g0"]
+    COMPILE_ARGS += ["-O3", "-g1" if SANITIZE else "-g0"]  # lines are enough for a report, and quick to compile
 if SANITIZE:
     COMPILE_ARGS += ["-fno-omit-frame-pointer", "-fsanitize=address,undefined"]
     LINK_ARGS += ["-fsanitize=address,undefined"]

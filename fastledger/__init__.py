@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from fastledger.crypto.signing import SigningKey as SigningKey
     from fastledger.errors import Code as Code
     from fastledger.errors import FastLedgerError as FastLedgerError
+    from fastledger.errors import InstallationError as InstallationError
     from fastledger.model.genesis import Authority as Authority
     from fastledger.model.genesis import Genesis as Genesis
     from fastledger.model.genesis import WorkParameters as WorkParameters
@@ -59,6 +60,7 @@ _HOMES = {
     "Entry": "fastledger.model.query",
     "FastLedgerError": "fastledger.errors",
     "Genesis": "fastledger.model.genesis",
+    "InstallationError": "fastledger.errors",
     "KemSuite": "fastledger.crypto.hpke",
     "Keystore": "fastledger.crypto.keystore",
     "Ledger": "fastledger.chain.ledger",

@@ -28,7 +28,8 @@
         ├── CorruptionError     bytes on disk are not what was written; has file and offset
         ├── FormatVersionError  written by another format version
         ├── UnreachableError    a node gave no answer that can be used; has ``transient``
-        └── OperationCancelledError  whoever asked for a backup, an export … called it off
+        ├── OperationCancelledError  whoever asked for a backup, an export … called it off
+        └── InstallationError   a library is missing or of a release that does not work; has ``extra``
 
 Messages carry codes, ids, lengths and offsets, never payload bytes (SPEC-PRIV-2).
 """
@@ -189,6 +190,7 @@ class Code(int):
     FORMAT_VERSION = _number(906, "written in a format that this release does not read")
     STORAGE = _number(907, "the ledger cannot do it now")
     CANCELLED = _number(908, "the operation was called off")
+    INSTALLATION = _number(909, "a library is missing or of a release that does not work")
 
 
 class FastLedgerError(Exception):
@@ -425,3 +427,17 @@ class OperationCancelledError(LedgerError):
     """A long operation was called off by its caller, or by the ledger's closing; it left nothing half done."""
 
     default_code = Code.CANCELLED
+
+
+class InstallationError(LedgerError, ImportError):
+    """A library that is needed is not installed, or is of a release that does not work with this one.
+
+    The message says what to install. ``extra`` names the extra of this package that brings the library, None where a
+    plain installation has it. It is raised while a module is imported, so it is an ``ImportError`` too.
+    """
+
+    default_code = Code.INSTALLATION
+
+    def __init__(self, message: str, *, extra: str | None = None) -> None:
+        super().__init__(message)
+        self.extra = extra

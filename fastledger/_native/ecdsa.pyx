@@ -40,6 +40,7 @@ from fastledger._native.c_fl_tx cimport (
     fl_secp_addresses,
 )
 
+from fastledger.errors import InstallationError
 from fastledger.limits import VERIFY_THREADS_MAX
 
 KEY_CACHE_ENTRIES_DEFAULT = 16_384
@@ -73,11 +74,19 @@ cdef fl_batch_verifier *VERIFIER = NULL
 LIBRARY_VERSION = ""
 
 
+def wrong_coincurve(problem):
+    """Returns the error for a coincurve whose libsecp256k1 cannot be driven."""
+    return InstallationError(f"{problem}: pip install --only-binary coincurve 'coincurve>=21,<22'")
+
+
 cdef fl_secp_addresses find_library() except *:
-    """Returns the addresses of libsecp256k1's functions; ImportError names one that coincurve does not have."""
+    """Returns the addresses of libsecp256k1's functions; InstallationError names what coincurve does not have."""
     global LIBRARY_VERSION
-    import coincurve
-    from coincurve._libsecp256k1 import ffi, lib
+    try:
+        import coincurve
+        from coincurve._libsecp256k1 import ffi, lib
+    except ImportError as error:
+        raise wrong_coincurve(str(error)) from None
 
     def address(name):
         try:
@@ -85,7 +94,7 @@ cdef fl_secp_addresses find_library() except *:
         except AttributeError:
             found = 0
         if found == 0:
-            raise ImportError(f"coincurve {coincurve.__version__} has no {name}")
+            raise wrong_coincurve(f"coincurve {coincurve.__version__} has no {name}")
         return found
 
     cdef fl_secp_addresses secp
@@ -94,9 +103,9 @@ cdef fl_secp_addresses find_library() except *:
     secp.ecdsa_verify = address("secp256k1_ecdsa_verify")
     secp.context = int(ffi.cast("uintptr_t", lib.secp256k1_context_static))
     if secp.context == 0:
-        raise ImportError(f"coincurve {coincurve.__version__} has no secp256k1_context_static")
+        raise wrong_coincurve(f"coincurve {coincurve.__version__} has no secp256k1_context_static")
     if ffi.sizeof("secp256k1_pubkey") != PARSED_LEN or ffi.sizeof("secp256k1_ecdsa_signature") != PARSED_LEN:
-        raise ImportError(f"coincurve {coincurve.__version__} lays out its types in another way")
+        raise wrong_coincurve(f"coincurve {coincurve.__version__} lays out its types in another way")
     lib.secp256k1_selftest()
     LIBRARY_VERSION = coincurve.__version__
     return secp

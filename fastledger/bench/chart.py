@@ -5,18 +5,19 @@ from typing import Any
 
 from fastledger.bench.measure import Row
 from fastledger.errors import InputError
+from fastledger.extras import require
 
 
 def draw(report: dict[str, Any], path: Path) -> None:
     """Draws a bar for each contestant, on a logarithmic axis: how many times as fast as the first of its task it is.
 
     Raises:
-        InputError: matplotlib is not installed, or cannot write such files.
+        InstallationError: matplotlib is not installed.
+        InputError: matplotlib cannot write such files.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise InputError("a chart needs matplotlib: pip install 'fastledger[dev]'") from None
+    require("bench")
+    from matplotlib.figure import Figure
+
     tasks: dict[str, list[Row]] = {}
     for row in report["rows"]:
         tasks.setdefault(row["task"], []).append(row)

@@ -11,9 +11,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import accumulate
 from types import MappingProxyType
-from typing import Any, NamedTuple, TypeAlias
-
-from typing_extensions import Buffer
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from fastledger._native.ecdsa import HINTS_FULL, HINTS_PARITY, default_threads
 from fastledger._native.scan import ScanBatch, scan_many, split
@@ -25,6 +23,9 @@ from fastledger.model.block import Block
 from fastledger.stage_times import StageTimes
 from fastledger.state.registry import Rules
 from fastledger.state.transition import all_valid, validity_code
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 # Fewest transactions for which a view of the index of their own is worth opening.
 _READ_AHEAD_MIN = 64
@@ -67,7 +68,7 @@ class Batch:
         self.bodies = [None] * len(self.codes)
 
     @classmethod
-    def submitted(cls, data: Buffer, offsets: Buffer, now_ms: int) -> "Batch":
+    def submitted(cls, data: "Buffer", offsets: "Buffer", now_ms: int) -> "Batch":
         """Scans transactions that somebody sent at ``now_ms``: transaction i is ``data[offsets[i]:offsets[i + 1]]``.
 
         Raises ``InputError`` with ``OVERSIZED`` for a batch over the limits, as a whole.
@@ -159,7 +160,7 @@ def lay_out(encoded: Sequence[bytes]) -> tuple[bytes, "array[int]"]:
     return b"".join(encoded), array("Q", accumulate(map(len, encoded), initial=0))
 
 
-def cut_sequence(data: Buffer) -> memoryview:
+def cut_sequence(data: "Buffer") -> memoryview:
     """Returns the n + 1 offsets of the transactions in a CBOR sequence (RFC 8742).
 
     Raises ``InputError`` naming the byte where the sequence breaks: no transaction can be found behind it.

@@ -15,9 +15,7 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeAlias
-
-from typing_extensions import Buffer
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from fastledger._native.scan import scan_many
 from fastledger.chain.admission import Batch, CpuShare, admit, cut_sequence, lay_out, look_ahead
@@ -52,6 +50,9 @@ from fastledger.storage.directory import LedgerDirectory
 from fastledger.storage.index import Index
 from fastledger.storage.log import FrameRef, SegmentLog
 from fastledger.subjects.record import RECORDS
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 Listener: TypeAlias = Callable[[Sequence[Layer]], None]
 
@@ -345,7 +346,7 @@ class Ledger(Keeping, EntityReader):
         if self.is_replica:
             raise InputError("a replica takes nothing in", code=Code.READ_ONLY)
 
-    def _begin(self, data: bytes, offsets: Buffer, *, wait: bool) -> Submission:
+    def _begin(self, data: bytes, offsets: "Buffer", *, wait: bool) -> Submission:
         pins = Pins(self._envelopes)
         try:
             with self.times.stage("admit"):

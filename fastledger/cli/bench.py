@@ -20,7 +20,7 @@ from fastledger.errors import FastLedgerError, LedgerError
     "--chart",
     "chart_path",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Draw the figures into this .svg or .png file (needs matplotlib).",
+    help="Draw the figures into this .svg or .png file (needs the extra `bench`).",
 )
 def bench(quick: bool, json_path: Path | None, chart_path: Path | None) -> None:
     """Measure every kernel beside its peers and print tuning advice, some minutes long."""

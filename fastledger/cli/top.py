@@ -14,6 +14,7 @@ import click
 from fastledger.cli.options import command_options
 from fastledger.cli.output import Output
 from fastledger.errors import InputError, LedgerError
+from fastledger.extras import require
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -74,6 +75,7 @@ def fetch(
 
 def scrape(address: str, context: SSLContext | None = None, token: str = "") -> Sample:
     """Takes one sample of the node at ``address``; raises ``LedgerError``."""
+    require("node")
     from prometheus_client.parser import text_string_to_metric_families
 
     status, body = fetch(f"{address}/metrics", context, token=token)

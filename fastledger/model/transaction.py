@@ -15,9 +15,7 @@ import hashlib
 from array import array
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
-
-from typing_extensions import Buffer
+from typing import TYPE_CHECKING, Any
 
 from fastledger._native.scan import ScanBatch, find_at_least, scan_many
 from fastledger.crypto.cbor_head import bstr_head
@@ -27,12 +25,15 @@ from fastledger.model.body import Body, body_map, kind_of, parse_body
 from fastledger.model.codec import decode, encode
 from fastledger.reprs import short_hex
 
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
 PROTECTED_PREFIX = bytes.fromhex("a201382e045821")
 SIG_STRUCTURE_PREFIX = b"\x84\x6aSignature1\x58\x28"
 ENVELOPE_PREFIX = bytes.fromhex("d2845828")
 SIGNATURE_HEAD = b"\x58\x40"
 
-def perhaps_high_s(data: bytes, offsets: Buffer) -> list[int]:
+def perhaps_high_s(data: bytes, offsets: "Buffer") -> list[int]:
     """Returns the indices of transactions ``data[offsets[i]:offsets[i + 1]]`` whose s may be above its lower half.
 
     It looks at the first byte of s alone, the 32nd before the end: every high s is found, and a few others.

@@ -27,14 +27,16 @@ import struct
 import sys
 from array import array
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import cbor2
 import msgspec
-from typing_extensions import Buffer
 
 from fastledger.errors import Code, InputError
 from fastledger.model.outcome import Outcome, Wait
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 PROTOCOL_VERSION = 1
 PROTOCOL_HEADER = "FastLedger-Protocol"
@@ -250,7 +252,7 @@ def _outcome(txid: bytes, code: int, height: int, index: int, flags: int) -> Out
     )
 
 
-def encode_blobs(blobs: Sequence[Buffer]) -> Iterator[bytes]:
+def encode_blobs(blobs: "Sequence[Buffer]") -> Iterator[bytes]:
     """Yields envelopes as a CBOR sequence of byte strings (RFC 8742), one piece each."""
     for blob in blobs:
         yield cbor2.dumps(bytes(blob))

@@ -4,8 +4,8 @@ py-lmdb drops the GIL around every single get and put. Beside one busy Python th
 waits for the GIL again: measured, a get of 1 µs takes 600 µs and a put of 0.5 µs takes 150 to 2,000. Calls
 this short must keep the GIL; batches, commit, sync and open let it go. The engine is
 the one bundled with py-lmdb: its shared object exports the table of functions that the binding itself goes
-through (``MdbApi`` in its ``mdb_api.h``), which names its own version. lmdb is pinned to the release whose
-table this is.
+through (``MdbApi`` in its ``mdb_api.h``), which names its own version. Its layout may
+change with any release but those of 3.0: another one is refused with a typed error.
 
 Nothing here is checked by the C side: a :class:`Transaction` refuses calls after its end, an
 :class:`Environment` ends its transactions before it closes, and nobody else may call the functions.
@@ -27,6 +27,7 @@ from fastledger._native.lmdb_batch import PostingRuns, get_many, put_many
 from fastledger.errors import (
     CorruptionError,
     FormatVersionError,
+    InstallationError,
     LedgerBusyError,
     LedgerClosedError,
     LedgerError,
@@ -38,6 +39,7 @@ from fastledger.storage.files import storage_error
 
 _LMDB_RELEASE = "3.0."
 _ENGINE = (0, 9)
+_TABLE = "lmdb_api_v09"
 _DATA_VERSION = 1
 _FUNCTIONS = (
     *("env_create", "env_open", "env_close", "env_copy2", "env_copyfd2", "env_copy3", "env_copyfd3"),
@@ -111,22 +113,27 @@ class _Info(ctypes.Structure):
 _Call = Callable[..., int]
 
 
+def _wrong_lmdb(problem: str) -> InstallationError:
+    return InstallationError(f"{problem}: pip install --only-binary lmdb 'lmdb>=3.0,<3.1'")
+
+
 class _Api:
-    """The function table of the bundled engine; loaded on first use."""
+    """The function table of the bundled engine."""
 
     def __init__(self) -> None:
         if not lmdb.__version__.startswith(_LMDB_RELEASE):
-            raise LedgerError(
-                f"lmdb {lmdb.__version__} is not the release {_LMDB_RELEASE}x that is supported"
-            )
+            raise _wrong_lmdb(f"lmdb {lmdb.__version__} is not of the releases {_LMDB_RELEASE}x")
         binding = find_spec("lmdb.cpython")
         if binding is None or binding.origin is None:
-            raise LedgerError("lmdb is installed without its C extension")
-        table = (ctypes.c_char * 0).in_dll(ctypes.PyDLL(binding.origin), "lmdb_api_v09")
+            raise _wrong_lmdb("lmdb is installed without its C extension")
+        try:
+            table = (ctypes.c_char * 0).in_dll(ctypes.PyDLL(binding.origin), _TABLE)
+        except (OSError, ValueError):
+            raise _wrong_lmdb(f"lmdb {lmdb.__version__} has no {_TABLE}") from None
         base = ctypes.addressof(table)
         version = tuple((ctypes.c_int * 4).from_address(base))
         if version[:2] != _ENGINE or version[3] != _DATA_VERSION:
-            raise LedgerError(f"the LMDB engine is {version}, not {_ENGINE}")
+            raise _wrong_lmdb(f"the LMDB engine is {version}, not {_ENGINE}")
         self._table = table
         pointers = (_pointer * len(_FUNCTIONS)).from_address(base + 4 * ctypes.sizeof(ctypes.c_int))
         self.address = {name: cast(int, pointers[n]) for n, name in enumerate(_FUNCTIONS)}
@@ -230,16 +237,12 @@ def _mapping_of(path: Path) -> tuple[int, int]:
     return 0, 0
 
 
-_api_lock = threading.Lock()
-_loaded: list[_Api] = []
+_paths_lock = threading.Lock()
 _open_paths: set[Path] = set()
 
 
-def _api() -> _Api:
-    with _api_lock:
-        if not _loaded:
-            _loaded.append(_Api())
-        return _loaded[0]
+# Before anything is written, an lmdb that cannot be used is an error of the import.
+_API = _Api()
 
 
 class Transaction:
@@ -415,7 +418,7 @@ class Environment:
     def __init__(
         self, path: Path, databases: Sequence[str], *, map_bytes: int, readers_max: int, readonly: bool
     ) -> None:
-        self.api = _api()
+        self.api = _API
         self.path = path
         self.readonly = readonly
         self.databases: dict[str, int] = {}
@@ -427,7 +430,7 @@ class Environment:
         self._closing = False
         # Addresses: where the map begins and ends and, between, the file; 0 before it is mapped.
         self._map_start = self._map_end = self.file_end = 0
-        with _api_lock:
+        with _paths_lock:
             if self._identity in _open_paths:
                 raise LedgerLockedError(f"{path} is open in this process")
             _open_paths.add(self._identity)
@@ -573,7 +576,7 @@ class Environment:
             handle, self._handle = self._handle, None
             if handle is not None:
                 self.api.env_close(handle)
-        with _api_lock:
+        with _paths_lock:
             _open_paths.discard(self._identity)
 
     def __enter__(self) -> Self:

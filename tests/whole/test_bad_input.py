@@ -47,6 +47,7 @@ CODES = """
 314 rate-limited 315 unauthenticated 316 bad-request 317 upload-conflict 318 unknown-upload 319 unreachable
 320 unknown-parent 321 below-final 322 tree-full 323 pool-full 324 not-a-proposer 325 read-only
 900 locked 901 closed 902 halted 903 busy 904 storage-full 905 corrupt 906 format-version 907 storage 908 cancelled
+909 installation
 """
 
 
