@@ -8,7 +8,7 @@ SOURCES := pyproject.toml setup.py $(wildcard native/*.[ch] native/*/*.[ch] fast
 PIP     := -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo net-demo test lint types unit bench soak simulate fuzz sanitize emulate clean
+.PHONY: help build demo net-demo test lint types unit docs bench soak simulate fuzz sanitize emulate clean
 
 ## make demo      hospital histories through the whole engine (BUNDLES=path for FHIR sources of your own)
 demo: $(STAMP)
@@ -30,6 +30,10 @@ types: $(STAMP)
 
 unit: $(STAMP) $(PEERS)/.built
 	$(BIN)/pytest -n $(WORKERS) --dist worksteal
+
+## make docs      the pages of docs/ that follow from declarations: subjects.md, the methods in rpc.md
+docs: $(STAMP)
+	$(BIN)/python -m fastledger.cli.describe docs
 
 ## make bench     every benchmark beside its peers, a table, a chart and tuning advice (bench-results/)
 bench: $(STAMP)

@@ -11,10 +11,11 @@ _NONE: Mapping[str, Any] = MappingProxyType({})
 
 
 class Shape(NamedTuple):
-    """A type: what ``msgspec.inspect`` says of it, and the ``extra`` of its ``Meta`` (see ``model.fields``)."""
+    """A type: what ``msgspec.inspect`` says of it, the ``extra`` of its ``Meta``, and whether None may stand there."""
 
     type: inspect.Type
     extra: Mapping[str, Any]
+    optional: bool = False
 
     @property
     def fixed_bytes(self) -> int | None:
@@ -51,10 +52,17 @@ class FieldShape(NamedTuple):
 def unwrap(type_: inspect.Type) -> Shape:
     """The type without its metadata, and the ``extra`` of that."""
     extra = _NONE
-    while isinstance(type_, inspect.Metadata):
-        extra = {**(type_.extra or {}), **extra}
-        type_ = type_.type
-    return Shape(type_, extra)
+    optional = False
+    while isinstance(type_, inspect.Metadata | inspect.UnionType):
+        if isinstance(type_, inspect.Metadata):
+            extra = {**(type_.extra or {}), **extra}
+            type_ = type_.type
+            continue
+        others = [each for each in type_.types if not isinstance(each, inspect.NoneType)]
+        if len(others) != 1 or len(others) == len(type_.types):
+            break
+        type_, optional = others[0], True
+    return Shape(type_, extra, optional)
 
 
 def shape_of(type_: Any) -> Shape:

@@ -9,6 +9,8 @@ from fastledger.rpc.errors import ErrorBody
 from fastledger.rpc.http.routes import Content, Route
 from fastledger.rpc.methods import Method
 from fastledger.rpc.protocol import JSON_TYPE, RpcError
+from fastledger.state.kind import Kind
+from fastledger.state.views import struct_form
 from fastledger.version import VERSION
 
 _OPENRPC_REFS = "#/components/schemas/{name}"
@@ -56,11 +58,19 @@ class AnswerBody(msgspec.Struct, frozen=True):
     error: RpcError | None = None
 
 
-def openrpc(methods: Iterable[Method]) -> bytes:
-    """Returns the OpenRPC 1.3 document of the methods, in JSON."""
+def openrpc(methods: Iterable[Method], kinds: Iterable[Kind]) -> bytes:
+    """Returns the OpenRPC 1.3 document of the methods, in JSON.
+
+    Beside the types of parameters and results, its schemas describe the bodies of ``kinds``, each with the kind's name
+    under ``x-kind``. No method takes a body: it is signed inside a transaction. Who makes transactions in another
+    language generates the types from these (byte strings are in hexadecimal or base64 here, plain in CBOR).
+    """
     rows = sorted(methods, key=lambda row: row.name)
+    bodies = {struct_form(kind.body).type: kind.name for kind in kinds}
     types = [type_ for row in rows for type_ in (row.params, row.result)]
-    schemas, components = msgspec.json.schema_components(types, ref_template=_OPENRPC_REFS)
+    schemas, components = msgspec.json.schema_components([*types, *bodies], ref_template=_OPENRPC_REFS)
+    for schema, name in zip(schemas[len(types) :], bodies.values(), strict=True):
+        _resolved(schema, components)["x-kind"] = name
     described = [
         _method(row, schemas[2 * place], schemas[2 * place + 1], components) for place, row in enumerate(rows)
     ]

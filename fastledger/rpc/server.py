@@ -51,6 +51,7 @@ from fastledger.rpc.signatures import low_s_sequence
 from fastledger.rpc.stream import Streams
 from fastledger.rpc.transactions import TRANSACTION_METHODS
 from fastledger.rpc.views import StoredView
+from fastledger.subjects.catalogue import REGISTRY
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 BLOBS_PER_REQUEST_MAX = 10_000
@@ -98,7 +99,7 @@ class RpcServer:
         self._room = BodyRoom(self.options.bodies_bytes_max, self.options.bodies_share_bytes_max)
         self.table = RouteTable((*self._routes(), *extras.routes))
         self._descriptions = {
-            "/openrpc.json": openrpc(self.methods.values()),
+            "/openrpc.json": openrpc(self.methods.values(), REGISTRY.kinds.values()),
             "/openapi.json": openapi(self.table.routes),
         }
         self._tls = tls

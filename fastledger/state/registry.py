@@ -91,7 +91,7 @@ class Rules:
         for body in bodies:
             kind = by_body.get(type(body))
             if kind is not None:
-                found += [prefix + get(body) for prefix, get in kind.keys_read]
+                found += [prefix + value for prefix, get in kind.keys_read if (value := get(body)) is not None]
         return found
 
     def envelopes(self, bodies: Sequence[Any]) -> list[tuple[int, bytes]]:

@@ -53,10 +53,11 @@ def apply(ctx: Context, rules: Rules, signer: bytes, body: Any) -> Code:
     find_by = ctx.find_by
     find_by(KIND, kind.term_name)
     for table, get, many in kind.terms:
+        value = get(body)
         if many:
-            ctx.terms.add_all(table, get(body))
-        else:
-            find_by(table, get(body))
+            ctx.terms.add_all(table, value)
+        elif value is not None:
+            find_by(table, value)
     erased_before = len(ctx.erased)
     try:
         kind.rule(ctx, body)

@@ -1,19 +1,21 @@
-"""An entity in JSON, derived from its table: the struct that travels, its parameters, and both conversions.
+"""Entities and bodies in JSON, derived from their types: the struct that travels, and both conversions.
 
 Byte strings of one fixed length travel as lower-case hexadecimal, others in base64; sets of bits as lists of names;
 times as integers, UTC milliseconds. Server and client use the same class, so they cannot differ (SPEC-RPC-13).
 """
 
-from collections.abc import Callable, Mapping
-from enum import Enum
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
+from inspect import getdoc
 from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 from msgspec import Meta, inspect
 
-from fastledger.model.shape import Shape, fields_of, shape_of
+from fastledger.model.body import Body
+from fastledger.model.shape import FieldShape, Shape, fields_of, shape_of
 from fastledger.state.entity import Entity, EntityTable, KeyValue
+from fastledger.state.wording import name_of, text_of
 
 
 class Form(NamedTuple):
@@ -41,7 +43,7 @@ def _hex_form(size: int | None) -> Form:
 
 
 def _mask_form(bits: Mapping[Any, int]) -> Form:
-    names = {_name(name): bit for name, bit in bits.items()}
+    names = {name_of(name): bit for name, bit in bits.items()}
 
     def show(value: int) -> list[str]:
         return [name for name, bit in names.items() if value & bit]
@@ -52,33 +54,30 @@ def _mask_form(bits: Mapping[Any, int]) -> Form:
     return Form(list[Literal[tuple(names)]], show, parse)  # type: ignore[misc]
 
 
-def _name(member: Any) -> str:
-    return str(member.value if isinstance(member, Enum) else member)
-
-
 def form_of(shape: Shape) -> Form:
-    """How values of a field's type travel; ``TypeError`` for a type that no entity may have."""
+    """How values of a field's type travel; ``TypeError`` for a type that nothing in the chain may have."""
     found = shape.type
     if "mask" in shape.extra:
         return _mask_form(shape.extra["mask"])
     if isinstance(found, inspect.BytesType):
         if shape.fixed_bytes is not None or shape.extra.get("hex"):
             return _hex_form(shape.fixed_bytes)
-        return Form(bytes, _same, _same)
+        return Form(Annotated[bytes, _lengths(found)], _same, _same)
     if isinstance(found, inspect.IntType):
-        return Form(Annotated[int, Meta(ge=0)], _same, _same)
+        return Form(Annotated[int, Meta(ge=found.ge, le=found.le)], _same, _same)
     if isinstance(found, inspect.BoolType):
         return Form(bool, _same, _same)
     if isinstance(found, inspect.EnumType):
         return Form(found.cls, _same, _same)
     if isinstance(found, inspect.StructType) and issubclass(found.cls, Entity):
-        return _struct_form(found.cls)
+        return struct_form(found.cls)
     item = shape.item
-    if item is not None:
+    if item is not None and isinstance(found, inspect.ListType | inspect.VarTupleType):
         form = form_of(item)
+        listed = list[form.type]  # type: ignore[name-defined]
         build = tuple if isinstance(found, inspect.VarTupleType) else list
         return Form(
-            list[form.type],  # type: ignore[name-defined]
+            Annotated[listed, _lengths(found)],
             lambda values: [form.show(value) for value in values],
             lambda values: build(form.parse(value) for value in values),
         )
@@ -89,29 +88,46 @@ def form_of(shape: Shape) -> Form:
             lambda values: tuple(form.show(value) for form, value in zip(forms, values, strict=True)),
             lambda values: tuple(form.parse(value) for form, value in zip(forms, values, strict=True)),
         )
-    raise TypeError(f"no entity has a field of type {type(found).__name__}")
+    raise TypeError(f"no entity or body has a field of type {type(found).__name__}")
+
+
+def _lengths(found: inspect.BytesType | inspect.ListType | inspect.VarTupleType) -> Meta:
+    return Meta(min_length=found.min_length, max_length=found.max_length)
 
 
 @cache
-def _struct_form(entity: type[Entity]) -> Form:
-    """A nested entity: an object with the same fields."""
-    forms = {field.name: form_of(field.shape) for field in fields_of(entity)}
-    view = _define(entity.__name__, forms, entity.__doc__)
+def struct_form(struct: type[Entity] | type[Body]) -> Form:
+    """How an entity without its key, or a body, travels: an object with the same fields, and the same ones optional."""
+    shapes = fields_of(struct)
+    forms = {field.name: form_of(field.shape) for field in shapes}
+    members = [_member(field, forms[field.name]) for field in shapes]
+    view = _define(struct.__name__, members, getdoc(struct), strict=issubclass(struct, Body))
 
-    def show(value: Entity) -> msgspec.Struct:
-        return view(*(form.show(getattr(value, name)) for name, form in forms.items()))
+    def show(value: msgspec.Struct) -> msgspec.Struct:
+        return view(**{name: form.show(getattr(value, name)) for name, form in forms.items()})
 
-    def parse(shown: msgspec.Struct) -> Entity:
-        return entity(*(form.parse(getattr(shown, name)) for name, form in forms.items()))
+    def parse(shown: msgspec.Struct) -> msgspec.Struct:
+        return struct(**{name: form.parse(getattr(shown, name)) for name, form in forms.items()})
 
     return Form(view, show, parse)
 
 
-def _define(name: str, forms: Mapping[str, Form], doc: str | None) -> type[msgspec.Struct]:
+def _member(field: FieldShape, form: Form) -> tuple[Any, ...]:
+    """A field of a struct that travels, as :func:`msgspec.defstruct` takes it."""
+    described: Any = Annotated[form.type, Meta(description=text_of(field.shape))]
+    if field.required:
+        return field.name, described
+    default = form.show(field.default)
+    return field.name, described, msgspec.field(default_factory=lambda: default)
+
+
+def _define(name: str, members: Iterable[Any], doc: str | None, *, strict: bool = False) -> type[msgspec.Struct]:
     return msgspec.defstruct(
         name,
-        [(field, form.type) for field, form in forms.items()],
+        members,
         frozen=True,
+        kw_only=True,
+        forbid_unknown_fields=strict,
         namespace={"__doc__": doc},
         module=__name__,
     )
@@ -125,28 +141,30 @@ class EntityView:
 
     def __init__(self, table: EntityTable[Any]) -> None:
         self.table = table
-        self._key_forms = {part.name: form_of(shape_of(part.type)) for part in table.parts}
-        self._forms = {field.name: form_of(field.shape) for field in fields_of(table.entity)}
+        keys = [FieldShape(part.name, shape_of(part.type), True, None) for part in table.parts]
+        fields = fields_of(table.entity)
+        self._key_forms = {key.name: form_of(key.shape) for key in keys}
+        self._forms = {field.name: form_of(field.shape) for field in fields}
         twice = self._key_forms.keys() & self._forms.keys()
         if twice:
             raise TypeError(f"{table.name}: {min(twice)} is a part of the key and a field")
         name = "".join(word.capitalize() for word in table.name.split("_"))
-        self.type = _define(f"{name}View", {**self._key_forms, **self._forms}, table.entity.__doc__)
-        self.params = msgspec.defstruct(
-            f"{name}Key",
-            [(field, form.type) for field, form in self._key_forms.items()],
-            frozen=True,
-            forbid_unknown_fields=True,
-            kw_only=True,
-            namespace={"__doc__": f"The key of an entity of the table {table.name}."},
-            module=__name__,
+        key_members = [_member(key, self._key_forms[key.name]) for key in keys]
+        # An entity is always whole: what is optional in the state is written out too.
+        members = [_member(field._replace(required=True), self._forms[field.name]) for field in fields]
+        self.type = _define(f"{name}View", [*key_members, *members], getdoc(table.entity))
+        self.params = _define(
+            f"{name}Key", key_members, f"The key of an entity of the table {table.name}.", strict=True
         )
 
     def show(self, key: tuple[KeyValue, ...], entity: Entity) -> msgspec.Struct:
         """The entity under ``key`` as it travels."""
-        keys = (form.show(value) for form, value in zip(self._key_forms.values(), key, strict=True))
+        keys = {
+            name: form.show(value)
+            for (name, form), value in zip(self._key_forms.items(), key, strict=True)
+        }
         return self.type(
-            *keys, *(form.show(getattr(entity, name)) for name, form in self._forms.items())
+            **keys, **{name: form.show(getattr(entity, name)) for name, form in self._forms.items()}
         )
 
     def parse(self, view: msgspec.Struct) -> tuple[tuple[KeyValue, ...], Any]:

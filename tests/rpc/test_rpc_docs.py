@@ -1,4 +1,4 @@
-"""docs/rpc.md: its examples run, and its table is that of the code."""
+"""docs/rpc.md: its examples run; what is derived in it and in docs/subjects.md is that of the code."""
 
 import base64
 import json
@@ -12,16 +12,12 @@ import pytest
 from node_world import NodeThread
 from test_rpc import registrations
 
+from fastledger.cli.describe import pages
 from fastledger.errors import Code
-from fastledger.rpc.chain import CHAIN_METHODS
-from fastledger.rpc.entities import entity_methods
-from fastledger.rpc.federation import federation_methods
-from fastledger.rpc.jobs import Jobs
-from fastledger.rpc.operator import Hooks, operator_methods
 from fastledger.rpc.protocol import decode_outcomes
-from fastledger.rpc.transactions import TRANSACTION_METHODS
 
-TEXT = (Path(__file__).resolve().parents[2] / "docs" / "rpc.md").read_text()
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+TEXT = (DOCS / "rpc.md").read_text()
 EXAMPLES = re.findall(
     r"^```http\nPOST (\S+)\n(.*?)\n```\n```json\n(.*?)\n```", TEXT, re.DOTALL | re.MULTILINE
 )
@@ -66,22 +62,7 @@ def test_examples_run_as_they_stand(node: NodeThread, tmp_path: Path) -> None:
     assert (wait, outcomes[0].code, outcomes[0].duplicate) == ("durable", Code.OK, True)
 
 
-def table() -> str:
-    methods = (
-        *CHAIN_METHODS,
-        *entity_methods(),
-        *TRANSACTION_METHODS,
-        *operator_methods(Jobs(), Hooks(figures=dict, reload=list, stop=lambda: None)),
-        *federation_methods(None),
-    )
-    rows = ["| method | role | parameters | result | what |", "|---|---|---|---|---|"]
-    for method in sorted(methods, key=lambda row: row.name):
-        fields = ", ".join(f"`{name}`" for name in method.params.__struct_fields__) or "none"
-        what = method.summary.rstrip(".")
-        rows.append(f"| `{method.name}` | {method.role} | {fields} | `{method.result.__name__}` | {what} |")
-    return "\n".join(rows)
-
-
-def test_the_table_of_methods_is_that_of_the_code() -> None:  # SPEC-RPC-2
-    found = TEXT.partition("<!-- methods -->\n")[2].partition("\n<!-- end of methods -->")[0]
-    assert found == table()
+def test_the_pages_are_those_of_the_code() -> None:  # SPEC-RPC-2, SPEC-RULE-3
+    for path, text in pages(DOCS).items():
+        assert path.read_text() == text, f"{path.name} is out of date: run `make docs`"
+    assert "| `ledger.info` |" in TEXT
