@@ -7,9 +7,10 @@ Threads may ask for names at the same time: the import system lets one of them l
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
 from fastledger.version import VERSION as __version__
+
+TYPE_CHECKING = False  # as type checkers know it; ``typing`` itself takes longer to load than all of this
 
 # What type checkers and editors see. A name that is added here is added to _HOMES as well; a test compares the two.
 if TYPE_CHECKING:
@@ -88,19 +89,20 @@ _HOMES = {
 
 __all__ = ["__version__", *_HOMES]
 
+# What a transaction's body may be is declared by the subjects, which the model does not know.
 _READ_BODIES = {"Entry", "Transaction", "Verified", "verify_statement"}
 
+if not TYPE_CHECKING:  # for whom a misspelt name would have a type, and no error
 
-def __getattr__(name: str) -> Any:
-    home = _HOMES.get(name)
-    if home is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    if name in _READ_BODIES:
-        # What a transaction's body may be is declared by the subjects, which the model does not know.
-        import_module("fastledger.subjects.catalogue")
-    value = getattr(import_module(home), name)
-    globals()[name] = value  # found without this function from now on; two threads write the same value
-    return value
+    def __getattr__(name):
+        home = _HOMES.get(name)
+        if home is None:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        if name in _READ_BODIES:
+            import_module("fastledger.subjects.catalogue")
+        value = getattr(import_module(home), name)
+        globals()[name] = value  # found without this function from now on; two threads write the same value
+        return value
 
 
 def __dir__() -> list[str]:

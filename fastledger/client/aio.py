@@ -18,7 +18,7 @@ from typing import Self, TypeVar
 
 from fastledger.client.calls import Calls
 from fastledger.client.follow import Follower, FollowEvent, FollowPage
-from fastledger.client.http import ClientTls, Transport
+from fastledger.client.http import ClientTls, Transport, load_http
 from fastledger.client.operating import NodeOperator
 from fastledger.client.retry import Retry
 from fastledger.client.submission import Chunk, encoded_of, prepare
@@ -96,6 +96,7 @@ class AsyncClient(NodeOperator):
         ``UnreachableError`` where no node answers, or one of another protocol version (SPEC-CLI-2).
         """
         options = options or ClientOptions()
+        await load_http()
         transport = Transport(
             url,
             token=token,

@@ -4,9 +4,8 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import aiohttp
 import msgspec
 
 from fastledger.client.calls import decode_result
@@ -17,6 +16,9 @@ from fastledger.client.views import entry_of
 from fastledger.errors import FastLedgerError, UnreachableError
 from fastledger.model.query import Entry, Topic
 from fastledger.rpc.protocol import BlockView, Events, Filter, RpcError
+
+if TYPE_CHECKING:
+    import aiohttp
 
 SUBSCRIBE_PATH = "/v1/subscribe"
 SUBSCRIBE = "subscription.open"
@@ -120,7 +122,7 @@ class Follower:
                 elif message.error is not None:
                     raise error_of(message.error)
 
-    async def _subscribe(self, socket: aiohttp.ClientWebSocketResponse) -> tuple[_Subscribed, list[_Message]]:
+    async def _subscribe(self, socket: "aiohttp.ClientWebSocketResponse") -> tuple[_Subscribed, list[_Message]]:
         """The node's answer to the subscription, and the pages that overtook it."""
         params: dict[str, Any] = {"topic": self._topic}
         if self.cursor is not None:
@@ -174,7 +176,9 @@ def _params(message: _Message) -> msgspec.Raw:
     return message.params
 
 
-async def _receive(socket: aiohttp.ClientWebSocketResponse) -> _Message:
+async def _receive(socket: "aiohttp.ClientWebSocketResponse") -> _Message:
+    import aiohttp
+
     message = await socket.receive()
     if message.type is not aiohttp.WSMsgType.TEXT:
         raise UnreachableError("the connection to the node broke")

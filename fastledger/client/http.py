@@ -1,22 +1,26 @@
 """HTTP to one node: bounded answers, deadlines and typed errors, with no retry of its own (SPEC-CLI-2).
 
-Nothing of a body is ever logged or put into an error.
+Nothing of a body is ever logged or put into an error. aiohttp takes as long to load as all of the client: it is loaded
+for the first connection (:func:`load_http`), and functions that run under one import it by themselves.
 """
 
+import asyncio
 import os
 import ssl
 from collections.abc import AsyncIterable, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
-
-import aiohttp
 
 from fastledger.client.faults import error_of_answer
 from fastledger.errors import Code, InputError, NotFoundError, UnreachableError
 from fastledger.rpc.protocol import PROTOCOL_HEADER, PROTOCOL_VERSION
 from fastledger.version import VERSION
+
+if TYPE_CHECKING:
+    import aiohttp
 
 ERROR_BYTES_MAX = 64 * 1024
 FRAME_BYTES_MAX = 32 * 1024 * 1024
@@ -59,6 +63,15 @@ class Answer:
     body: bytes
 
 
+async def load_http() -> None:
+    """Loads aiohttp on a thread of its own, so that an event loop has nothing to wait for when it first connects."""
+
+    def load() -> None:
+        import aiohttp  # noqa: F401 - to have it loaded
+
+    await asyncio.to_thread(load)
+
+
 class Transport:
     """Connections to the node at ``url``; belongs to the event loop that runs."""
 
@@ -81,6 +94,8 @@ class Transport:
             headers["Authorization"] = f"Bearer {token}"
         secure = self.url.startswith("https:")
         context = (tls or ClientTls()).context() if secure else None
+        import aiohttp
+
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
                 limit=connections_max, ssl=context or True, keepalive_timeout=30, enable_cleanup_closed=True
@@ -123,8 +138,10 @@ class Transport:
         body: Body = None,
         headers: Mapping[str, str] | None = None,
         patient: bool = True,
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
+    ) -> "AsyncIterator[aiohttp.ClientResponse]":
         """An answer of success whose body is still to be read; what breaks inside is ``UnreachableError`` too."""
+        import aiohttp
+
         try:
             async with self._session.request(
                 method,
@@ -145,8 +162,10 @@ class Transport:
             raise unreachable(error) from None
 
     @asynccontextmanager
-    async def websocket(self, path: str) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
+    async def websocket(self, path: str) -> "AsyncIterator[aiohttp.ClientWebSocketResponse]":
         """An open WebSocket; pings find out that the node has gone."""
+        import aiohttp
+
         try:
             async with self._session.ws_connect(
                 self.url + path,
@@ -166,7 +185,7 @@ class Transport:
         await self._session.close()
 
 
-async def read_bounded(response: aiohttp.ClientResponse, bytes_max: int) -> bytes:
+async def read_bounded(response: "aiohttp.ClientResponse", bytes_max: int) -> bytes:
     """The whole body, which the node may not make longer than ``bytes_max``."""
     pieces: list[bytes] = []
     room = bytes_max - (response.content_length or 0)
@@ -199,6 +218,8 @@ def wrong_version() -> UnreachableError:
 
 def unreachable(error: Exception) -> UnreachableError:
     """A failure of the connection as the one error that callers know; it names no host and no bytes."""
+    import aiohttp
+
     if isinstance(error, TimeoutError):
         return UnreachableError("the node did not answer in time")
     if isinstance(error, aiohttp.ClientConnectorCertificateError | ssl.SSLCertVerificationError):
