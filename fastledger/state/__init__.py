@@ -1,1 +1,1 @@
-"""The deterministic medical rules, one file a subject. Nothing here knows a clock, a float or chance."""
+"""What a subject is made of, the registry of rules, and the transition function. No clock, float or chance in it."""

@@ -1,4 +1,4 @@
-"""Kinds of transactions are listed once, by the subjects that declare them (docs/decisions.md, D133)."""
+"""Kinds of transactions are listed once, by the subjects that declare them (docs/decisions.md, D702)."""
 
 from pathlib import Path
 

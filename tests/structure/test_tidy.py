@@ -69,3 +69,16 @@ def test_every_rule_is_cited_by_a_test_and_every_citation_exists() -> None:
             name, first, last = span.group(1), int(span.group(2)), int(span.group(3) or span.group(2))
             cited |= {f"{name}-{number}" for number in range(first, last + 1)}
     assert cited - defined == set(), "citations of rules that the specification does not have"
+
+
+def test_decisions_stand_in_order() -> None:
+    """Each section has a hundred of its own, from D1402 on; the next decision goes to the end of its section."""
+    text = (ROOT / "docs" / "decisions.md").read_text()
+    sections = [re.findall(r"^\*\*D(\d+)\. ", part, re.MULTILINE) for part in text.split("\n## ")[1:]]
+    for place, numbers in enumerate(sections, start=1):
+        assert numbers == [str(100 * place + n) for n in range(1, len(numbers) + 1)]
+    defined = {number for numbers in sections for number in numbers}
+    assert set(re.findall(r"\bD(\d{3,4})\b", text)) <= defined
+    for path in [*SOURCES, *NATIVE, *TESTS, ROOT / "pyproject.toml", *(ROOT / "docs").glob("*.md")]:
+        cited = re.findall(r"decisions\.md`?[,(\s]+\bD(\d+)\b", path.read_text())
+        assert set(cited) <= defined, f"{path} cites decisions that are not there"

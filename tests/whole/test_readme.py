@@ -32,18 +32,3 @@ def test_the_round_trip_is_short() -> None:
     assert len(example.splitlines()) < 30
     for step in ("Ledger.create", "put_record", "grant", "query", "read", "prove", "verify_statement"):
         assert step in example
-
-
-def test_documents_name_only_what_exists() -> None:
-    for name in (
-        "README.md",
-        "docs/embedding.md",
-        "docs/operating.md",
-        "docs/native.md",
-        "docs/security.md",
-        "docs/decisions.md",
-    ):
-        for path in re.findall(
-            r"`((?:fastledger|docs|tests|benchmarks|native)/[\w./-]+)`", (ROOT / name).read_text()
-        ):
-            assert (ROOT / path).exists(), f"{name} names {path}"
