@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,7 +61,7 @@ def paths_in(text: str) -> Iterator[str]:
             continue
         first, _, rest = name.partition("/")
         in_folder = first in folders and (rest != "" or name.endswith("/"))
-        if in_folder or (name.endswith(SOURCE_SUFFIXES) and not name.startswith("*")):
+        if in_folder or (name.endswith(SOURCE_SUFFIXES) and not name.startswith(("*", "."))):
             yield name
 
 
@@ -123,6 +123,6 @@ def _spellings(param: click.Parameter) -> list[str]:
     return [*param.opts, *param.secondary_opts]
 
 
-def make_targets(makefile: str) -> Mapping[str, str]:
-    """The targets that the Makefile's own help lists, with what it says of them."""
-    return dict(re.findall(r"^## make (\S+)\s+(.*)$", makefile, re.MULTILINE))
+def make_targets(makefile: str) -> set[str]:
+    """The targets that somebody may ask for: those that the Makefile calls phony."""
+    return {name for line in re.findall(r"^\.PHONY: (.*)$", makefile, re.MULTILINE) for name in line.split()}

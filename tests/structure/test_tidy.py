@@ -72,7 +72,7 @@ def test_every_rule_is_cited_by_a_test_and_every_citation_exists() -> None:
 
 
 def test_decisions_stand_in_order() -> None:
-    """Each section has a hundred of its own, from D1402 on; the next decision goes to the end of its section."""
+    """Each section has a hundred of its own, from D101 on; the next decision goes to the end of its section."""
     text = (ROOT / "docs" / "decisions.md").read_text()
     sections = [re.findall(r"^\*\*D(\d+)\. ", part, re.MULTILINE) for part in text.split("\n## ")[1:]]
     for place, numbers in enumerate(sections, start=1):
