@@ -86,6 +86,49 @@ def for_nonce_point(nonce_point: PublicKey, u1: int, u2: int) -> Case:
     return Case(to32(u1 * s % ORDER), to32(r) + to32(low(s)), key.format())
 
 
+def with_scalars(secret: int, u1: int, u2: int) -> Case:
+    """A good signature that is verified as u1 G + u2 Q, Q being the key of ``secret``, or with both scalars negated.
+
+    ``ValueError`` where that sum is the point at infinity, for which there is no signature.
+    """
+    nonce = (u1 + u2 * secret) % ORDER
+    if not nonce:
+        raise ValueError("the sum is the point at infinity")
+    r = x_of(PublicKey.from_secret(to32(nonce))) % ORDER
+    s = r * inverse(u2) % ORDER
+    return Case(to32(u1 * s % ORDER), to32(r) + to32(low(s)), PublicKey.from_secret(to32(secret)).format())
+
+
+def sums_that_meet_the_generators_table(source: random.Random) -> list[Case]:
+    """Good signatures of which u1 G is one entry of the generator's comb and u2 Q the same point.
+
+    A path that adds the comb to u2 Q, as those for any key do, has to add a point to itself.
+    """
+    cases = []
+    for entry in TABLE_SECRETS:
+        u2 = source.randrange(1, ORDER)
+        cases.append(with_scalars(entry * inverse(u2) % ORDER, entry, u2))
+    return cases
+
+
+def odd_digits_that_meet(source: random.Random, count: int) -> list[Case]:
+    """Good signatures on which the sum of odd digits (verify8_ifma.c) adds a point to itself.
+
+    That path writes u2 = k1 + k2 lambda with odd halves and adds odd multiples up to 31 of Q and lambda Q. The sum of
+    the digits above position j is u2 / 32^j but for small numbers, so it can equal a small multiple of Q or lambda Q
+    only at the last digit, and for few u2: of all a + b lambda with a and b from -70 to 70, 58 lambda alone meets
+    itself, when 29 lambda Q is added to 29 lambda Q. It must not be negated, as a signature with a high s would be.
+    """
+    u2 = 58 * LAMBDA % ORDER
+    cases: list[Case] = []
+    while len(cases) < count:
+        case = with_scalars(source.randrange(1, ORDER), source.randrange(1, ORDER), u2)
+        r, s = (int.from_bytes(case.signature[at : at + 32], "big") for at in (0, 32))
+        if r * inverse(s) % ORDER == u2:
+            cases.append(case)
+    return cases
+
+
 def points_beyond_the_order(count: int) -> list[PublicKey]:
     """Points with n <= x < p: their r is x - n."""
     found = []

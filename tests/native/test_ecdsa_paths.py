@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import resource
 import subprocess
 import sys
@@ -14,14 +15,18 @@ from budget import examples
 from coincurve import PublicKey
 from ecdsa_cases import (
     FIELD_PRIME,
+    LAMBDA,
     SPECIAL_SECRETS,
     Case,
     CaseSource,
     columns,
     for_nonce_point,
+    odd_digits_that_meet,
     points_beyond_the_order,
     sign,
+    sums_that_meet_the_generators_table,
     to32,
+    with_scalars,
     x_of,
 )
 from fuzz_ecdsa import Tally, compare_paths
@@ -106,18 +111,43 @@ def test_same_verdicts_as_libsecp(seed: int, count: int, kernel: str) -> None:  
     assert compare_paths(source, source.batch(count), kernel, Tally()) == []
 
 
-@pytest.mark.parametrize(("path", "kernel"), FAST)
-def test_keys_that_collide_with_the_tables(path: str, kernel: str) -> None:  # SPEC-SIG-5
-    """Keys and nonces that are entries of the generator's table: sums meet equal x, and libsecp256k1 decides."""
+def undecided_of(path: str, kernel: str, cases: list[Case]) -> int:
+    """How many of the cases a path left to libsecp256k1, whose verdicts it has to give on all of them."""
+    expected = libsecp(cases)
+    force_ecdsa(path, kernel)
+    before: int = ecdsa_backend()["by"]["undecided"]
+    assert verify_batch(*columns(cases)) == expected
+    return ecdsa_backend()["by"]["undecided"] - before
+
+
+@pytest.mark.parametrize("kernel", ecdsa_kernels())
+def test_keys_in_a_table_that_collide_with_it_on_kernels_of_this_cpu(kernel: str) -> None:  # SPEC-SIG-5
+    """Keys and nonces that are entries of the generator's table: the two combs meet equal x."""
     cases = [sign(secret, to32(7 * secret % ORDER), nonce) for secret, nonce in pairwise(SPECIAL_SECRETS)]
     cases += [sign(1, to32(digest), 1) for digest in (0, 1, 2, ORDER - 1, ORDER - 2)]
     cases += [case._replace(key=bytes([case.key[0] ^ 1]) + case.key[1:]) for case in cases]
-    expected = libsecp(cases)
-    force_ecdsa(path, kernel)
-    before = ecdsa_backend()["by"]["undecided"]
-    assert verify_batch(*columns(cases)) == expected
-    assert ecdsa_backend()["by"]["undecided"] > before
-    assert sum(expected) >= len(SPECIAL_SECRETS) - 1
+    assert undecided_of("known", kernel, cases) > 0
+    assert sum(libsecp(cases)) >= len(SPECIAL_SECRETS) - 1
+
+
+@pytest.mark.parametrize("path", ["any", "auto"])
+@pytest.mark.parametrize("kernel", ecdsa_kernels())
+def test_sums_that_meet_the_generators_table_on_kernels_of_this_cpu(path: str, kernel: str) -> None:
+    """u2 Q is the very entry of the comb that u1 adds: a point is added to itself (SPEC-SIG-5)."""
+    cases = sums_that_meet_the_generators_table(random.Random(11))
+    assert undecided_of(path, kernel, cases) >= len(cases) - 2  # entries of other tables are none of this one
+    assert libsecp(cases) == b"\x01" * len(cases)
+
+
+@pytest.mark.skipif("ifma" not in ecdsa_kernels(), reason="needs a CPU with AVX-512 IFMA")
+@pytest.mark.parametrize("path", ["any", "auto"])
+def test_odd_digits_that_meet_on_a_cpu_with_ifma(path: str) -> None:  # SPEC-SIG-5
+    """The sum over a key's own odd digits meets the multiple that it adds, and only there that path is undecided."""
+    cases = odd_digits_that_meet(random.Random(12), 20)
+    assert undecided_of(path, "ifma", cases) == len(cases)
+    assert libsecp(cases) == b"\x01" * len(cases)
+    neighbours = [with_scalars(3 + n, 5 + n, n * LAMBDA % ORDER) for n in range(40, 57)]
+    assert undecided_of(path, "ifma", neighbours) == 0
 
 
 @pytest.mark.parametrize(("path", "kernel"), FAST)
