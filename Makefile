@@ -33,7 +33,7 @@ unit: $(STAMP) $(PEERS)/.built
 
 ## make docs      the pages of docs/ that follow from declarations: subjects.md, the methods in rpc.md
 docs: $(STAMP)
-	$(BIN)/python -m fastledger.cli.describe docs
+	$(BIN)/python -m fastledger.cli.derived.pages docs
 
 ## make bench     every benchmark beside its peers, a table, a chart and tuning advice (bench-results/)
 bench: $(STAMP)

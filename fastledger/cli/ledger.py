@@ -1,10 +1,11 @@
 """Commands over a ledger or a node: init, status, query, prove, verify-receipt, verify, reindex."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from fastledger.cli.derived.names import complete_code, complete_kind, complete_table_id, ids_in
 from fastledger.cli.options import (
     ID16,
     TABLE_ID,
@@ -22,9 +23,6 @@ from fastledger.cli.options import (
 from fastledger.cli.output import Exit, Output
 from fastledger.errors import Code, InputError, LedgerError, ReceiptError
 from fastledger.limits import QUERY_PAGE_DEFAULT, QUERY_PAGE_MAX
-
-if TYPE_CHECKING:
-    from fastledger.model.transaction import Transaction
 
 RECEIPT_BYTES_MAX = 1024 * 1024
 
@@ -93,7 +91,7 @@ def status(output: Output, target: Target) -> None:
 
 @click.command(cls=LedgerCommand)
 @ledger_options
-@click.option("--kind", help="Kind of transaction, such as record.put.")
+@click.option("--kind", shell_complete=complete_kind, help="Kind of transaction, such as record.put.")
 @click.option("--signer", type=ID16, help="Identity id of who signed.")
 @click.option("--subject", type=ID16, help="Identity id of whom it concerns.")
 @click.option(
@@ -102,10 +100,11 @@ def status(output: Output, target: Target) -> None:
     type=TABLE_ID,
     multiple=True,
     metavar="TABLE=ID",
+    shell_complete=complete_table_id,
     help="What it names, such as record=ID, folder=ID, consent=ID; several may be given.",
 )
 @click.option("--token", type=ID16, help="Blind index token.")
-@click.option("--code", help="Result code, by name (consent-missing) or number.")
+@click.option("--code", shell_complete=complete_code, help="Result code, by name (consent-missing) or number.")
 @click.option("--from-height", type=int)
 @click.option("--to-height", type=int)
 @click.option("--from-time", type=TIME, help="Block time, such as 2026-01-31T08:30Z, or UTC milliseconds.")
@@ -131,26 +130,11 @@ def query(
                 "kind": entry.transaction.kind,
                 "signer_key": entry.transaction.signer.hex(),
                 "code": entry.code.slug,
-                **_ids(entry.transaction),
+                **ids_in(entry.transaction),
             }
             for entry in page
         ]
     output.answer({"entries": entries, "next_cursor": page.next_cursor})
-
-
-def _ids(transaction: "Transaction") -> dict[str, str]:
-    """Returns the ids in a body, in hexadecimal, by name."""
-    from fastledger.model.shape import fields_of
-    from fastledger.subjects.catalogue import REGISTRY
-
-    kind = REGISTRY.kinds.get(transaction.kind)
-    named = [
-        field.name
-        for field in (fields_of(kind.body) if kind is not None else ())
-        if field.shape.extra.get("identity") or field.shape.extra.get("table")
-    ]
-    body = transaction.body_map
-    return {name: body[name].hex() for name in named if isinstance(body.get(name), bytes)}
 
 
 def parse_code(text: str) -> Code:

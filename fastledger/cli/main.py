@@ -6,6 +6,8 @@ from fastledger.cli.bench import bench
 from fastledger.cli.certs import certs
 from fastledger.cli.demo.federation import net_demo
 from fastledger.cli.demo.hospital import demo
+from fastledger.cli.derived.entities import show
+from fastledger.cli.derived.transact import transact
 from fastledger.cli.federation import mine, peers
 from fastledger.cli.genesis import genesis
 from fastledger.cli.keeping import backup, collect_orphans, export, import_, prune, restore, snapshot
@@ -25,7 +27,7 @@ def main() -> None:
 
 
 COMMANDS = (
-    *(init, demo, ingest, read, submit, query, follow, prove, verify_receipt, verify, reindex, status),
+    *(init, demo, ingest, read, transact, show, submit, query, follow, prove, verify_receipt, verify, reindex, status),
     *(keys, node, config, certs, top, bench),
     *(genesis, peers, mine, net_demo),
     *(backup, restore, prune, export, import_, snapshot, collect_orphans),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import click
 import msgspec
 
+from fastledger.cli.derived.names import complete_kind
 from fastledger.cli.options import ID16, LedgerCommand, Target, command_options, ledger_options
 from fastledger.cli.output import Exit, Output
 from fastledger.errors import Code, InputError
@@ -28,7 +29,7 @@ TOPICS = ("transactions", "blocks", "alerts")
 @click.option(
     "--cursor", type=click.IntRange(min=0), help="Go on behind the event that had it; 0: from the start."
 )
-@click.option("--kind", help="Kind of transaction, such as record.put.")
+@click.option("--kind", shell_complete=complete_kind, help="Kind of transaction, such as record.put.")
 @click.option("--signer", type=ID16, help="Identity id of who signed.")
 @click.option("--subject", type=ID16, help="Identity id of whom it concerns.")
 @click.option("--until-now", is_flag=True, help="End where the chain ends instead of waiting for more.")

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
+from fastledger.client.builders import Lookup, builds
 from fastledger.clock import system_clock_ms
 from fastledger.crypto.envelope import open_envelope, read_header, seal
 from fastledger.crypto.folders import (
@@ -34,16 +35,17 @@ from fastledger.model.ids import identity_id, random_id, rotation_digest
 from fastledger.model.transaction import Transaction
 from fastledger.reprs import BriefRepr, short_hex
 from fastledger.subjects.access import AccessRead
-from fastledger.subjects.consent import ConsentGrant, ConsentRekey, ConsentRevoke, Purpose, Right
+from fastledger.subjects.consent import CONSENTS, ConsentGrant, ConsentRekey, ConsentRevoke, Purpose, Right
 from fastledger.subjects.folder import UNKNOWN_FOLDER, FolderOpen, FolderRotate
 from fastledger.subjects.identity import (
+    KEM_KEYS,
     IdentityEndorse,
     IdentityRegister,
     IdentityRevoke,
     IdentityRotate,
     Role,
 )
-from fastledger.subjects.record import RecordAmend, RecordErase, RecordPut
+from fastledger.subjects.record import RECORDS, RecordAmend, RecordErase, RecordPut
 from fastledger.times import Time, time_ms
 
 WALLET_FORMAT_VERSION = 1
@@ -150,6 +152,7 @@ class Wallet:
             nonce=int.from_bytes(os.urandom(8), "big"),
         )
 
+    @builds(IdentityRegister)
     def register(self, role: Role) -> Transaction:
         """Makes the wallet's key an identity."""
         return self.sign(IdentityRegister(role=role, kem=self.kem_public))
@@ -161,8 +164,9 @@ class Wallet:
     def _until_ms(self, until: Time | None) -> int:
         return self._clock_ms() + YEAR_MS if until is None else time_ms(until, "until")
 
+    @builds(IdentityRotate, heir="successor")
     def rotate_to(self, successor: "Wallet") -> Transaction:
-        """Hands the identity to ``successor``'s keys; once durable, ``successor.take_over(self)`` completes it."""
+        """Hands the identity to the keys of ``successor``, which has to take over once it is durable."""
         digest = rotation_digest(self.chain_id, self.identity, successor.public_key)
         return self.sign(
             IdentityRotate(
@@ -209,6 +213,7 @@ class Wallet:
         self._folder_keys[(key.folder, key.epoch)] = key
         self._newest[key.folder] = max(key.epoch, self._newest.get(key.folder, 0))
 
+    @builds(FolderOpen)
     def open_folders(self, *labels: str) -> Transaction:
         """Fresh folders, one a label; their keys are kept here and, wrapped to this wallet, on the chain."""
         keys = [FolderKey.generate(epoch=FIRST_EPOCH) for _ in labels]
@@ -220,6 +225,7 @@ class Wallet:
             FolderOpen(folders=[key.folder for key in keys], keys=list(wrapped.keys), wrap=wrapped.wrap)
         )
 
+    @builds(FolderRotate)
     def rotate_folder(self, folder: str | bytes) -> Transaction:
         """The folder's next epoch: what is written from here on, holders of older keys cannot read."""
         key = self.folder_key(folder).rotate()
@@ -237,6 +243,7 @@ class Wallet:
 
     # Records.
 
+    @builds(RecordPut)
     def put_record(
         self, folder: str | bytes, content: bytes, terms: Iterable[str] = (), *, record: bytes | None = None
     ) -> SealedRecord:
@@ -263,6 +270,7 @@ class Wallet:
         )
         return body, blob
 
+    @builds(RecordAmend, folder=Lookup(RECORDS, "record", "folder"))
     def amend_record(
         self, folder: str | bytes, record: bytes, version: int, content: bytes, terms: Iterable[str] = ()
     ) -> SealedRecord:
@@ -310,6 +318,7 @@ class Wallet:
 
     # Consent.
 
+    @builds(ConsentGrant, grantee_kem=Lookup(KEM_KEYS, "grantee", "kem"))
     def grant(
         self,
         grantee: bytes,
@@ -338,6 +347,12 @@ class Wallet:
             )
         )
 
+    @builds(
+        ConsentRekey,
+        folders=Lookup(CONSENTS, "consent", "folders"),
+        grantee=Lookup(CONSENTS, "consent", "grantee"),
+        grantee_kem=Lookup(KEM_KEYS, "grantee", "kem"),
+    )
     def rekey(
         self, consent: bytes, grantee: bytes, grantee_kem: bytes, folders: Sequence[str | bytes]
     ) -> Transaction:

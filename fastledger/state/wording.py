@@ -17,6 +17,8 @@ def text_of(shape: Shape) -> str:
         return f"{meant}, or nothing" if getattr(shape.type, "min_length", 1) is None else meant
     found = shape.type
     if isinstance(found, inspect.BytesType):
+        if found.min_length is None and found.max_length is None:
+            return "bytes"
         return f"{_bounds(found.min_length, found.max_length)} bytes"
     if isinstance(found, inspect.StrType):
         return f"text of {_bounds(found.min_length, found.max_length)} characters"
@@ -59,7 +61,7 @@ def _meaning(extra: Mapping[str, Any]) -> str | None:
 
 def _bounds(low: int | None, high: int | None) -> str:
     if high is None:
-        return f"{low or 0} or more" if low else "any number"
+        return "any number" if low is None else f"{low:,} or more"
     if low == high:
         return f"{low:,}"
     return f"{low or 0:,} to {high:,}"

@@ -12,7 +12,7 @@ import pytest
 from node_world import NodeThread
 from test_rpc import registrations
 
-from fastledger.cli.describe import pages
+from fastledger.cli.derived.pages import pages
 from fastledger.errors import Code
 from fastledger.rpc.protocol import decode_outcomes
 

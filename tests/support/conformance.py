@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec import inspect
@@ -19,7 +20,10 @@ from rules import State
 from strategies import body_of, of_type, struct_of
 from world import World
 
-from fastledger.cli.describe import subjects_page
+from fastledger.cli.derived.fields import flag_of
+from fastledger.cli.derived.pages import subjects_page
+from fastledger.cli.main import main
+from fastledger.client.builders import BUILDERS
 from fastledger.errors import Code, InputError
 from fastledger.limits import TRANSACTION_BYTES_MAX
 from fastledger.model.body import Body, body_map, kind_of, parse_body
@@ -224,6 +228,20 @@ def check_a_kind_is_described(kind: Kind) -> None:
     assert schema["additionalProperties"] is False
 
 
+def check_a_kind_has_a_command(kind: Kind) -> None:
+    told = help_of("tx", *kind.name.split("."))
+    if kind.body not in BUILDERS:  # else the options are the wallet's method's
+        for field in fields_of(kind.body):
+            assert re.search(rf"--([a-z]+-)?{flag_of(field.name).removeprefix('--')}\b", told), field.name
+
+
+def help_of(*command: str) -> str:
+    """What a command says of itself."""
+    result = CliRunner().invoke(main, [*command, "--help"])
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
 # Rules.
 
 
@@ -356,6 +374,7 @@ def check_a_table_s_name_is_free_everywhere(table: EntityTable[Any]) -> None:
     assert table.name not in {method.name.partition(".")[0] for method in methods}
     assert f"### Table `{table.name}`\n" in subjects_page()
     assert table.summary
+    assert ("--by FIELD=ID" in help_of("show", table.name)) == (table.is_indexed and bool(table.listed_by))
 
 
 SUBJECT_CHECKS: tuple[Callable[[Declaration], None], ...] = (
@@ -369,6 +388,7 @@ KIND_CHECKS: tuple[Callable[[Kind], None], ...] = (
     check_a_body_holds_no_texts_and_fits_a_transaction,
     check_terms_and_hints_name_tables_that_there_are,
     check_a_kind_is_described,
+    check_a_kind_has_a_command,
     check_what_a_rule_says_and_leaves,
 )
 TABLE_CHECKS: tuple[Callable[[EntityTable[Any]], None], ...] = (

@@ -1,13 +1,16 @@
 """Chains with forks in real directories, fed by hand: no threads, no clock but the test's."""
 
 import random
-from collections.abc import Callable, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from world import START_MS, Clock, new_wallet
 
-from fastledger import Genesis, Role, SigningKey, Transaction, Wallet
+from fastledger import Genesis, Ledger, Role, SigningKey, Transaction, Wallet
 from fastledger.chain.executor import Executor
 from fastledger.chain.forks.chain import ForkChain
 from fastledger.chain.forks.events import ChainEvent
@@ -150,3 +153,32 @@ def shuffled(blocks: Sequence[Block], seed: int) -> list[Block]:
     found = list(blocks)
     random.Random(seed).shuffle(found)
     return found
+
+
+def mine(ledger: Ledger, clock: Clock, count: int = 1) -> list[Block]:
+    """Blocks a second apart, each on the tip of its moment."""
+    assert ledger.forks is not None
+    blocks = []
+    for _ in range(count):
+        clock.advance(1_000)
+        blocks.append(ledger.forks.call(lambda chain: mine_block(chain, clock.now_ms)).result(10))
+    return blocks
+
+
+@contextmanager
+def mining(ledger: Ledger, clock: Clock) -> Iterator[None]:
+    """A miner beside the test."""
+    done = threading.Event()
+
+    def work() -> None:
+        while not done.is_set():
+            mine(ledger, clock)
+            time.sleep(0.001)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 from fastledger.chain.ledger import Ledger
+from fastledger.cli.demo.waits import LOOPBACK, START_S, STOP_S
 from fastledger.client.api import LedgerApi
 from fastledger.client.wallet import Wallet
 from fastledger.errors import LedgerError, UnreachableError
@@ -21,10 +22,6 @@ from fastledger.pace import Progress
 
 if TYPE_CHECKING:
     from fastledger.client.sync import Client
-
-LOOPBACK = "127.0.0.1"
-START_S = 60.0
-STOP_S = 120.0
 
 
 @dataclass(frozen=True, slots=True)

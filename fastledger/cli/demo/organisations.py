@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
-from fastledger.cli.demo.homes import LOOPBACK, START_S, STOP_S
 from fastledger.cli.demo.proxies import Wires
+from fastledger.cli.demo.waits import LOOPBACK, START_S, STOP_S
 from fastledger.cli.top import fetch, scrape
 from fastledger.errors import LedgerError, UnreachableError
 

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from fastledger.cli.demo.homes import LOOPBACK
+from fastledger.cli.demo.waits import LOOPBACK
 
 T = TypeVar("T")
 START_S = 30.0

@@ -3,13 +3,12 @@
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fork_world import EASY_BITS, patients
+from fork_world import EASY_BITS, mine, mining, patients
 from world import TERM, VITALS, Clock, new_wallet
 
 from fastledger import (
@@ -34,7 +33,6 @@ from fastledger.errors import (
     LedgerHaltedError,
     NotFoundError,
 )
-from fastledger.model.block import Block
 from fastledger.model.genesis import WorkParameters
 from fastledger.model.outcome import Outcome
 from fastledger.model.receipt import verify_statement
@@ -60,35 +58,6 @@ def make_chain(
         work=work,
         **fields,
     )
-
-
-def mine(ledger: Ledger, clock: Clock, count: int = 1) -> list[Block]:
-    """Blocks a second apart, each on the tip of its moment."""
-    assert ledger.forks is not None
-    blocks = []
-    for _ in range(count):
-        clock.advance(1_000)
-        blocks.append(ledger.forks.call(lambda chain: mine_block(chain, clock.now_ms)).result(10))
-    return blocks
-
-
-@contextmanager
-def mining(ledger: Ledger, clock: Clock) -> Iterator[None]:
-    """A miner beside the test."""
-    done = threading.Event()
-
-    def work() -> None:
-        while not done.is_set():
-            mine(ledger, clock)
-            time.sleep(0.001)
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""What follows from the subjects' declarations: the commands ``tx`` and ``show``, and pages of the documentation."""
