@@ -107,7 +107,8 @@ def command_faults(command: Command, main: click.Group) -> Iterator[str]:
     while words and any(isinstance(group, click.Group) for group in groups) and re.match(r"[a-z]", words[0]):
         following: list[click.Command] = []
         for name in words.pop(0).split("|"):
-            found = [group.commands.get(name) for group in groups if isinstance(group, click.Group)]
+            nests = [group for group in groups if isinstance(group, click.Group)]
+            found = [group.get_command(click.Context(group), name) for group in nests]
             if not any(found):
                 yield f"no command {name}"
             following += [item for item in found if item is not None]
