@@ -221,7 +221,7 @@ async def reads(host: str, port: int, path: Path, connections: int) -> dict[str,
 
 
 async def reads_together(host: str, port: int, path: Path, connections: int) -> dict[str, float]:
-    """The same, so many in a request as :class:`fastledger.Client` sends where many wait."""
+    """Reads every transaction by its id, so many in a request as :class:`fastledger.Client` sends where many wait."""
     txids = [txid for batch in read_batches(path) for txid in batch]
     groups = [txids[i : i + READS_TOGETHER] for i in range(0, len(txids), READS_TOGETHER)]
     requests = [calls("transaction.get", [{"txid": txid.hex()} for txid in group]) for group in groups]

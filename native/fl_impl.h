@@ -64,7 +64,7 @@ typedef struct {
 
     /* Absorbs `count` consecutive blocks of 64 bytes. */
     void (*compress)(uint32_t state[8], const uint8_t *blocks, size_t count);
-    /* The same for two independent streams at once. */
+    /* Absorbs `count` blocks of 64 bytes in each of two independent streams at once. */
     void (*compress_two)(uint32_t state_a[8], const uint8_t *blocks_a, uint32_t state_b[8],
                          const uint8_t *blocks_b, size_t count);
     void (*leaf32_many)(uint8_t *out32s, const uint8_t *entry32s, size_t count);

@@ -142,7 +142,8 @@ fl_ecdsa_stats fl_ecdsa_read_stats(fl_ecdsa *verifier);
 int fl_ecdsa_verify_many(fl_ecdsa *verifier, uint8_t *ok, const uint8_t *digest32s, const uint8_t *sig64s,
                          const uint8_t *key33s, size_t count, unsigned threads);
 
-/* The same verdict on one signature, without the table; the key is compressed or, 65 bytes, not. */
+/* Returns 1 when one signature passes as in fl_ecdsa_verify_many, else 0; needs no table. The key has 33 bytes
+ * (compressed) or 65. */
 int fl_ecdsa_verify_one(const fl_ecdsa *verifier, const uint8_t *digest32, const uint8_t *sig64,
                         const uint8_t *key, size_t key_len);
 

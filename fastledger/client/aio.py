@@ -306,7 +306,7 @@ class AsyncClient(NodeOperator):
         cursor: int | None = None,
         filter: Filter | None = None,
     ) -> AsyncGenerator[FollowPage, None]:
-        """As :meth:`follow`, by the page: with the cursor behind what a filter passed over, and where the end is."""
+        """Gives the events of :meth:`follow` by the page, with the cursor behind what a filter passed over."""
         follower = Follower(self._transport, self._retry, topic, cursor, filter)
         async with aclosing(follower.pages()) as pages:
             async for page in pages:

@@ -46,7 +46,7 @@ def _present(params: dict[str, Any]) -> dict[str, Any]:
 
 
 class SyncFederationCalls:
-    """The same for a client that blocks."""
+    """The methods of :class:`FederationCalls` for a client that blocks."""
 
     _client: FederationCalls
 

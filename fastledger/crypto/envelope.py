@@ -11,7 +11,7 @@ deterministic CBOR with the sizes below; nothing else is read.
         ciphertext,                                 / content and 16-byte tag            /
         [[h'', {1: -5, 4: kid}, wrapped]]])         / A256KW, folder ‖ epoch u32, 40 bytes /
 
-**Chunked** (longer content): the same, with a detached ciphertext that follows the array at once::
+**Chunked** (longer content): the same array with a detached ciphertext, which follows it at once::
 
     96([h'a2013a000100003a000100001a........',      / {1: -65537, -65537: chunk_bytes}    /
         {5: prefix},                                / 7 random bytes                     /

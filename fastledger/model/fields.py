@@ -31,7 +31,7 @@ Id16: TypeAlias = Annotated[bytes, Meta(min_length=ID_BYTES, max_length=ID_BYTES
 Identity16: TypeAlias = Annotated[
     bytes, Meta(min_length=ID_BYTES, max_length=ID_BYTES, extra={"term": SUBJECT, "identity": True})
 ]
-# The same, or nothing.
+# The pseudonym of somebody, or nothing: found by no term.
 OptionalIdentity: TypeAlias = Annotated[bytes, Meta(max_length=ID_BYTES, extra={"hex": True, "identity": True})]
 Key33: TypeAlias = Annotated[bytes, Meta(min_length=33, max_length=33)]
 Digest32: TypeAlias = Annotated[bytes, Meta(min_length=32, max_length=32)]

@@ -36,11 +36,11 @@ FilePath: TypeAlias = Annotated[str, Meta(min_length=1, max_length=4096)]
 
 
 class Params(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Base of all parameters."""
+    """Base of a method's parameters: an object by name, of which an unknown field is refused."""
 
 
 class Nothing(Params, frozen=True):
-    """No parameters."""
+    """The parameters of a method that takes none."""
 
 
 # The ledger.
@@ -84,7 +84,7 @@ class LedgerStatusView(msgspec.Struct, frozen=True):
 
 
 class SubmitParams(Params, frozen=True):
-    """One COSE_Sign1 and how far to wait for it."""
+    """One COSE_Sign1, and the stage at which its verdict is wanted."""
 
     transaction: Encoded
     wait: Wait = "durable"
@@ -104,13 +104,16 @@ class VerdictsView(msgspec.Struct, frozen=True):
 
 
 class TxidParams(Params, frozen=True):
-    """A transaction's id."""
+    """The id of a transaction, 32 bytes."""
 
     txid: Hex32
 
 
 class TransactionStatusView(msgspec.Struct, frozen=True):
-    """Where a transaction stands. *pending*: taken, its block not durable yet. *unknown*: this node has no trace."""
+    """Where a transaction stands. *pending*: taken, but its block is not durable yet. *unknown*: no trace of it.
+
+    ``code`` and ``reason`` are the result; place and time are null unless the transaction stands in a durable block.
+    """
 
     txid: Hex32
     status: Literal["pending", "durable", "refused", "unknown"]
@@ -147,7 +150,7 @@ class QueryParams(Params, frozen=True):
 
 
 class PageView(msgspec.Struct, frozen=True):
-    """Some of the answers: at most ``limit``, fewer where they are long. The last page has no ``next_cursor``."""
+    """A page of what a query found: ``limit`` at most, fewer of long ones. The last one has no ``next_cursor``."""
 
     entries: list[EntryView]
     next_cursor: Count | None
@@ -164,13 +167,13 @@ class StatementView(msgspec.Struct, frozen=True):
 
 
 class BlockParams(Params, frozen=True):
-    """A height; absent: the newest block."""
+    """The block at ``height``, or the newest one where it is absent."""
 
     height: Height | None = None
 
 
 class HeaderView(msgspec.Struct, frozen=True):
-    """All that a block commits to. ``header`` is the 80 bytes that are hashed, ``body`` what they commit to."""
+    """What a block commits to. ``header`` is the 80 bytes that are hashed, ``body`` what they commit to."""
 
     height: Count
     block_id: Hex32
@@ -205,13 +208,13 @@ class BlockTransactionsView(msgspec.Struct, frozen=True):
 
 
 class DigestsParams(Params, frozen=True):
-    """SHA-256 digests of envelopes."""
+    """The SHA-256 digests of the envelopes that are asked about."""
 
     digests: Annotated[list[Hex32], Meta(max_length=1_000)]
 
 
 class MissingView(msgspec.Struct, frozen=True):
-    """Those that the node has to be sent before a record can name them."""
+    """The digests of envelopes that the node lacks: it has to be sent these before a record can name them."""
 
     missing: list[Hex32]
 
@@ -241,13 +244,13 @@ class OpenedView(msgspec.Struct, frozen=True):
 
 
 class CloseParams(Params, frozen=True):
-    """A subscription of this connection."""
+    """The subscription to end, one of this connection."""
 
     subscription: Label
 
 
 class ClosedView(msgspec.Struct, frozen=True):
-    """The cursor behind everything that was sent."""
+    """A subscription that ended, and the cursor behind everything that it sent: another one goes on from there."""
 
     subscription: str
     cursor: Count
@@ -257,7 +260,7 @@ class ClosedView(msgspec.Struct, frozen=True):
 
 
 def entry_view(entry: Entry) -> EntryView:
-    """A transaction of the chain as it goes out; off the loop, since its id is hashed."""
+    """Returns a transaction of the chain in its JSON form. It hashes for the id, so it does not belong on the loop."""
     transaction = entry.transaction
     code = entry.code
     return EntryView(
@@ -275,7 +278,7 @@ def entry_view(entry: Entry) -> EntryView:
 
 
 def block_view(block: Block, first_seq: int) -> BlockView:
-    """A block without its transactions."""
+    """Returns a block's JSON form, without its transactions."""
     return BlockView(
         block.height,
         block.block_id.hex(),
@@ -287,7 +290,7 @@ def block_view(block: Block, first_seq: int) -> BlockView:
 
 
 def header_view(block: Block) -> HeaderView:
-    """A block's header and what it commits to."""
+    """Returns the JSON form of a block's header and of what it commits to."""
     body = block.body
     return HeaderView(
         block.height,
@@ -306,7 +309,10 @@ def header_view(block: Block) -> HeaderView:
 
 
 def wire_status(verdict_wait: Wait, status: str, height: int | None) -> Status:
-    """The word for an outcome of a submission that waited so far: nothing is called durable before it is."""
+    """Returns the word for an outcome whose submission waited until ``verdict_wait``.
+
+    Nothing is called durable before it is: an outcome that was told earlier is *accepted* or *ordered*.
+    """
     if status == "durable" and verdict_wait == "ordered":
         return "ordered"
     if status == "rejected" or height is not None:

@@ -5,6 +5,21 @@ the modules declare. Whoever reads transactions takes :data:`REGISTRY` from here
 """
 
 from fastledger.state.registry import REGISTRY
-from fastledger.subjects import access, consent, folder, identity, record, reward
+from fastledger.subjects import (
+    access,
+    consent,
+    folder,
+    identity,
+    record,
+    reward,
+)
 
-__all__ = ["REGISTRY", "access", "consent", "folder", "identity", "record", "reward"]
+__all__ = [
+    "REGISTRY",
+    "access",
+    "consent",
+    "folder",
+    "identity",
+    "record",
+    "reward",
+]

@@ -84,7 +84,8 @@ static inline void fl_jacobian_to_affine(fl_affine *out, const fl_jacobian *p, c
     fl_field_store(out->y, &y);
 }
 
-/* The same for many, none of them with z = 0. */
+/* Converts `count` points, none of them with z = 0, to affine ones at the cost of one inversion. `products` has
+ * room for `count` elements. */
 static inline void fl_jacobian_to_affine_many(fl_affine *out, const fl_jacobian *p, fl_field *products,
                                               size_t count)
 {

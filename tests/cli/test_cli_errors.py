@@ -107,9 +107,7 @@ def test_the_systems_errors_are_answered_too(
 
 
 def commands(group: click.Group, *path: str) -> Iterator[tuple[str, ...]]:
-    context = click.Context(group)
-    for name in group.list_commands(context):
-        command = group.get_command(context, name)
+    for name, command in group.commands.items():
         if isinstance(command, click.Group):
             yield from commands(command, *path, name)
         yield (*path, name)
@@ -179,7 +177,7 @@ def test_the_script_answers_as_the_commands_do(made: Cli) -> None:
 
 
 def test_a_reader_that_goes_away_is_no_error(made: Cli) -> None:
-    """As with ``fastledger query … | head -1``."""
+    """A reader that closes the pipe early, as in ``fastledger query … | head -1``, ends the command."""
     command = f'"{SCRIPT}" query "{made.ledger}" --limit 1000 --json | head -c 10; exit ${{PIPESTATUS[0]}}'
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
     assert "Traceback" not in done.stderr

@@ -322,7 +322,7 @@ def test_an_ingest_goes_on_after_a_crash_between_keys_and_chain(
         clinic.ledger.entity(IDENTITIES, custodian.patients["p1"].identity)
     done = clinic.ingest([vitals])
     assert (done.report.committed, done.report.failures) == (4, {})
-    # The same for one more category of a patient who is there already.
+    # Nor is anything lost of one more category of a patient who is there already.
     laboratory = observation(category=[{"coding": [{"code": "laboratory"}]}])
     more = write_bundle(tmp_path / "b.json", laboratory, observation())
     crash_before_submitting(clinic, monkeypatch, more)

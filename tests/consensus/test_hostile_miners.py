@@ -13,7 +13,7 @@ BLOCKS = 4_000
 
 @cache
 def honest_race(share: float) -> Race:
-    """The same chances without lies."""
+    """A race at the chances of a liar with this share of the hashes, in which nobody lies."""
     race = Race(share)
     race.run(BLOCKS)
     return race

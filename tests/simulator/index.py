@@ -145,5 +145,5 @@ class MemoryIndex:
         self._checkpoints = self._checkpoints[: rng.randint(1, len(self._checkpoints))]
 
     def destroy(self) -> None:
-        """As ``reindex`` does."""
+        """Forgets everything, as ``reindex`` does."""
         self._checkpoints = [Checkpoint()]

@@ -94,7 +94,7 @@ class Options:
         return found
 
     def with_changes(self, **changes: Any) -> Self:
-        """The same with other values; for tests that pin one down."""
+        """A copy in which some options have other values; for tests that pin one down."""
         return replace(self, **changes)
 
     @classmethod

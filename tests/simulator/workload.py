@@ -89,7 +89,7 @@ class Wish:
 
 
 def _forge(transaction: Transaction) -> Transaction:
-    """The same content under a signature of somebody else over it."""
+    """A transaction with this content and the signature of somebody else over it."""
     signature = seeded_key("forger").sign(transaction.txid)
     return Transaction.decode(transaction.encoded[:-64] + signature)
 

@@ -412,7 +412,7 @@ def test_what_waits_for_a_record_is_bounded(tmp_path: Path) -> None:  # SPEC-ORP
 
 
 def look_again(world: World) -> None:
-    """As if the moment had passed within which it does not look again."""
+    """Has the moment pass within which the store does not look again."""
     world.ledger._envelopes.unnamed._looked_at = float("-inf")
 
 

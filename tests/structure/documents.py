@@ -15,6 +15,7 @@ SOURCE_SUFFIXES = (".py", ".pyx", ".pyi", ".c", ".h", ".md", ".svg", ".yml", ".t
 # What a document calls by the name of a file and no repository has: the reader's own files.
 FOREIGN = ("node.toml", "bench-results/kernels.svg", ".github/workflows/*.yml")
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+_CONSOLE = re.compile(r"^```console\n.*?^```", re.DOTALL | re.MULTILINE)
 _SPAN = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 # Separators of domains in what is hashed look like paths: `fastledger/wrap/v1`.
 _LABEL = re.compile(r"/v\d+$")
@@ -65,6 +66,15 @@ def paths_in(text: str) -> Iterator[str]:
             yield name
 
 
+def paths_in_commands(text: str) -> Iterator[str]:
+    """The files and folders of the repository that the command lines of a document name."""
+    for body in fences(text, "sh"):
+        for word in re.sub(r"#.*", "", body).split():
+            first, _, rest = word.partition("/")
+            if rest and first in ("tests", "benchmarks", "docs", "fastledger", "native"):
+                yield word
+
+
 def path_exists(name: str) -> bool:
     """Whether a file or folder is there: by its path from one of :data:`BASES`, or anywhere by its bare name."""
     name = name.rstrip("/")
@@ -87,8 +97,12 @@ class Command:
 
 
 def commands_in(text: str, program: str) -> Iterator[Command]:
-    """The command lines of ``program`` in a document's spans and fenced blocks."""
-    lines = [line for body in fences(text) for line in body.replace("\\\n", " ").splitlines()]
+    """The command lines of ``program`` in a document's spans and fenced blocks.
+
+    Not those in blocks of the language ``console``: a test runs them (``tests/whole/test_contributing.py``).
+    """
+    shown = fences(_CONSOLE.sub("", text))
+    lines = [line for body in shown for line in body.replace("\\\n", " ").splitlines()]
     lines += spans(text)
     for line in lines:
         found = re.match(rf"\s*(?:\$ )?(?:[A-Z_]+=\S+ )*(?:\S*/)?{program} (.*)", line)
@@ -98,21 +112,25 @@ def commands_in(text: str, program: str) -> Iterator[Command]:
 
 
 def command_faults(command: Command, main: click.Group) -> Iterator[str]:
-    """What a command line names that the command line does not have: a command or an option.
+    """What a command line names that the command line does not have: a command, an option or an argument.
 
-    ``a|b`` stands for either; a word in capitals or of other signs than a command's is an argument.
+    ``a|b`` stands for either, a word in capitals for any command that may stand there, or an argument.
     """
     words = list(command.words)
+    context = click.Context(main)
     groups: list[click.Command] = [main]
-    while words and any(isinstance(group, click.Group) for group in groups) and re.match(r"[a-z]", words[0]):
+    while words and any(isinstance(group, click.Group) for group in groups) and words[0][:1].isalpha():
         following: list[click.Command] = []
-        for name in words.pop(0).split("|"):
-            nests = [group for group in groups if isinstance(group, click.Group)]
-            found = [group.get_command(click.Context(group), name) for group in nests]
-            if not any(found):
-                yield f"no command {name}"
-            following += [item for item in found if item is not None]
+        choices = words.pop(0).split("|")
+        for group in groups:
+            if isinstance(group, click.Group):
+                names = group.list_commands(context) if choices[0].isupper() else choices
+                following += [item for name in names if (item := group.get_command(context, name)) is not None]
+        yield from (f"no command {name}" for name in choices if not following)
         groups = following
+    takes_arguments = any(isinstance(param, click.Argument) for item in groups for param in item.params)
+    if groups and words and not words[0].startswith("-") and not takes_arguments:
+        yield from () if any(isinstance(item, click.Group) for item in groups) else (f"no argument {words[0]}",)
     known = {option for item in [*groups, main] for param in item.params for option in _spellings(param)}
     for word in words:
         option = word.partition("=")[0]

@@ -51,7 +51,7 @@ def second_lists(text: str, module: str, kinds: Kinds) -> Iterator[str]:
 
 
 def second_lists_of_native(text: str, kinds: Kinds) -> Iterator[str]:
-    """The same for Cython and C, where no kind has anything to do."""
+    """Describes where a source in Cython or C names a kind: none has anything to do there."""
     for name in kinds.modules:
         for match in re.finditer(rf"[\"']{re.escape(name)}[\"']", text):
             yield f"{text.count(chr(10), 0, match.start()) + 1}: names the kind {name}"

@@ -13,6 +13,7 @@ from documents import (
     make_targets,
     path_exists,
     paths_in,
+    paths_in_commands,
     prose,
     top_folders,
 )
@@ -30,15 +31,14 @@ each_document = pytest.mark.parametrize("path", documents(), ids=lambda path: st
 
 @each_document
 def test_every_path_that_a_document_names_exists(path: Path) -> None:
-    named = set(paths_in(path.read_text()))
+    text = path.read_text()
+    named = {*paths_in(text), *paths_in_commands(text)}
     assert not {name for name in named if not path_exists(name)}
 
 
 @each_document
 def test_every_command_that_a_document_shows_exists(path: Path) -> None:
     for command in commands_in(path.read_text(), "fastledger"):
-        if command.words[0] in ("tx", "show"):
-            continue
         assert not list(command_faults(command, main)), f"fastledger {command}"
 
 
@@ -52,7 +52,8 @@ def test_every_make_target_that_a_document_shows_exists(path: Path) -> None:
 def test_what_does_not_exist_is_found() -> None:
     text = (
         "`fastledger/chain/nowhere.py`, `chain/nowhere/`, `nowhere.c`, `make nothing`\n"
-        "```sh\nfastledger node begin x\nfastledger node init --such\nfastledger nothing # why\n```\n"
+        "```sh\nfastledger node begin x\nfastledger node init --such\nfastledger nothing # why\n"
+        "fastledger node status http://127.0.0.1\npytest tests/nowhere\n```\n"
     )
     assert [name for name in paths_in(text) if not path_exists(name)] == [
         "fastledger/chain/nowhere.py",
@@ -60,7 +61,13 @@ def test_what_does_not_exist_is_found() -> None:
         "nowhere.c",
     ]
     faults = [list(command_faults(command, main)) for command in commands_in(text, "fastledger")]
-    assert faults == [["no command begin"], ["no option --such"], ["no command nothing"]]
+    assert faults == [
+        ["no command begin"],
+        ["no option --such"],
+        ["no command nothing"],
+        ["no argument http://127.0.0.1"],
+    ]
+    assert list(paths_in_commands(text)) == ["tests/nowhere"]
     assert [command.words[0] for command in commands_in(text, "make")] == ["nothing"]
 
 

@@ -61,7 +61,7 @@ class Cli:
 
 
 def cheapen(keystore: str) -> None:
-    """The same keystore with a derivation that costs a test nothing."""
+    """Seals the keystore again with a derivation that costs a test nothing."""
     Keystore.open(keystore, PASSWORD).change_password(PASSWORD, **CHEAP_KDF)
 
 

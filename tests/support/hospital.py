@@ -52,7 +52,7 @@ class Hospital:
         return Keystore.open(self.keystore, PASSWORD)
 
     def custodian(self, entry: str = "organisation") -> tuple[Custodian, Keystore]:
-        """As a new process would have it: everything from disk."""
+        """The hospital as a new process would have it: everything from disk."""
         keystore = self.open_keystore()
         organisation = Wallet.load(keystore, entry)
         custodian = Custodian(self.ledger, organisation, new_wallet=self.new_wallet, entry=entry)

@@ -33,12 +33,12 @@ def in_time(now_ms: int, parent: Tip) -> int:
 
 
 def ahead(now_ms: int, parent: Tip) -> int:
-    """As late as others take it."""
+    """The latest time that others take."""
     return max(now_ms + FUTURE_MS_MAX, parent.time_ms + 1)
 
 
 def behind(_now_ms: int, parent: Tip) -> int:
-    """As early as the rules allow."""
+    """The earliest time that the rules allow."""
     return parent.time_ms + 1
 
 

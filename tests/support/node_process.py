@@ -75,13 +75,13 @@ class NodeProcess:
         raise AssertionError("the node did not become ready")
 
     def kill(self) -> None:
-        """As a power cut would, for the process."""
+        """Kills the process as a power cut would."""
         assert self.process is not None
         self.process.kill()
         self.process.wait(30)
 
     def stop(self) -> int:
-        """As an operator would; the exit code."""
+        """Stops the process as an operator would; returns its exit code."""
         assert self.process is not None
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)

@@ -63,7 +63,7 @@ async def serve_world(
 
 
 class NodeThread:
-    """The same on a loop of its own, on a thread of its own: for clients that block."""
+    """A node on a loop and a thread of its own: for clients that block."""
 
     def __init__(self, path: Path, **settings: Any) -> None:
         self._path = path

@@ -213,7 +213,7 @@ class State:
         return found
 
     def find(self, table: EntityTable[EntityT], *key: bytes | int) -> EntityT | None:
-        """The same, or None."""
+        """An entity, or None where the state has none under the key."""
         return self.view.load(table, table.pack(*key))
 
 

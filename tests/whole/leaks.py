@@ -75,7 +75,7 @@ class Forms:
 
 
 def forms_of(secret: str, plain_bytes_min: int = PLAIN_BYTES_MIN) -> Forms:
-    """As it is, in quotes, in other cases, without its punctuation; hexadecimal; base64 at any offset; UTF-16."""
+    """A secret as it is, quoted, in other cases, without punctuation; in hexadecimal, base64 at any offset, UTF-16."""
     spellings = {secret, secret.lower(), secret.upper()}
     if any(character.isdigit() for character in secret):
         spellings.add(re.sub(r"[^0-9A-Za-z]", "", secret))

@@ -166,7 +166,7 @@ REJECTED: dict[str, tuple[Callable[[World], bytes], Code]] = {
     "envelope missing": (lambda w: with_body(w, "record.put", PUT), Code.BLOB_MISSING),
 }
 
-# The same for what the rules refuse: it stands in a block with its code. SPEC-STATE-4
+# What the rules refuse leaks nothing either: it stands in a block with its code. SPEC-STATE-4
 REFUSED: dict[str, tuple[Callable[[World], bytes], Code]] = {
     "unknown signer": (
         lambda w: new_wallet(w.clock).join(w.ledger.chain_id).erase_record(bytes(16)).encoded,

@@ -372,7 +372,7 @@ def test_dribbled_frames_and_mute_inventories_end_while_all_goes_on(scene: Scene
 
 
 class HostileListener(HostilePeer):
-    """The same where the node calls: the other end of a link of its own choice."""
+    """A hostile peer that the node calls: the other end of a link of its own choice."""
 
     def __init__(self, authority: Path, name: str, scene: Scene) -> None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
