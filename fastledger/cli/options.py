@@ -1,6 +1,7 @@
 """Options that several commands share, and the ways from their values to keys, ids and open ledgers."""
 
 import errno
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import update_wrapper
@@ -23,6 +24,7 @@ CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 RETRY_FOR_S = 60
 # As many digits as any 64-bit number has.
 MS_DIGITS_MAX = 20
+LEDGER_VARIABLE = "FASTLEDGER_LEDGER"
 PASSWORD_VARIABLE = "FASTLEDGER_PASSWORD"  # noqa: S105 - the name of a variable, not a password
 
 
@@ -96,11 +98,21 @@ class Target:
 
 
 class LedgerCommand(click.Command):
-    """A command whose first argument is LEDGER; ``--node URL`` is another way to write it."""
+    """A command whose first argument is LEDGER; ``--node URL`` and ``FASTLEDGER_LEDGER`` are other ways to give it."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Puts the URL of ``--node`` in the place of LEDGER."""
-        return super().parse_args(ctx, _node_first(args))
+        """Puts the URL of ``--node`` in the place of LEDGER, or what the environment says where LEDGER is left out."""
+        args = _node_first(args)
+        place = os.environ.get(LEDGER_VARIABLE)
+        if place and not ctx.resilient_parsing and self.leaves_ledger_out(ctx, args):
+            args = [place, *args]
+        return super().parse_args(ctx, args)
+
+    def leaves_ledger_out(self, ctx: click.Context, args: Sequence[str]) -> bool:
+        """Whether there are fewer arguments than the command needs, so that LEDGER is not the first of them."""
+        given, _, _ = self.make_parser(ctx).parse_args(list(args))
+        needed = [param for param in self.params if isinstance(param, click.Argument) and param.required]
+        return not all(isinstance(given.get(param.name), str | tuple) for param in needed if param.name)
 
 
 def _node_first(args: Sequence[str]) -> list[str]:
@@ -166,7 +178,7 @@ def ledger_options(function: Callable[..., Any]) -> Callable[..., Any]:
             help="File whose first line is the token that the node asks for.",
         ),
         click.option("--node", metavar="URL", expose_value=False, help="The node, in the place of LEDGER."),
-        click.argument("place", metavar="LEDGER", envvar="FASTLEDGER_LEDGER"),
+        click.argument("place", metavar="LEDGER", envvar=LEDGER_VARIABLE),
     ):
         wrapped = decorate(wrapped)
     return wrapped
@@ -204,8 +216,6 @@ def password_option(command: CommandT) -> CommandT:
 
 def read_password(password_file: Path | None, *, confirm: bool = False) -> str:
     """Returns the password from the file, the environment or a prompt."""
-    import os
-
     if password_file is not None:
         return _first_line(password_file, "password file")
     given = os.environ.get(PASSWORD_VARIABLE)

@@ -121,12 +121,13 @@ def command_faults(command: Command, main: click.Group) -> Iterator[str]:
     groups: list[click.Command] = [main]
     while words and any(isinstance(group, click.Group) for group in groups) and words[0][:1].isalpha():
         following: list[click.Command] = []
-        choices = words.pop(0).split("|")
-        for group in groups:
-            if isinstance(group, click.Group):
-                names = group.list_commands(context) if choices[0].isupper() else choices
-                following += [item for name in names if (item := group.get_command(context, name)) is not None]
-        yield from (f"no command {name}" for name in choices if not following)
+        nests = [group for group in groups if isinstance(group, click.Group)]
+        for word in words.pop(0).split("|"):
+            named = [(nest, name) for nest in nests for name in (nest.list_commands(context) if word.isupper() else [word])]
+            found = [item for nest, name in named if (item := nest.get_command(context, name)) is not None]
+            if not found:
+                yield f"no command {word}"
+            following += found
         groups = following
     takes_arguments = any(isinstance(param, click.Argument) for item in groups for param in item.params)
     if groups and words and not words[0].startswith("-") and not takes_arguments:

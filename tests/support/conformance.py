@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
 from msgspec import inspect
 from rules import State
 from strategies import body_of, of_type, struct_of
@@ -222,10 +223,13 @@ def check_a_kind_is_described(kind: Kind) -> None:
     assert re.fullmatch(r"[a-z0-9]+\.[a-z][a-z0-9-]*", kind.name)
     assert len(kind.name) <= 32
     assert f"### `{kind.name}`\n" in subjects_page()
-    schemas = json.loads(openrpc([], REGISTRY.kinds.values()))["components"]["schemas"].values()
-    (schema,) = [schema for schema in schemas if schema.get("x-kind") == kind.name]
+    components = json.loads(openrpc([], REGISTRY.kinds.values()))["components"]["schemas"]
+    (schema,) = [schema for schema in components.values() if schema.get("x-kind") == kind.name]
     assert list(schema["properties"]) == list(kind.body.__struct_fields__)
     assert schema["additionalProperties"] is False
+    validator = Draft202012Validator({**schema, "components": {"schemas": components}})
+    for body in sample(body_of(kind.name), 3):
+        validator.validate(json.loads(msgspec.json.encode(struct_form(kind.body).show(body))))
 
 
 def check_a_kind_has_a_command(kind: Kind) -> None:

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from conformance import sample
 from feeds import fill, small_files
+from strategies import body_of
 from world import START_MS, Clock, World, make_world, new_wallet
 
 from fastledger import Genesis, Ledger, LedgerOptions, Purpose, Right, SigningKey, Transaction
@@ -75,6 +77,10 @@ def do_everything(world: World) -> None:
     world.clock.advance(5_000)
     world.submit(world.hospital.revoke_identity(doctor.identity))
     assert world.ledger.submit([doctor.erase_record(bytes(16))])[0].code == UNKNOWN_SIGNER
+    # Of subjects that the story leaves out at least what their rules say to a patient.
+    told = {entry.transaction.kind for entry in world.ledger.query(limit=1_000)}
+    for kind in set(BODIES) - told:
+        world.ledger.submit([patient.sign(body) for body in sample(body_of(kind), 5)])
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """``fastledger show``: a command for each table of entities that the subjects declare."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -32,6 +33,24 @@ class _Tables(click.Group):
         return None if table is None else command_of(table)
 
 
+class _ShowCommand(LedgerCommand):
+    """The command of one table."""
+
+    table: "EntityTable[Any]"
+
+    def leaves_ledger_out(self, ctx: click.Context, args: Sequence[str]) -> bool:
+        """Whether the arguments are a key and nothing before it, or there are none."""
+        given, _, _ = self.make_parser(ctx).parse_args(list(args))
+        place, parts = given.get("place"), given.get("parts")
+        if not isinstance(place, str):
+            return True
+        try:
+            _key(self.table, (place, *(parts if isinstance(parts, tuple) else ())))
+        except click.UsageError:
+            return False
+        return True
+
+
 @click.command(cls=_Tables)
 def show() -> None:
     """Show an entity of the state, or a list: show TABLE LEDGER KEY."""
@@ -42,7 +61,7 @@ def command_of(table: "EntityTable[Any]") -> click.Command:
     names = [part.name.upper() for part in table.parts]
     conditions = ", ".join(table.listed_by)
 
-    @click.command(table.name, cls=LedgerCommand, short_help=table.summary.replace("``", ""))
+    @click.command(table.name, cls=_ShowCommand, short_help=table.summary.replace("``", ""))
     @ledger_options
     @click.argument("parts", nargs=-1, metavar=f"[{' '.join(names)}]")
     @command_options
@@ -68,6 +87,7 @@ def command_of(table: "EntityTable[Any]") -> click.Command:
         items = [msgspec.to_builtins(view.show(item.key, item.entity)) for item in page.items]
         output.answer({"items": items, "next_cursor": page.next_cursor})
 
+    run.table = table
     run.help = f"{(table.entity.__doc__ or '').replace('``', '')}\n\nShows the one under {' and '.join(names)}"
     if table.is_indexed:
         run.help += ", or without a key the list of all"
