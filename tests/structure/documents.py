@@ -123,8 +123,9 @@ def command_faults(command: Command, main: click.Group) -> Iterator[str]:
         following: list[click.Command] = []
         nests = [group for group in groups if isinstance(group, click.Group)]
         for word in words.pop(0).split("|"):
-            named = [(nest, name) for nest in nests for name in (nest.list_commands(context) if word.isupper() else [word])]
-            found = [item for nest, name in named if (item := nest.get_command(context, name)) is not None]
+            pairs = [(nest, nest.list_commands(context) if word.isupper() else [word]) for nest in nests]
+            asked = [nest.get_command(context, name) for nest, names in pairs for name in names]
+            found = [item for item in asked if item is not None]
             if not found:
                 yield f"no command {word}"
             following += found
