@@ -27,6 +27,7 @@
         ├── StorageFullError    no space left; the ledger opens again once there is some
         ├── CorruptionError     bytes on disk are not what was written; has file and offset
         ├── FormatVersionError  written by another format version
+        ├── ReleaseNeededError  the next block is under a rule set that this release does not know
         ├── UnreachableError    a node gave no answer that can be used; has ``transient``
         ├── OperationCancelledError  whoever asked for a backup, an export … called it off
         └── InstallationError   a library is missing or of a release that does not work; has ``extra``
@@ -35,7 +36,9 @@ Messages carry codes, ids, lengths and offsets, never payload bytes (SPEC-PRIV-2
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
+
+from fastledger.version import VERSION
 
 CODE_MAX = 2**16 - 1
 
@@ -191,6 +194,7 @@ class Code(int):
     STORAGE = _number(907, "the ledger cannot do it now")
     CANCELLED = _number(908, "the operation was called off")
     INSTALLATION = _number(909, "a library is missing or of a release that does not work")
+    RELEASE_NEEDED = _number(910, "the chain's rule set needs a newer release")
 
 
 class FastLedgerError(Exception):
@@ -408,6 +412,33 @@ class FormatVersionError(LedgerError):
     """A file of a format version that this release does not read."""
 
     default_code = Code.FORMAT_VERSION
+
+
+class ReleaseNeededError(LedgerError):
+    """The chain goes on under a rule set that this release does not know; nothing is lost, and reading goes on.
+
+    ``rule_set`` is in force from block ``height`` on. ``release`` is the first release that has it, as those who voted
+    for it told; empty where they told none.
+    """
+
+    default_code = Code.RELEASE_NEEDED
+
+    def __init__(self, *, rule_set: int, height: int, release: str) -> None:
+        wanted = f"release {release} or newer" if release else "a newer release"
+        super().__init__(
+            f"rule set {rule_set} is in force from height {height} on, and release {VERSION} does not know it: "
+            f"install {wanted} and start again"
+        )
+        self.rule_set = rule_set
+        self.height = height
+        self.release = release
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _release_needed, (self.rule_set, self.height, self.release)
+
+
+def _release_needed(rule_set: int, height: int, release: str) -> ReleaseNeededError:
+    return ReleaseNeededError(rule_set=rule_set, height=height, release=release)
 
 
 class UnreachableError(LedgerError):

@@ -30,6 +30,12 @@ FINALITY_DEPTH_MAX = 1_000
 REWARD_CREDITS_MAX = 1_000_000_000
 REWARD_STEPS_MAX = 64
 
+# Rule sets (C). A vote is given so many blocks, and the finality depth, before what it asks for.
+RULE_SET_MAX = 1_000
+ACTIVATION_NOTICE_BLOCKS_MIN = 8
+RELEASE_BYTES_MAX = 32
+AUTHORITIES_MAX = 1_000
+
 # Forks. A block of a later time than the clock by more than this waits.
 FUTURE_MS_MAX = 30 * 1000
 TREE_ENTRIES_MAX = 65_536

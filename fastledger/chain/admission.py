@@ -41,9 +41,9 @@ class Batch:
     """A scanned batch, and the findings of :func:`admit`: ``codes[i]`` is 0 where transaction i may enter a block.
 
     The batch is judged for the moment ``time_ms``, and ``in_block`` where its transactions stand in a block already.
-    ``bodies[i]`` is the typed body of transaction i, where it has one. ``hints`` are the column of verification
-    hints (1 + n × 33 bytes), where they were asked for. ``ahead`` is the index's answers for the batch, where they
-    were read.
+    ``bodies[i]`` is the typed body of transaction i, where it has one, and ``rule_set`` the number of the rule set
+    that all of them are of, 0 where nobody has looked. ``hints`` are the column of verification hints (1 + n × 33
+    bytes), where they were asked for. ``ahead`` is the index's answers for the batch, where they were read.
     """
 
     scan: ScanBatch
@@ -54,6 +54,7 @@ class Batch:
     bodies: list[Any] = field(init=False)
     hints: bytes = b""
     ahead: Ahead | None = None
+    rule_set: int = 0
     txids: list[bytes] = field(init=False)
     signers: list[bytes] = field(init=False)
     windows: tuple[int, int, int, int] | None = field(init=False)
@@ -97,6 +98,8 @@ class Batch:
 class Pending(NamedTuple):
     """One admitted transaction: its wire form, its 33-byte verification hint, its typed body, and its source.
 
+    ``body`` is of the rule set under which it came, or None; it counts only where its type is that of its kind under
+    the set in force.
     ``source`` is empty for what this node's own users submit, and otherwise the name of the organisation that sent
     it.
     """
@@ -112,13 +115,15 @@ class Pending(NamedTuple):
 
 
 class Trust(NamedTuple):
-    """The signatures of a batch that need no verification, since this node has done it, and help with the others.
+    """What of a batch needs no judgement, since this node has done it, and help with the rest.
 
+    ``contents``: the transactions are known to be of the chain, so that neither chain nor time of them is looked at.
     ``signatures``: none has to be verified. ``known``: those of the transactions at these indexes need not be; each
     has its 33-byte hint. ``hints`` are a column of hints that came with the batch, well-formed or not, right or
     wrong: wrong ones cost time and change no verdict.
     """
 
+    contents: bool = False
     signatures: bool = False
     known: Mapping[int, bytes] = MappingProxyType({})
     hints: bytes = b""
@@ -184,14 +189,15 @@ def admit(
     """Judges every transaction of a batch that has no code yet, and returns the batch.
 
     All ways into a block lead through here: for transactions that are submitted, for a block of others, and for one
-    of the node's own log. ``rules`` is the rule set of the block's height, or of the next block's; None where the
-    block is known to be of the chain, so that the contents of its transactions need no judgement. ``missing_blobs``
-    returns those of the given envelope digests that the blob store lacks; None: no envelope is looked for.
-    ``keep_hints`` leaves the verification hints in the batch, for a caller that passes the transactions on. Bodies
-    that are there already stay. Without ``cpu_share`` all CPUs verify.
+    of the node's own log. ``rules`` is the rule set of the block's height, or of the next block's; None where it is
+    not known yet, so that bodies are decoded at execution. ``missing_blobs`` returns those of the given envelope
+    digests that the blob store lacks; None: no envelope is looked for. ``keep_hints`` leaves the verification hints in
+    the batch, for a caller that passes the transactions on. Without ``cpu_share`` all CPUs verify.
     """
+    if not trust.contents:
+        _check_contents(batch, chain_id)
     if rules is not None:
-        _check_contents(batch, chain_id, rules)
+        fit_bodies(batch, rules)
         if missing_blobs is not None:
             _check_blobs(batch, rules, missing_blobs)
     if trust.signatures:
@@ -208,13 +214,9 @@ def look_ahead(batch: Batch, rules: Rules, read_ahead: ReadAhead) -> None:
         batch.ahead = read_ahead(rules.keys_read(batch.bodies), batch.txids)
 
 
-def _check_contents(batch: Batch, chain_id: bytes, rules: Rules) -> None:
-    """Checks chain, window, kind and body of every transaction whose form is right; sets its code and body.
-
-    Bodies that are there already stay.
-    """
-    scan, codes, bodies, now_ms = batch.scan, batch.codes, batch.bodies, batch.time_ms
-    decode_body = rules.decode_in_block if batch.in_block else rules.decode_body
+def _check_contents(batch: Batch, chain_id: bytes) -> None:
+    """Checks chain and window of every transaction whose form is right: what no rule set has to do with."""
+    scan, codes, now_ms = batch.scan, batch.codes, batch.time_ms
     on_chain = scan.matches_chain(chain_id)
     valid = all_valid(batch.windows, now_ms)
     for index, code in enumerate(codes):
@@ -225,12 +227,26 @@ def _check_contents(batch: Batch, chain_id: bytes, rules: Rules) -> None:
             continue
         if not valid:
             codes[index] = validity_code(scan.issued_ms(index), scan.expires_ms(index), now_ms)
-        if codes[index] or bodies[index] is not None:
+
+
+def fit_bodies(batch: Batch, rules: Rules) -> None:
+    """Gives every transaction without an error its body under the rule set of its height (SPEC-RULE-10).
+
+    A body that was decoded under another rule set stays where its type is that of its kind under ``rules`` too, and
+    is decoded again where it is not: what it was taken for first must not decide what it means.
+    """
+    if batch.rule_set == rules.number:
+        return
+    decode = rules.decode_in_block if batch.in_block else rules.decode_body
+    scan, codes, bodies, by_body = batch.scan, batch.codes, batch.bodies, rules.by_body
+    for index, code in enumerate(codes):
+        if code or type(bodies[index]) in by_body:
             continue
         try:
-            bodies[index] = decode_body(scan.kind(index), scan.body_as_msgpack(index))
+            bodies[index] = decode(scan.kind(index), scan.body_as_msgpack(index))
         except InputError as error:
             codes[index] = error.code
+    batch.rule_set = rules.number
 
 
 def _check_blobs(

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 from zlib import crc32
 
-from fastledger.chain.admission import Batch, Pending
+from fastledger.chain.admission import Batch, Pending, fit_bodies
+from fastledger.chain.in_force import RulesInForce
 from fastledger.chain.store import NOWHERE, BlockEntry, ChainStore, Layer
 from fastledger.consensus.engine import (
     BlockBuilt,
@@ -31,7 +32,7 @@ from fastledger.model.genesis import Genesis
 from fastledger.model.outcome import Outcome
 from fastledger.model.receipt import make_seal
 from fastledger.state.context import Context
-from fastledger.state.registry import BlockOpening, Rules
+from fastledger.state.registry import BlockOpening, Registry, Rules
 from fastledger.state.transition import all_valid, apply, validity_code
 from fastledger.state.view import Lookup, View, Writes, next_state_root
 from fastledger.storage.keys import TermLog
@@ -156,10 +157,10 @@ class Draft(NamedTuple):
     roots: Roots
 
 
-def genesis_writes(genesis: Genesis) -> Writes:
+def genesis_writes(genesis: Genesis, registry: Registry = REGISTRY) -> Writes:
     """Returns the state that the genesis document itself installs."""
     view = View(lambda _key: None)
-    REGISTRY.install_genesis(view, genesis)
+    registry.install_genesis(view, genesis)
     return view.writes
 
 
@@ -167,9 +168,19 @@ class Executor:
     """One chain's tip and everything that the next block depends on. It belongs to one thread."""
 
     def __init__(
-        self, *, genesis: Genesis, store: ChainStore, log: SegmentLog, engine: Engine, key: SigningKey | None
+        self,
+        *,
+        genesis: Genesis,
+        store: ChainStore,
+        log: SegmentLog,
+        engine: Engine,
+        key: SigningKey | None,
+        registry: Registry = REGISTRY,
     ) -> None:
+        """``registry`` has the rule sets that are known; raises ``ReleaseNeededError`` without that of genesis."""
         self.genesis = genesis
+        self.registry = registry
+        self.in_force = RulesInForce(registry, genesis)
         self.chain_id = genesis.chain_id
         self.store = store
         self._log = log
@@ -186,10 +197,11 @@ class Executor:
         """Takes the position of a checkpoint, to go on from it."""
         self.position = position
         self._history = HistoryTree.from_bytes(position.history)
+        self.in_force.load(self.store.lookup(), position.tip.height + 1)
 
     def start(self) -> Appended:
         """Writes block 0 of a new chain to the log."""
-        writes = genesis_writes(self.genesis)
+        writes = genesis_writes(self.genesis, self.registry)
         block = self.genesis.block(next_state_root(bytes(32), writes))
         return self._append(block, self._genesis_execution(writes))
 
@@ -198,7 +210,7 @@ class Executor:
 
         Raises ``InputError`` where it is not the one that the genesis document gives.
         """
-        writes = genesis_writes(self.genesis)
+        writes = genesis_writes(self.genesis, self.registry)
         expected = self.genesis.block(next_state_root(bytes(32), writes))
         if block.encode() != expected.encode():
             raise InputError("block 0 is not that of the genesis document", code=Code.BAD_BLOCK)
@@ -257,23 +269,29 @@ class Executor:
 
     def _begin(self, time_ms: int, proposer: bytes) -> Execution:
         """Returns an execution on top of the tip, with the proposer's reward paid."""
-        position = self.tip_position
+        position, rules = self.tip_position, self.in_force.rules
         view = View(self.store.lookup())
         height = position.tip.height + 1
-        REGISTRY.open_block(view, BlockOpening(self.genesis, height, time_ms, proposer))
-        return Execution(self._context(view, height, time_ms), self.rules_at(height), position.next_seq)
+        rules.open_block(view, BlockOpening(self.genesis, height, time_ms, proposer))
+        return Execution(self._context(view, height, time_ms), rules, position.next_seq)
 
     def try_out(self, view: View, signer: bytes, body: Any, time_ms: int) -> Code:
-        """Returns the code that the rules give a transaction in the next block, at ``time_ms``, over ``view``."""
+        """Returns the code that the rules give a transaction in the next block, at ``time_ms``, over ``view``.
+
+        Where this release does not know the next block's rule set, that of the tip is asked: reading goes on.
+        """
         height = self.tip_position.tip.height + 1
-        return apply(self._context(view, height, time_ms), self.rules_at(height), signer, body)
+        return apply(self._context(view, height, time_ms), self.in_force.next.latest_known, signer, body)
 
     def _context(self, view: View, height: int, time_ms: int) -> Context:
         return Context(view, chain_id=self.chain_id, height=height, time_ms=time_ms)
 
     def rules_at(self, height: int) -> Rules:
-        """The rule set in force at ``height``."""
-        return REGISTRY.rules(1)
+        """The rule set in force at a height up to the next block's, on the executor's thread.
+
+        Raises ``ReleaseNeededError`` where this release does not know it.
+        """
+        return self.in_force.at(height)
 
     def _plan(self, now_ms: int) -> BuildBlock:
         actions = self._engine.handle(TransactionsPending(self.tip_position.tip, now_ms))
@@ -300,7 +318,9 @@ class Executor:
         execution: Execution,
     ) -> tuple[bytes, bytes]:
         """Runs every transaction that may enter; returns the bytes of those that did, in order, and their lengths."""
-        known = self._look_ahead(batches)
+        for batch in batches:
+            fit_bodies(batch, execution.rules)
+        known = self._look_ahead(batches, execution.rules)
         parts = [
             batch.scan.gather(self._execute_batch(batch, verdicts, known, execution))
             for batch, verdicts in zip(batches, outcomes, strict=True)
@@ -331,10 +351,9 @@ class Executor:
                 entered.append(index)
         return entered
 
-    def _look_ahead(self, batches: Sequence[Batch]) -> dict[bytes, int]:
+    def _look_ahead(self, batches: Sequence[Batch], rules: Rules) -> dict[bytes, int]:
         """Reads what the batches will need from the index; returns the transactions that the chain has already."""
         known: dict[bytes, int] = {}
-        rules = self.rules_at(self.tip_position.tip.height + 1)
         for batch in batches:
             if self.store.take_ahead(batch.ahead):
                 known |= self.store.seqs_of_txids(batch.txids, batch.ahead and batch.ahead.seqs)
@@ -391,6 +410,7 @@ class Executor:
             {CHECKPOINT_KEY: self.position.pack()},
         )
         self.store.push(layer)
+        self.in_force.moved(execution.writes, block.height + 1)
         return Appended(layer, execution.context.erased)
 
     # Replaying.
@@ -431,7 +451,8 @@ class Executor:
 
     def _execute_block(self, block: Block, batch: Batch) -> Execution:
         execution = self._begin(block.body.time_ms, block.body.proposer)
-        known = self._look_ahead([batch])
+        fit_bodies(batch, execution.rules)
+        known = self._look_ahead([batch], execution.rules)
         for index, (txid, code) in enumerate(zip(batch.txids, batch.codes, strict=True)):
             if code:
                 raise _differs(block, f"transaction {index} ({Code(code).slug})")
@@ -449,8 +470,9 @@ class Executor:
     def draft(self, offered: tuple[Pending, ...], plan: BuildBlock, base: Draft | None = None) -> Draft:
         """Executes verified transactions on top of the tip and leaves the chain as it is.
 
-        One that the chain holds, or that is not valid at the block's time, is left out. ``base`` is a draft of the
-        same parent and plan for the first of ``offered``: those are not executed again.
+        One that the chain holds, or that is not valid at the block's time, or whose body is not of the rule set in
+        force, is left out. ``base`` is a draft of the same parent and plan for the first of ``offered``: those are
+        not executed again.
         """
         taken = [] if base is None else list(base.taken)
         if base is None:
@@ -461,7 +483,8 @@ class Executor:
         self.store.prefetch(execution.rules.keys_read([pending.body for pending in more]))
         known = self.store.seqs_of_txids([pending.txid for pending in more])
         for pending in more:
-            valid = validity_code(pending.issued_ms, pending.expires_ms, plan.time_ms) == Code.OK
+            valid = type(pending.body) in execution.rules.by_body
+            valid = valid and validity_code(pending.issued_ms, pending.expires_ms, plan.time_ms) == Code.OK
             taken.append(valid and pending.txid not in known and pending.txid not in execution.txids)
             if taken[-1]:
                 execution.run(pending.txid, pending.signer, pending.body)
@@ -513,8 +536,8 @@ class Executor:
     def reconnect(self, appended: Appended, position: Position) -> None:
         """Puts a layer back that :meth:`disconnect` took off this very tip."""
         self._below.append(self.tip_position)
-        self.resume(position)
         self.store.push(appended.layer)
+        self.resume(position)
 
     def disconnect(self) -> Position:
         """Drops the top layer; returns the position that the chain had with it."""

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeAlias
 from fastledger._native.scan import scan_many
 from fastledger.chain.admission import Batch, CpuShare, admit, cut_sequence, lay_out, look_ahead
 from fastledger.chain.block_cache import BlockCache
+from fastledger.chain.durable_rules import DurableRules
 from fastledger.chain.entities import EntityReader
 from fastledger.chain.envelopes import Envelopes, Pins, ReadGrant, access_body, check_granted
 from fastledger.chain.executor import Executor, Position
@@ -35,7 +36,7 @@ from fastledger.chain.store import NOWHERE, ChainStore, Durable, Layer
 from fastledger.consensus.engines import make_engine
 from fastledger.crypto.node_key import load_node_key, save_node_key
 from fastledger.crypto.signing import SigningKey
-from fastledger.errors import Code, CorruptionError, InputError, NotFoundError
+from fastledger.errors import Code, CorruptionError, InputError, NotFoundError, ReleaseNeededError
 from fastledger.model.block import Block
 from fastledger.model.genesis import Authority, Genesis
 from fastledger.model.outcome import Outcome
@@ -87,9 +88,8 @@ class Ledger(Keeping, EntityReader):
             undo.callback(self._blobs.close)
             self._store = ChainStore(self._index)
             undo.callback(self._store.close)
-            self._executor = Executor(
-                genesis=genesis, store=self._store, log=self._log, engine=self._engine, key=key
-            )
+            self._executor = Executor(genesis=genesis, store=self._store, log=self._log, engine=self._engine, key=key)
+            self._rules = DurableRules(self._store, self._executor)
             self._catch_up(checkpoint_position(self._index, directory.index_path), restored=restored)
             parts = Parts(
                 directory, genesis, self._engine, self._executor, self._store, self._log, self._blobs, key
@@ -117,7 +117,7 @@ class Ledger(Keeping, EntityReader):
                 store=self._store,
                 pipeline=self._pipeline,
                 envelopes=self._envelopes,
-                rules_at=self._executor.rules_at,
+                rules_at=self._rules.at,
             )
             # What closes the parts, in reverse order, whether opening fails or the user closes.
             self._parts = undo.pop_all()
@@ -162,19 +162,24 @@ class Ledger(Keeping, EntityReader):
         path: str | Path,
         *,
         authorities: Sequence[Authority] = (),
+        rule_set: int | None = None,
         node_key: SigningKey | None = None,
         password: str | None = None,
         options: LedgerOptions | None = None,
     ) -> Self:
         """Makes a new solo ledger in the directory ``path`` and opens it.
 
-        ``authorities`` are regulators from the start. The node's signing key is generated and kept in the directory,
-        sealed under ``password`` where one is given; with ``node_key`` the caller keeps it and nothing is stored.
+        ``authorities`` are regulators from the start; ``rule_set`` is the first, by default the newest of this release.
+        The node's signing key is generated and kept in the directory, sealed under ``password`` where one is given;
+        with ``node_key`` the caller keeps it and nothing is stored.
         """
         options = options or LedgerOptions()
         key = node_key or SigningKey.generate()
         genesis = Genesis.create(
-            created_ms=options.clock_ms(), proposers=(key.public_key,), authorities=tuple(authorities)
+            created_ms=options.clock_ms(),
+            proposers=(key.public_key,),
+            authorities=tuple(authorities),
+            rule_set=rule_set,
         )
 
         def fill(directory: LedgerDirectory) -> None:
@@ -228,8 +233,9 @@ class Ledger(Keeping, EntityReader):
         """Opens the ledger in ``path``: takes its lock, replays the log from the last checkpoint.
 
         A ``replica`` needs no node key: it answers everything and takes nothing in.
-        Raises ``LedgerLockedError`` where it is open already, ``CorruptionError`` where bytes are not what was
-        written, ``KeystoreError`` for a wrong ``password``, ``NotFoundError`` where there is no ledger.
+        Raises ``ReleaseNeededError`` where the log has blocks of a rule set that this release does not know,
+        ``LedgerLockedError`` where it is open already, ``CorruptionError`` where bytes are not what was written,
+        ``KeystoreError`` for a wrong ``password``, ``NotFoundError`` where there is no ledger.
         """
         directory = LedgerDirectory.open(Path(path))
         try:
@@ -350,7 +356,7 @@ class Ledger(Keeping, EntityReader):
         pins = Pins(self._envelopes)
         try:
             with self.times.stage("admit"):
-                rules = self._executor.rules_at(self.height + 1)
+                rules = self._executor.in_force.rules
                 batch = admit(
                     Batch.submitted(data, offsets, self.options.clock_ms()),
                     rules,
@@ -503,6 +509,11 @@ class Ledger(Keeping, EntityReader):
         """The lowest height whose block is kept: more than 0 on a pruned ledger."""
         return self._log.first_height
 
+    @property
+    def release_needed(self) -> ReleaseNeededError | None:
+        """Why this release takes nothing in any more: it lacks the next block's rule set; None where it has it."""
+        return self._executor.in_force.release_needed
+
     def shared_snapshot(self) -> AbstractContextManager[None]:
         """Makes all reads of this thread see one moment for the length of the block, which should be short."""
         return self._store.shared_snapshot()
@@ -582,6 +593,7 @@ class Ledger(Keeping, EntityReader):
             "transactions": self.transaction_count,
             "queue_depth": self.queue_depth,
             "replayed_blocks": self.replayed_blocks,
+            "rules": self._rules.status(self.height + 1),
             "index": self._index.stats(),
             "blobs": asdict(self._blobs.stats()),
         }

@@ -111,19 +111,29 @@ class Pipeline(Stages):
                 submissions = self._executing = self._take_waiting()
             with self._times.stage("execute"):
                 self._store.renew()
-                appended = self._executor.build(
-                    [submission.batch for submission in submissions],
-                    [submission.verdicts for submission in submissions],
-                    self._clock_ms(),
-                )
+                needed = self._executor.in_force.release_needed
+                appended = None if needed is not None else self._build(submissions)
             with self._changed:
                 if self._failure is not None:
                     return  # another thread failed meanwhile, and with it all who wait
-                self._groups.append(Group(appended, submissions))
+                if needed is None:
+                    self._groups.append(Group(appended, submissions))
+                else:
+                    self._in_flight -= len(submissions)
                 self._executing = []
                 self._changed.notify_all()
             for submission in submissions:
-                submission.ordered.set_result(submission.outcomes())
+                if needed is None:
+                    submission.ordered.set_result(submission.outcomes())
+                else:
+                    submission.fail(needed)
+
+    def _build(self, submissions: Sequence[Submission]) -> Appended | None:
+        return self._executor.build(
+            [submission.batch for submission in submissions],
+            [submission.verdicts for submission in submissions],
+            self._clock_ms(),
+        )
 
     def _may_execute(self) -> bool:
         return bool(self._waiting) and not self._paused

@@ -24,12 +24,19 @@ class Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
 # Each kind's bodies, the newest first: a rule set may give a kind another body, and old transactions keep theirs.
 _BODIES: dict[str, list[type[Body]]] = {}
 _KINDS: dict[type[Body], str] = {}
+# Of each body the newest rule set that declares a rule over it.
+_SINCE: dict[type[Body], int] = {}
+RULE_SET_FIRST = 1
 
 
-def name_kind(kind: str, body: type[Body]) -> None:
-    """Declares that transactions of ``kind`` carry ``body``. Raises ``ValueError`` where it has a kind already."""
+def name_kind(kind: str, body: type[Body], since: int = RULE_SET_FIRST) -> None:
+    """Declares that transactions of ``kind`` carry ``body`` from the rule set ``since`` on.
+
+    Raises ``ValueError`` where the body has a kind already.
+    """
     if _KINDS.setdefault(body, kind) != kind:
         raise ValueError(f"{body.__name__} is the body of {_KINDS[body]}")
+    _SINCE[body] = max(since, _SINCE.get(body, RULE_SET_FIRST))
     bodies = _BODIES.setdefault(kind, [])
     if body not in bodies:
         bodies.insert(0, body)
@@ -38,7 +45,12 @@ def name_kind(kind: str, body: type[Body]) -> None:
 def forget_kind(kind: str) -> None:
     """Takes back every :func:`name_kind` of ``kind``."""
     for body in _BODIES.pop(kind, ()):
-        del _KINDS[body]
+        del _KINDS[body], _SINCE[body]
+
+
+def newest_rule_set() -> int:
+    """The number of the newest rule set that a subject of this process has declared anything for."""
+    return max(_SINCE.values(), default=RULE_SET_FIRST)
 
 
 def kind_of(body: type[Body]) -> str:

@@ -41,6 +41,11 @@ Token16: TypeAlias = Annotated[
 ]
 UInt32: TypeAlias = Annotated[int, Meta(ge=0, le=2**32 - 1)]
 TimeMs: TypeAlias = Annotated[int, Meta(ge=0, le=2**53 - 1, extra={"time": True})]
+# A version of this software, such as 1.2.0 or 2.0rc1, or nothing: the one text that a body may hold.
+RELEASE_PATTERN = r"^([0-9]{1,4}(\.[0-9]{1,4}){1,3}((a|b|rc)[0-9]{1,3})?)?\Z"
+OptionalRelease: TypeAlias = Annotated[
+    str, Meta(max_length=limits.RELEASE_BYTES_MAX, pattern=RELEASE_PATTERN)
+]
 SizeBytes: TypeAlias = Annotated[int, Meta(ge=1, le=limits.BLOB_BYTES_MAX)]
 KemPublicKey: TypeAlias = Annotated[bytes, Meta(min_length=33, max_length=limits.KEM_PUBLIC_KEY_BYTES_MAX)]
 KeyWrap: TypeAlias = Annotated[bytes, Meta(min_length=48, max_length=limits.WRAPPED_KEY_BYTES_MAX)]

@@ -8,26 +8,44 @@ import hashlib
 import os
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import Any
+from typing import Any, Final
 
 from fastledger.crypto.hpke import public_key_suite
 from fastledger.crypto.work import bits_to_target, target_to_bits
 from fastledger.errors import Code, EnvelopeError, FormatVersionError, InputError
 from fastledger.limits import (
+    ACTIVATION_NOTICE_BLOCKS_MIN,
+    AUTHORITIES_MAX,
     FINALITY_DEPTH_MAX,
     REWARD_CREDITS_MAX,
     REWARD_STEPS_MAX,
+    RULE_SET_MAX,
     WORK_SPACING_MS_MAX,
     WORK_WINDOW_BLOCKS_MAX,
     WORK_WINDOW_BLOCKS_MIN,
 )
 from fastledger.model.block import ZERO32, Block, Header, HeaderBody
+from fastledger.model.body import RULE_SET_FIRST, newest_rule_set
 from fastledger.model.codec import decode, encode
 from fastledger.reprs import BriefRepr
 from fastledger.version import GENESIS_FORMAT_VERSION
 
 CHAIN_ID_BYTES = 8
 ENGINES = ("solo", "pow")
+_KEYS = frozenset(
+    (
+        "version",
+        "created_ms",
+        "engine",
+        "proposers",
+        "authorities",
+        "salt",
+        "rule_set",
+        "activation_quorum",
+    )
+)
+# Stands for an activation quorum of more than half of the authorities.
+MAJORITY: Final = -1
 EMPTY_ROOT = hashlib.sha256(b"").digest()
 
 
@@ -120,7 +138,11 @@ class WorkParameters:
 
 @dataclass(frozen=True)
 class Genesis:
-    """A genesis document. ``proposers`` are the 33-byte keys that may seal blocks; ``salt`` makes chains differ."""
+    """A genesis document. ``proposers`` are the 33-byte keys that may seal blocks; ``salt`` makes chains differ.
+
+    ``rule_set`` is in force from block 0 on; another takes its place once ``activation_quorum`` of the authorities
+    have voted for it (SPEC-RULE-5). Without authorities the quorum is 0, and the rule set stays for ever.
+    """
 
     created_ms: int
     proposers: tuple[bytes, ...]
@@ -128,6 +150,14 @@ class Genesis:
     engine: str = "solo"
     salt: bytes = b""
     work: WorkParameters | None = None
+    rule_set: int = RULE_SET_FIRST
+    activation_quorum: int = MAJORITY
+
+    def __post_init__(self) -> None:
+        """Puts the number of a majority in the place of :data:`MAJORITY`."""
+        if self.activation_quorum == MAJORITY:
+            count = len(self.authorities)
+            object.__setattr__(self, "activation_quorum", count // 2 + 1 if count else 0)
 
     def __repr__(self) -> str:
         return f"<Genesis {self.engine} chain {self.chain_id.hex()}, {len(self.proposers)} proposers>"
@@ -141,12 +171,19 @@ class Genesis:
         authorities: tuple[Authority, ...] = (),
         engine: str = "solo",
         work: WorkParameters | None = None,
+        rule_set: int | None = None,
+        activation_quorum: int = MAJORITY,
     ) -> "Genesis":
         """Makes the document of a new chain, with a random salt.
 
-        ``work`` goes with the ``pow`` engine and no other.
+        ``work`` goes with the ``pow`` engine and no other. ``rule_set`` is the newest that this release knows unless
+        another is given, for a federation in which some members have an older release.
         """
-        return cls(created_ms, proposers, authorities, engine, os.urandom(16), work).checked()
+        number = newest_rule_set() if rule_set is None else rule_set
+        salt = os.urandom(16)
+        return cls(
+            created_ms, proposers, authorities, engine, salt, work, number, activation_quorum
+        ).checked()
 
     def checked(self) -> "Genesis":
         """Returns the document unchanged.
@@ -166,6 +203,7 @@ class Genesis:
                 public_key_suite(authority.kem)
             except EnvelopeError:
                 raise _bad_genesis("an authority has a KEM public key") from None
+        self._check_activation()
         if len({authority.key for authority in self.authorities}) != len(self.authorities):
             raise _bad_genesis("authorities differ from one another")
         if len(self.salt) != 16:
@@ -175,6 +213,23 @@ class Genesis:
         if self.work is not None:
             self.work.checked()
         return self
+
+    def _check_activation(self) -> None:
+        if type(self.rule_set) is not int or not RULE_SET_FIRST <= self.rule_set <= RULE_SET_MAX:
+            raise _bad_genesis(f"rule_set is a number from {RULE_SET_FIRST} to {RULE_SET_MAX}")
+        count, quorum = len(self.authorities), self.activation_quorum
+        if count > AUTHORITIES_MAX:
+            raise _bad_genesis(f"authorities are at most {AUTHORITIES_MAX}")
+        if type(quorum) is not int or not min(1, count) <= quorum <= count:
+            raise _bad_genesis("activation_quorum is 1 to the number of authorities, 0 where there are none")
+
+    @property
+    def activation_notice_blocks(self) -> int:
+        """How many blocks at least lie between the vote that decides an activation and its height (SPEC-RULE-6).
+
+        They are more than the finality depth: the decision is final before it takes effect.
+        """
+        return ACTIVATION_NOTICE_BLOCKS_MIN + (self.work.finality_depth if self.work is not None else 0)
 
     @cached_property
     def encoded(self) -> bytes:
@@ -186,6 +241,8 @@ class Genesis:
             "proposers": list(self.proposers),
             "authorities": [[authority.key, authority.kem] for authority in self.authorities],
             "salt": self.salt,
+            "rule_set": self.rule_set,
+            "activation_quorum": self.activation_quorum,
         }
         if self.work is not None:
             document["work"] = self.work.to_map()
@@ -200,11 +257,12 @@ class Genesis:
             raise FormatVersionError(
                 f"a genesis document of format {version}: this release reads format {GENESIS_FORMAT_VERSION} alone"
             )
-        keys = {"version", "created_ms", "engine", "proposers", "authorities", "salt"}
-        if not isinstance(value, dict) or set(value) - {"work"} != keys:
+        if not isinstance(value, dict) or set(value) - {"work"} != _KEYS:
             raise _bad_genesis("a genesis document has other fields")
         if type(value["version"]) is not int or value["version"] != GENESIS_FORMAT_VERSION:
             raise _bad_genesis(f"not a genesis document of format {GENESIS_FORMAT_VERSION}")
+        if value["activation_quorum"] == MAJORITY:
+            raise _bad_genesis("activation_quorum stands in a document as a number")
         return cls(
             value["created_ms"],
             tuple(_byte_strings(value["proposers"])),
@@ -212,6 +270,8 @@ class Genesis:
             str(value["engine"]),
             _byte_strings([value["salt"]])[0],
             WorkParameters.from_map(value["work"]) if "work" in value else None,
+            value["rule_set"],
+            value["activation_quorum"],
         ).checked()
 
     @cached_property

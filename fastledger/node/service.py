@@ -19,7 +19,7 @@ from fastledger.node.ingest import Ingest, IngestOptions
 from fastledger.node.reads import Reads, Tell
 
 T = TypeVar("T")
-State = Literal["ready", "syncing", "stopping", "halted", "stopped"]
+State = Literal["ready", "syncing", "outdated", "stopping", "halted", "stopped"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,8 +55,9 @@ class NodeService:
         """The state of the node.
 
         A node that is *ready* takes transactions. One that is *syncing* takes them too, but is far behind its peers,
-        so that its answers are old. One that is *halted* has failed to write: it still answers reads, and needs a
-        restart to go on. In the states *stopping* and *stopped* it takes nothing more.
+        so that its answers are old. One that is *outdated* stands before a rule set that its release does not know: it
+        answers reads, and goes on when it is started with a newer release. One that is *halted* has failed to write: it
+        still answers reads, and needs a restart to go on. In the states *stopping* and *stopped* it takes nothing more.
         """
         if self._stopped:
             return "stopped"
@@ -64,6 +65,8 @@ class NodeService:
             return "stopping"
         if self.ledger.halted:
             return "halted"
+        if self.ledger.release_needed is not None:
+            return "outdated"
         return "syncing" if self.is_syncing() else "ready"
 
     async def read(self, work: Callable[[Ledger], T], *, heavy: bool = False) -> T:

@@ -25,7 +25,7 @@ from fastledger.peers.settings import CloseCode
 from fastledger.peers.wire import BlockMessage, GetBlocks, NotFound, WireFault, split_ids
 
 # Of the moment or of this node, not of who brought the block.
-_NO_FAULT = {Code.BELOW_FINAL, Code.TREE_FULL, Code.UNKNOWN_PARENT}
+_NO_FAULT = {Code.BELOW_FINAL, Code.TREE_FULL, Code.UNKNOWN_PARENT, Code.RELEASE_NEEDED}
 _HEAD_MS = 2_000
 _RETRY_MS = 15_000
 _BYTES_PER_MS = 256

@@ -47,8 +47,9 @@ _HARMLESS = {
     Code.POOL_FULL,
     Code.BUSY,
     Code.BLOB_MISSING,
-    # A newer release may know it.
+    # Of another rule set, or of a newer release: what its sender has in force need not be in force here.
     Code.UNKNOWN_KIND,
+    Code.RELEASE_NEEDED,
 }
 # What is worth another try later, when there is room or it has become valid.
 _UNDECIDED = {Code.POOL_FULL, Code.NOT_YET_VALID, Code.BUSY, Code.BLOB_MISSING}
@@ -377,8 +378,10 @@ class TransactionRelay:
     def _submit(self, link: Link, txids: list[bytes], bodies: Sequence[bytes], now_ms: int) -> None:
         codes = self._host.chain.submit(bodies, now_ms, source=link.source)
         bad = False
+        # Of a newer release: a body that fits nothing here may be right there.
+        newer = link.rule_set > self._host.chain.newest_rule_set
         for txid, code in zip(txids, codes, strict=True):
-            if code in _HARMLESS:
+            if code in _HARMLESS or (newer and code == Code.BAD_BODY):
                 self._wants.pop(txid, None)
                 if code not in _UNDECIDED:
                     self._decided((txid,))

@@ -421,6 +421,7 @@ class PeerNetwork:
             max(0, self._now_ms),
             self.settings.listen,
             self.settings.agent,
+            self.chain.newest_rule_set,
         )
 
     def _tick_link(self, link: Link, now_ms: int) -> None:
@@ -473,6 +474,7 @@ class PeerNetwork:
     def _ready(self, link: Link, hello: Hello) -> None:
         link.ready = True
         link.clock_offset_ms = hello.time_ms - self._now_ms
+        link.rule_set = hello.rule_set
         self._told_tip(link, hello)
         if link.hello_tip != self.chain.tip.block_id:
             # The tip moved between our Hello and theirs, when there was nobody yet to tell.
@@ -518,6 +520,7 @@ class PeerNetwork:
             inbound=link.inbound,
             ready=link.ready,
             agent=link.hello.agent if link.hello is not None else "",
+            rule_set=link.rule_set,
             height=link.height,
             work=link.work,
             rtt_ms=link.rtt_ms,

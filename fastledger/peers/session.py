@@ -118,6 +118,8 @@ class Link:
         self.work = 0
         self.tip = b""
         self.clock_offset_ms = 0
+        # The newest rule set that the peer says it knows.
+        self.rule_set = 0
         self.rtt_ms: int | None = None
         self.bytes_received = 0
         self.bytes_sent = 0

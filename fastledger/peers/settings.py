@@ -95,7 +95,8 @@ Action: TypeAlias = Send | Close | Dial | Banned
 class PeerInfo(NamedTuple):
     """The state of one link, for ``peers list`` and metrics.
 
-    ``height`` and ``work`` are what the peer last claimed.
+    ``height`` and ``work`` are what the peer last claimed; ``rule_set`` is the newest that its release knows, 0
+    before it has told.
     """
 
     link: int
@@ -104,6 +105,7 @@ class PeerInfo(NamedTuple):
     inbound: bool
     ready: bool
     agent: str
+    rule_set: int
     height: int
     work: int
     rtt_ms: int | None

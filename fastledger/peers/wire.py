@@ -28,6 +28,7 @@ from fastledger.limits import (
     PEER_SNAPSHOTS_MAX,
     PEER_TEXT_BYTES_MAX,
     PEER_TRANSACTIONS_BYTES,
+    RULE_SET_MAX,
     TRANSACTION_BYTES_MAX,
 )
 from fastledger.peers.scores import Offence
@@ -73,7 +74,10 @@ class Message(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
 
 
 class Hello(Message, tag=1):
-    """The first message of either side; ``work`` is a claim, ``listen`` an address or empty."""
+    """The first message of either side; ``work`` is a claim, ``listen`` an address or empty.
+
+    ``rule_set`` is the newest rule set that the sender's release knows.
+    """
 
     chain_id: Nonce
     genesis_digest: Id
@@ -84,6 +88,7 @@ class Hello(Message, tag=1):
     time_ms: Milliseconds
     listen: Text
     agent: Text
+    rule_set: Annotated[int, msgspec.Meta(ge=1, le=RULE_SET_MAX)]
 
 
 class Ping(Message, tag=2):

@@ -21,6 +21,7 @@ from fastledger.rpc.views import (
     LedgerStatusView,
     MissingView,
     Nothing,
+    RulesView,
     block_view,
     entry_view,
     header_view,
@@ -69,6 +70,7 @@ def status_view(context: Context, figures: dict[str, Any]) -> LedgerStatusView:
         service.reads.pending,
         service.feed.subscription_count,
         figures["replayed_blocks"],
+        msgspec.convert(figures["rules"], RulesView),
         figures["index"],
         figures["blobs"],
     )

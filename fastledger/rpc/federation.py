@@ -61,13 +61,17 @@ class FederationStatusView(msgspec.Struct, frozen=True):
 
 
 class PeerView(msgspec.Struct, frozen=True):
-    """A link. ``height`` and ``work`` are what the peer claims, ``points`` its organisation's offences."""
+    """A link. ``height`` and ``work`` are what the peer claims, ``points`` its organisation's offences.
+
+    ``rule_set`` is the newest that the peer's release knows, 0 before it has told.
+    """
 
     address: str
     organisation: str
     inbound: bool
     ready: bool
     agent: str
+    rule_set: Count
     height: Count
     work: WorkHex
     rtt_ms: Count | None
@@ -86,6 +90,7 @@ class PeerView(msgspec.Struct, frozen=True):
             peer.inbound,
             peer.ready,
             peer.agent,
+            peer.rule_set,
             peer.height,
             f"{peer.work:x}",
             peer.rtt_ms,

@@ -60,10 +60,30 @@ class InfoView(msgspec.Struct, frozen=True):
     now_ms: Count
 
 
+class RuleSetStepView(msgspec.Struct, frozen=True):
+    """A rule set, the first height at which it is in force, and the first release that has it (empty: not told)."""
+
+    rule_set: Count
+    height: Count
+    release: str
+
+
+class RulesView(msgspec.Struct, frozen=True):
+    """The rule set of the next block, the newest that this release knows, and what is scheduled.
+
+    ``release_needed`` tells why the node takes nothing more, where it lacks the next block's rule set.
+    """
+
+    in_force: Count
+    newest_known: Count
+    scheduled: RuleSetStepView | None
+    release_needed: str | None
+
+
 class LedgerStatusView(msgspec.Struct, frozen=True):
     """Figures of the ledger and its queues."""
 
-    state: Literal["ready", "syncing", "stopping", "halted", "stopped"]
+    state: Literal["ready", "syncing", "outdated", "stopping", "halted", "stopped"]
     chain_id: Hex8
     engine: str
     height: Count
@@ -76,6 +96,7 @@ class LedgerStatusView(msgspec.Struct, frozen=True):
     pending_reads: Count
     subscriptions: Count
     replayed_blocks: Count
+    rules: RulesView
     index: dict[str, Any]
     blobs: dict[str, Any]
 

@@ -70,6 +70,14 @@ class Kind:
         """The part of the name behind the dot."""
         return self.name.partition(".")[2]
 
+    def fits(self, encoded: bytes) -> bool:
+        """Whether :meth:`decode` would give a body."""
+        try:
+            self._decode(encoded)
+        except msgspec.DecodeError:
+            return False
+        return True
+
     def decode(self, encoded: bytes) -> Body:
         """The body from the MessagePack form that the native scan makes of it; ``InputError`` with ``BAD_BODY``."""
         try:

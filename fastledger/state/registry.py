@@ -8,7 +8,7 @@ the highest ``since`` that it declares.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from fastledger.errors import Code, InputError
 from fastledger.model.body import Body
@@ -44,6 +44,7 @@ RulesAt: TypeAlias = "Callable[[int], Rules]"
 """Which rule set is in force at a height of one chain."""
 GenesisHook: TypeAlias = Callable[[View, Genesis], None]
 BlockHook: TypeAlias = Callable[[View, BlockOpening], None]
+HookT = TypeVar("HookT")
 
 
 class NotInForce(NamedTuple):
@@ -53,10 +54,22 @@ class NotInForce(NamedTuple):
 
 
 class Rules:
-    """One rule set: the kinds that are in force under it, by name and by the type of their body."""
+    """One rule set: the kinds that are in force under it, by name and by the type of their body.
 
-    def __init__(self, number: int, kinds: Mapping[str, Kind]) -> None:
+    ``others`` are the kinds of other rule sets, by name: what a body may be of that does not fit here.
+    ``block_hooks`` run at each block before its first transaction, in this order.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        kinds: Mapping[str, Kind],
+        others: Mapping[str, Sequence[Kind]] = MappingProxyType({}),
+        block_hooks: "Sequence[BlockHook]" = (),
+    ) -> None:
         self.number = number
+        self._others = others
+        self._block_hooks = tuple(block_hooks)
         self.by_name: Mapping[str, Kind] = MappingProxyType(dict(kinds))
         self.by_body: Mapping[type[Body], Kind] = MappingProxyType(
             {kind.body: kind for kind in kinds.values()}
@@ -68,12 +81,19 @@ class Rules:
     def decode_body(self, kind: str, encoded: bytes) -> Body:
         """The typed body of a transaction, from the MessagePack form that the native scan makes of it.
 
-        Raises ``InputError`` with ``UNKNOWN_KIND`` or ``BAD_BODY``; the message repeats no value.
+        Raises ``InputError`` with ``UNKNOWN_KIND`` or ``BAD_BODY``; the message repeats no value. A body that fits the
+        kind under another rule set is of a kind that is not in force, for the border, and of no bad form.
         """
         found = self.by_name.get(kind)
         if found is None:
             raise InputError("no such kind of transaction", code=Code.UNKNOWN_KIND)
-        return found.decode(encoded)
+        try:
+            return found.decode(encoded)
+        except InputError:
+            for other in self._others.get(kind, ()):
+                if other.fits(encoded):
+                    raise InputError("the body is of another rule set", code=Code.UNKNOWN_KIND) from None
+            raise
 
     def decode_in_block(self, kind: str, encoded: bytes) -> "Body | NotInForce":
         """Like :meth:`decode_body` for a transaction that stands in a block already.
@@ -83,6 +103,12 @@ class Rules:
         """
         found = self.by_name.get(kind)
         return NotInForce(kind) if found is None else found.decode(encoded)
+
+    def open_block(self, view: View, opening: BlockOpening) -> None:
+        """Has every subject do what is due at a block before its first transaction."""
+        for hook in self._block_hooks:
+            hook(view, opening)
+        view.commit()
 
     def keys_read(self, bodies: Sequence[Any]) -> list[bytes]:
         """State keys, new to most blocks, that judging ``bodies`` will read: a hint for reading ahead, no more."""
@@ -113,8 +139,8 @@ class Registry:
         self._tables: dict[str, EntityTable[Any]] = {}
         self._kinds: dict[str, list[Kind]] = {}
         self._rules: dict[int, Rules] = {}
-        self.genesis_hooks: list[tuple[int, GenesisHook]] = []
-        self.block_hooks: list[tuple[int, BlockHook]] = []
+        self._genesis_hooks: list[tuple[int, int, GenesisHook]] = []
+        self._block_hooks: list[tuple[int, int, BlockHook]] = []
 
     def add(self, subject: Declaration) -> None:
         """Takes in a subject; ``ValueError`` where another has its number or its name."""
@@ -138,6 +164,15 @@ class Registry:
         versions.sort(key=lambda each: each.since)
         self._rules.clear()
 
+    def add_genesis_hook(self, subject: Declaration, since: int, hook: GenesisHook) -> None:
+        """Takes in what a subject writes before block 0, on chains that begin with the rule set ``since`` or newer."""
+        self._genesis_hooks.append((subject.number, since, hook))
+
+    def add_block_hook(self, subject: Declaration, since: int, hook: BlockHook) -> None:
+        """Takes in what a subject does at each block, from the rule set ``since`` on."""
+        self._block_hooks.append((subject.number, since, hook))
+        self._rules.clear()
+
     def remove(self, subject: Declaration) -> None:
         """Forgets a subject, its tables, kinds and hooks."""
         del self._subjects[subject.number]
@@ -146,8 +181,8 @@ class Registry:
         for kind in subject.kinds:
             self._kinds.pop(kind.name, None)
         self._rules.clear()
-        self.genesis_hooks = [entry for entry in self.genesis_hooks if entry[0] != subject.number]
-        self.block_hooks = [entry for entry in self.block_hooks if entry[0] != subject.number]
+        self._genesis_hooks = [entry for entry in self._genesis_hooks if entry[0] != subject.number]
+        self._block_hooks = [entry for entry in self._block_hooks if entry[0] != subject.number]
 
     @property
     def subjects(self) -> tuple[Declaration, ...]:
@@ -186,20 +221,25 @@ class Registry:
                 applicable = [kind for kind in versions if kind.since <= number]
                 if applicable:
                     in_force[name] = applicable[-1]
-            rules = self._rules[number] = Rules(number, in_force)
+            others = {
+                name: [kind for kind in versions if kind is not in_force.get(name)]
+                for name, versions in self._kinds.items()
+            }
+            hooks = _hooks_of(self._block_hooks, number)
+            rules = self._rules[number] = Rules(number, in_force, others, hooks)
         return rules
 
     def install_genesis(self, view: View, genesis: Genesis) -> None:
-        """Has every subject write what the genesis document installs."""
-        for _, hook in sorted(self.genesis_hooks, key=lambda entry: entry[0]):
+        """Has every subject of the rule set that the genesis document names write what the document installs."""
+        for hook in _hooks_of(self._genesis_hooks, genesis.rule_set):
             hook(view, genesis)
         view.commit()
 
-    def open_block(self, view: View, opening: BlockOpening) -> None:
-        """Has every subject do what is due at a block before its first transaction."""
-        for _, hook in sorted(self.block_hooks, key=lambda entry: entry[0]):
-            hook(view, opening)
-        view.commit()
+
+def _hooks_of(hooks: Sequence[tuple[int, int, HookT]], number: int) -> list[HookT]:
+    """The hooks that a rule set has, in the order of their subjects' numbers."""
+    found = sorted((entry for entry in hooks if entry[1] <= number), key=lambda entry: entry[0])
+    return [hook for _, _, hook in found]
 
 
 REGISTRY = Registry()

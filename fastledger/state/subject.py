@@ -25,7 +25,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, get_type_hints
 
 from fastledger.errors import Code
-from fastledger.model.body import Body, forget_kind, name_kind
+from fastledger.model.body import RULE_SET_FIRST, Body, forget_kind, name_kind
 from fastledger.state.context import Context
 from fastledger.state.entity import EntityT, EntityTable
 from fastledger.state.kind import Kind
@@ -94,7 +94,7 @@ class Subject:
         return code
 
     def rule(
-        self, action: str, *, since: int = 1, is_alert: bool = False
+        self, action: str, *, since: int = RULE_SET_FIRST, is_alert: bool = False
     ) -> Callable[[Callable[[Context, BodyT], None]], Callable[[Context, BodyT], None]]:
         """Makes a function the rule of the kind ``<subject>.<action>``; the type of its ``body`` is the kind's body.
 
@@ -106,7 +106,7 @@ class Subject:
         def declare(rule: Callable[[Context, BodyT], None]) -> Callable[[Context, BodyT], None]:
             body: type[Body] = get_type_hints(rule)["body"]
             name = f"{self.name}.{action}"
-            name_kind(name, body)
+            name_kind(name, body, since)
             summary = (inspect.getdoc(body) or "").partition("\n\n")[0].replace("\n", " ")
             kind = Kind(name, body, rule, since, summary, is_alert)
             self._registry.add_kind(kind)
@@ -115,15 +115,27 @@ class Subject:
 
         return declare
 
-    def at_genesis(self, hook: GenesisHook) -> GenesisHook:
-        """Has ``hook(view, genesis)`` write what the genesis document itself installs, before the first block."""
-        self._registry.genesis_hooks.append((self.number, hook))
-        return hook
+    def at_genesis(self, *, since: int = RULE_SET_FIRST) -> Callable[[GenesisHook], GenesisHook]:
+        """Has ``hook(view, genesis)`` write what the genesis document itself installs, before the first block.
 
-    def at_block(self, hook: BlockHook) -> BlockHook:
-        """Has ``hook(view, opening)`` run at each block before its first transaction."""
-        self._registry.block_hooks.append((self.number, hook))
-        return hook
+        It runs on chains that begin with the rule set ``since`` or a newer one, and on no other.
+        """
+
+        def declare(hook: GenesisHook) -> GenesisHook:
+            self._registry.add_genesis_hook(self, since, hook)
+            return hook
+
+        return declare
+
+    def at_block(self, *, since: int = RULE_SET_FIRST) -> Callable[[BlockHook], BlockHook]:
+        """Has ``hook(view, opening)`` run at each block before its first transaction, from the rule set ``since`` on.
+        """
+
+        def declare(hook: BlockHook) -> BlockHook:
+            self._registry.add_block_hook(self, since, hook)
+            return hook
+
+        return declare
 
     def withdraw(self) -> None:
         """Takes the subject out of the registry again: for a test that brought one of its own."""

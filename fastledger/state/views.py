@@ -67,6 +67,8 @@ def form_of(shape: Shape) -> Form:
         return Form(Annotated[int, Meta(ge=found.ge, le=found.le)], _same, _same)
     if isinstance(found, inspect.BoolType):
         return Form(bool, _same, _same)
+    if isinstance(found, inspect.StrType):
+        return Form(str, _same, _same)
     if isinstance(found, inspect.EnumType):
         return Form(found.cls, _same, _same)
     if isinstance(found, inspect.StructType) and issubclass(found.cls, Entity):

@@ -7,6 +7,7 @@ the modules declare. Whoever reads transactions takes :data:`REGISTRY` from here
 from fastledger.state.registry import REGISTRY
 from fastledger.subjects import (
     access,
+    chain,
     consent,
     folder,
     identity,
@@ -17,6 +18,7 @@ from fastledger.subjects import (
 __all__ = [
     "REGISTRY",
     "access",
+    "chain",
     "consent",
     "folder",
     "identity",

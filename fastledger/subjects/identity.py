@@ -106,7 +106,7 @@ KEYS = identities.table(2, "signing_key", Pseudonym, key={"key": Key33})
 KEM_KEYS = identities.table(3, "kem_key", KemKey, key={"identity": Id16})
 
 
-@identities.at_genesis
+@identities.at_genesis()
 def install_authorities(view: View, genesis: Genesis) -> None:
     """Genesis authorities are regulators that vouch for themselves."""
     for authority in genesis.authorities:

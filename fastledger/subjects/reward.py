@@ -30,7 +30,7 @@ def reward_at(schedule: Sequence[tuple[int, int]], height: int) -> int:
     return schedule[step - 1][1] if step else 0
 
 
-@rewards.at_block
+@rewards.at_block()
 def pay_reward(view: View, opening: BlockOpening) -> None:
     """Adds the reward of the block to its proposer's account, before the block's first transaction."""
     work = opening.genesis.work

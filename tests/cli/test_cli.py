@@ -56,6 +56,7 @@ def test_status_tells_where_the_ledger_stands(made: Cli) -> None:
         "transactions",
         "queue_depth",
         "replayed_blocks",
+        "rules",
     }
     assert keys | {"index", "blobs", "backend"} == set(answer)
     assert (answer["engine"], answer["queue_depth"], answer["replayed_blocks"]) == ("solo", 0, 0)

@@ -236,7 +236,9 @@ def test_the_codec_gives_back_what_it_took(value: Any, junk: bytes) -> None:  # 
 @given(
     fields=st.fixed_dictionaries(
         {
-            "version": st.just(1) | CBOR_VALUES,
+            "version": st.just(3) | CBOR_VALUES,
+            "rule_set": st.just(1) | CBOR_VALUES,
+            "activation_quorum": st.just(0) | CBOR_VALUES,
             "created_ms": st.integers(-5, 2**60) | CBOR_VALUES,
             "engine": st.just("solo") | CBOR_VALUES,
             "proposers": st.lists(st.binary(min_size=33, max_size=33), max_size=2) | CBOR_VALUES,
@@ -325,8 +327,13 @@ GENESIS = Genesis(0, (bytes(33),), salt=bytes(16))
 @pytest.mark.parametrize(
     "changes",
     [
-        {"version": 3},
+        {"version": 4},
         {"version": True},
+        {"rule_set": 0},
+        {"rule_set": True},
+        {"rule_set": 1_001},
+        {"activation_quorum": 1},
+        {"activation_quorum": -1},
         {"version": "1"},
         {"created_ms": -1},
         {"created_ms": 1000 * 2**32},
@@ -439,7 +446,9 @@ def test_vectors_verify_without_the_engine(vectors: dict[str, bytes]) -> None:
     """hashlib and cbor2 alone: what any other implementation has to come to (SPEC-TX-5, SPEC-BLK-1, SPEC-GEN-1)."""
     assert sha256(vectors["genesis"]).digest()[:8] == vectors["chain_id"]
     genesis = cbor2.loads(vectors["genesis"])
-    assert list(genesis) == ["salt", "engine", "version", "proposers", "created_ms", "authorities"]
+    fields = ["salt", "engine", "version", "rule_set", "proposers", "created_ms", "authorities", "activation_quorum"]
+    assert list(genesis) == fields
+    assert (genesis["version"], genesis["rule_set"], genesis["activation_quorum"]) == (3, 1, 1)
     protected, unprotected, payload, signature = cbor2.loads(vectors["transaction"]).value
     structure = cbor2.dumps(["Signature1", protected, b"", payload])
     assert sha256(structure).digest() == vectors["txid"]

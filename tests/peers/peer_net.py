@@ -20,6 +20,7 @@ from fastledger.model.block import Block
 from fastledger.peers.network import PeerNetwork
 from fastledger.peers.settings import Banned, Close, CloseCode, Dial, PeerSettings, Send
 from fastledger.peers.wire import TAGS, FrameReader, Hello, Message, encode_frame
+from fastledger.subjects.catalogue import REGISTRY
 
 SEGMENT_BYTES = 1 << 22
 
@@ -100,6 +101,7 @@ class Stranger:
             "time_ms": self.net.now_ms,
             "listen": "",
             "agent": "stranger",
+            "rule_set": 1,
         }
         return Hello(**(fields | changes))
 
@@ -129,7 +131,7 @@ class Net:
         self._wake: dict[str, int] = {}
 
     def add(self, name: str, key: SigningKey | None, *, peers: Sequence[str] = (), **settings: Any) -> Member:
-        node = Node(self.root / name, self.genesis, key)
+        node = Node(self.root / name, self.genesis, key, registry=settings.pop("registry", REGISTRY))
         node.now_ms = self.now_ms
         # Larger blocks than the tests of the chain make.
         with patch.object(fork_world, "SEGMENT_BYTES", SEGMENT_BYTES):

@@ -34,6 +34,7 @@ from fastledger.peers.wire import (
     Transactions,
     encode_frame,
 )
+from fastledger.version import PEER_PROTOCOL_VERSION
 
 
 @pytest.fixture
@@ -104,7 +105,7 @@ def test_who_says_nothing_is_dropped(net: Net, victim: Member) -> None:  # SPEC-
 
 def test_before_the_handshake_only_hello_may_come(net: Net, victim: Member) -> None:  # SPEC-PEER-3
     for number, frame in enumerate(
-        (encode_frame(Inventory(bytes(32))), (5_000).to_bytes(4, "big") + b"\1\x99\1")
+        (encode_frame(Inventory(bytes(32))), (5_000).to_bytes(4, "big") + bytes((PEER_PROTOCOL_VERSION,)) + b"\x99\1")
     ):
         stranger = net.stranger(victim, name=f"early{number}")
         stranger.say_bytes(frame)

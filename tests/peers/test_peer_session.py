@@ -36,6 +36,7 @@ from fastledger.peers.wire import (
     WireFault,
     encode_frame,
 )
+from fastledger.version import PEER_PROTOCOL_VERSION
 
 NOW = 1_000_000
 SOMEONE = Subject(SubjectKind.ORGANISATION, "someone")
@@ -104,7 +105,7 @@ def test_a_long_frame_may_take_longer() -> None:  # SPEC-PEER-10
     link = new_link()
     link.expect(GetBlocks)
     length = 16 * 1024 * 1024
-    list(link.messages(length.to_bytes(4, "big") + b"\1\x92\x0d", NOW))
+    list(link.messages(length.to_bytes(4, "big") + bytes((PEER_PROTOCOL_VERSION,)) + b"\x92\x0d", NOW))
     assert link.late(NOW + 200_000) is None
     assert link.late(NOW + 300_000) is not None
 

@@ -43,11 +43,12 @@ from fastledger.peers.wire import (
     encode_frame,
     split_ids,
 )
+from fastledger.version import PEER_PROTOCOL_VERSION
 
 ID = bytes(range(32))
 HEADER = WireHeader(bytes(80), b"body", b"seal", 3)
 EVERY: list[Message] = [
-    Hello(bytes(8), ID, bytes(8), 7, ID, ID, 1_800_000_000_000, "host:1", "agent"),
+    Hello(bytes(8), ID, bytes(8), 7, ID, ID, 1_800_000_000_000, "host:1", "agent", 2),
     Ping(bytes(8), 1, ID, ID),
     Pong(bytes(8), 1, ID, ID),
     Goodbye(3),
@@ -87,7 +88,7 @@ def offence_of(data: bytes) -> Offence:
     return caught.value.offence
 
 
-def frame(body: bytes, version: int = 1) -> bytes:
+def frame(body: bytes, version: int = PEER_PROTOCOL_VERSION) -> bytes:
     return (len(body) + 1).to_bytes(4, "big") + bytes([version]) + body
 
 
@@ -99,7 +100,7 @@ def test_every_message_is_told_here() -> None:
 def test_a_message_is_what_it_was(message: Message) -> None:  # SPEC-PEER-1
     data = encode_frame(message)
     assert int.from_bytes(data[:4], "big") == len(data) - 4
-    assert data[4] == 1
+    assert data[4] == PEER_PROTOCOL_VERSION
     assert data[6] == TAGS[type(message)]
     assert read(data) == [message]
     # Every answer names a request, and what is asked for has a tag of its own.
@@ -108,10 +109,10 @@ def test_a_message_is_what_it_was(message: Message) -> None:  # SPEC-PEER-1
 
 def test_the_bytes_of_the_protocol_stand_still() -> None:  # SPEC-PEER-1
     ping = encode_frame(Ping(b"12345678", 300, ID, ID)).hex()
-    assert ping == "00000054" + "01" + "95" + "02" + "c408" + b"12345678".hex() + "cd012c" + 2 * (
+    assert ping == "00000054" + "02" + "95" + "02" + "c408" + b"12345678".hex() + "cd012c" + 2 * (
         "c420" + ID.hex()
     )
-    assert encode_frame(GetPeers()).hex() == "00000003019128"
+    assert encode_frame(GetPeers()).hex() == "00000003029128"
 
 
 @pytest.mark.parametrize("piece", [1, 2, 3, 7, 64, 10_000])
@@ -136,13 +137,13 @@ def test_dribbled_frames_cost_what_they_weigh() -> None:  # SPEC-PEER-2
 
 def test_an_announced_length_allocates_nothing() -> None:  # SPEC-PEER-2
     reader = FrameReader(any_tag)
-    assert list(reader.feed(PEER_FRAME_BYTES_MAX.to_bytes(4, "big") + b"\1\x92\x0d")) == []
+    assert list(reader.feed(PEER_FRAME_BYTES_MAX.to_bytes(4, "big") + b"\2\x92\x0d")) == []
     assert reader.held_bytes == 7
 
 
 def test_each_message_has_its_own_maximum() -> None:  # SPEC-PEER-2
     for tag, kind in MESSAGES.items():
-        prefix = bytes([1, 0x92, tag])
+        prefix = bytes([PEER_PROTOCOL_VERSION, 0x92, tag])
         assert list(FrameReader(any_tag).feed((kind.bytes_max).to_bytes(4, "big") + prefix)) == []
         assert offence_of((kind.bytes_max + 1).to_bytes(4, "big") + prefix) == Offence.OVERSIZED
     assert Ping.bytes_max == Hello.bytes_max == PEER_FRAME_SMALL_BYTES_MAX
@@ -155,7 +156,7 @@ def test_each_message_has_its_own_maximum() -> None:  # SPEC-PEER-2
         (b"\xff\xff\xff\xff", Offence.OVERSIZED),
         (b"\0\0\0\0", Offence.OVERSIZED),
         (b"\0\0\0\2", Offence.OVERSIZED),
-        (frame(b"\x91\x28", version=2), Offence.WRONG_VERSION),
+        (frame(b"\x91\x28", version=1), Offence.WRONG_VERSION),
         (frame(b"\x91\x63"), Offence.GARBAGE),
         (frame(b"\xc0\x28"), Offence.GARBAGE),
         (frame(b"\x92\x28\x00"), Offence.GARBAGE),
@@ -175,9 +176,10 @@ def test_what_is_not_of_the_protocol_is_one_offence(data: bytes, offence: Offenc
 @pytest.mark.parametrize(
     "message",
     [
-        Hello(bytes(7), ID, bytes(8), 7, ID, ID, 0, "", ""),
-        Hello(bytes(8), ID, bytes(8), -1, ID, ID, 0, "", ""),
-        Hello(bytes(8), ID, bytes(8), 7, ID, ID, 0, "x" * 129, ""),
+        Hello(bytes(7), ID, bytes(8), 7, ID, ID, 0, "", "", 1),
+        Hello(bytes(8), ID, bytes(8), -1, ID, ID, 0, "", "", 1),
+        Hello(bytes(8), ID, bytes(8), 7, ID, ID, 0, "x" * 129, "", 1),
+        Hello(bytes(8), ID, bytes(8), 7, ID, ID, 0, "", "", 0),
         GetHeaders(bytes(32 * 65), 10),
         GetHeaders(b"", 1_001),
         GetBlocks(bytes(32 * 65)),

@@ -46,6 +46,7 @@ def example_of(name: str, node: NodeWorld) -> Any:
         "transaction": "AAAA",
         "transactions": ["AAAA"],
         "height": 1,
+        "chain": world.ledger.chain_id.hex(),
         "identity": world.doctor.identity.hex(),
         "key": world.ledger.entity(IDENTITIES, world.doctor.identity).key.hex(),
         "folder": folder.body_map["folders"][0].hex(),

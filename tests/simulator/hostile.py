@@ -41,6 +41,7 @@ from fastledger.peers.wire import (
     encode_frame,
     split_ids,
 )
+from fastledger.version import PEER_PROTOCOL_VERSION
 from simulator.clock import START_MS
 from simulator.options import MINUTE_MS, SECOND_MS
 
@@ -142,8 +143,9 @@ class Liar:
         genesis = self.run.genesis
         now_ms = START_MS + self.run.schedule.now_ms
         nonce = self.rng.randbytes(8)
+        rule_set = self.rng.randint(1, 3)
         return Hello(
-            genesis.chain_id, genesis.digest, nonce, height, work, tip, now_ms, self.address, "honest/1.0"
+            genesis.chain_id, genesis.digest, nonce, height, work, tip, now_ms, self.address, "honest/1.0", rule_set
         )
 
     def heard(self, link: int, message: Message) -> None:
@@ -502,7 +504,8 @@ class Garbage(Liar):
 
     def lie(self, link: int) -> None:
         # A length that may be, so that the rest is looked at.
-        self.send_bytes(link, (200).to_bytes(4, "big") + b"\x01\xff" + self.rng.randbytes(300))
+        head = (200).to_bytes(4, "big") + bytes((PEER_PROTOCOL_VERSION,))
+        self.send_bytes(link, head + b"\xff" + self.rng.randbytes(300))
 
 
 class Echo(Liar):

@@ -163,7 +163,7 @@ class Replay:
     def _pay(self, view: View, block: Block) -> None:
         """The genesis schedule's reward, and whatever else is due at a block."""
         body = block.body
-        REGISTRY.open_block(view, BlockOpening(self.genesis, block.height, body.time_ms, body.proposer))
+        REGISTRY.rules(1).open_block(view, BlockOpening(self.genesis, block.height, body.time_ms, body.proposer))
 
     def _judge(self, view: View, block: Block, index: int, transaction: Transaction) -> Code:
         txid, time_ms = transaction.txid, block.body.time_ms

@@ -15,6 +15,7 @@ from fastledger.model.terms import KIND, kind_name
 from fastledger.state.registry import NotInForce
 from fastledger.subjects.access import AccessRead
 from fastledger.subjects.catalogue import REGISTRY
+from fastledger.subjects.chain import ChainActivate
 from fastledger.subjects.consent import ConsentRekey, ConsentRevoke
 from fastledger.subjects.folder import FolderOpen, FolderRotate
 from fastledger.subjects.identity import IdentityEndorse, IdentityRegister, IdentityRevoke, IdentityRotate
@@ -269,6 +270,24 @@ def one_consent_more_than_there_is_room_for(state: State) -> Result:
     for _ in range(CONSENTS_PER_FOLDER_GRANTEE_MAX):
         state.consent(patient, clinic, folder)
     return state.when(patient, grant(state.draw(), clinic, folder))
+
+
+# Rule sets.
+
+
+@case("not-an-authority")
+def a_patient_votes(state: State) -> Result:
+    return state.when(state.patient(), ChainActivate(rule_set=2, height=100))
+
+
+@case("rule-set-behind")
+def an_authority_votes_for_what_is_in_force(state: State) -> Result:
+    return state.when(state.regulator, ChainActivate(rule_set=1, height=100))
+
+
+@case("activation-too-soon")
+def an_authority_votes_for_the_next_block(state: State) -> Result:
+    return state.when(state.regulator, ChainActivate(rule_set=2, height=state.height + 1))
 
 
 ALL = [(slug, function) for slug, functions in CASES.items() for function in functions]

@@ -29,7 +29,7 @@ from fastledger.errors import Code, InputError
 from fastledger.limits import TRANSACTION_BYTES_MAX
 from fastledger.model.body import Body, body_map, kind_of, parse_body
 from fastledger.model.codec import decode, encode
-from fastledger.model.fields import ID_BYTES
+from fastledger.model.fields import ID_BYTES, RELEASE_PATTERN
 from fastledger.model.query import Query
 from fastledger.model.shape import Shape, fields_of
 from fastledger.model.terms import CODE, KIND, SIGNER, SUBJECT, TERM_BYTES, TOKEN
@@ -197,6 +197,9 @@ def size_max(shape: Shape, where: str) -> int:
         return 9
     if isinstance(found, inspect.BoolType):
         return 1
+    if isinstance(found, inspect.StrType):
+        assert found.pattern == RELEASE_PATTERN and found.max_length is not None, f"{where}: a text"
+        return found.max_length + 3
     if isinstance(found, inspect.EnumType):
         return max(len(str(member.value)) for member in found.cls) + 3
     if isinstance(found, inspect.ListType) and shape.item is not None:

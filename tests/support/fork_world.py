@@ -22,10 +22,12 @@ from fastledger.consensus.engines import make_engine
 from fastledger.crypto.work import check_work
 from fastledger.model.block import Block
 from fastledger.model.genesis import WorkParameters
+from fastledger.state.registry import Registry
 from fastledger.storage.files import OsFiles
 from fastledger.storage.index import Index
 from fastledger.storage.journal import ForkJournal
 from fastledger.storage.log import SegmentLog
+from fastledger.subjects.catalogue import REGISTRY
 
 SEGMENT_BYTES = 1 << 16
 SPACING_MS = 1_000
@@ -33,7 +35,11 @@ EASY_BITS = 0x207FFFFF
 
 
 def make_genesis(
-    keys: Sequence[SigningKey], *, finality_depth: int = 4, regulators: Sequence[Wallet] = ()
+    keys: Sequence[SigningKey],
+    *,
+    finality_depth: int = 4,
+    regulators: Sequence[Wallet] = (),
+    rule_set: int | None = None,
 ) -> Genesis:
     """A chain on which every other nonce is work enough."""
     return Genesis.create(
@@ -48,6 +54,7 @@ def make_genesis(
             finality_depth=finality_depth,
             rewards=((0, 5),),
         ),
+        rule_set=rule_set,
     )
 
 
@@ -63,6 +70,7 @@ class Node:
     erased: list[bytes] = field(default_factory=list)
     mempool: Mempool | None = None
     now_ms: int = START_MS + SPACING_MS
+    registry: Registry = REGISTRY
 
     def start(self) -> "Node":
         chain_id, engine = self.genesis.chain_id, make_engine(self.genesis)
@@ -72,7 +80,14 @@ class Node:
         self.log = SegmentLog.open(self.root, chain_id, self.files, segment_bytes=SEGMENT_BYTES)
         self.index = Index.open(self.root / "index", chain_id, map_bytes=1 << 24)
         self.store = ChainStore(self.index)
-        executor = Executor(genesis=self.genesis, store=self.store, log=self.log, engine=engine, key=self.key)
+        executor = Executor(
+            genesis=self.genesis,
+            store=self.store,
+            log=self.log,
+            engine=engine,
+            key=self.key,
+            registry=self.registry,
+        )
         position = checkpoint_position(self.index, self.root)
         if position is not None:
             executor.resume(position)

@@ -43,6 +43,7 @@ class HostilePeer:
             "time_ms": int(time.time() * 1000),
             "listen": "",
             "agent": "hostile",
+            "rule_set": 1,
         }
         return Hello(**(fields | changes))
 

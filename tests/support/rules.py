@@ -23,7 +23,7 @@ from typing import Any
 from fastledger import Code
 from fastledger.crypto.hpke import KemSuite
 from fastledger.model.body import Body
-from fastledger.model.genesis import Authority, Genesis, WorkParameters
+from fastledger.model.genesis import MAJORITY, Authority, Genesis, WorkParameters
 from fastledger.model.ids import identity_id
 from fastledger.model.terms import CODE, TABLE_BYTES, TERM_BYTES, code_name
 from fastledger.state.context import Context
@@ -85,14 +85,29 @@ class Result:
 class State:
     """A state in memory, with a regulator from the genesis document in it; time stands at ``now_ms``."""
 
-    def __init__(self, *, rule_set: int | None = None, work: WorkParameters | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        rule_set: int | None = None,
+        work: WorkParameters | None = None,
+        authorities: int = 1,
+        activation_quorum: int = MAJORITY,
+    ) -> None:
+        """``authorities`` are the regulator and others, in :attr:`authorities`."""
         self.now_ms = START_MS
         self.height = 1
         self._drawn = 0
         self.regulator = self.stranger()
-        authority = Authority(self.regulator.key, KEM)
-        self.genesis = Genesis(START_MS, (self.regulator.key,), (authority,), salt=bytes(16), work=work)
-        self.chain_id = bytes(8)
+        self.authorities = [self.regulator, *(self.stranger() for _ in range(authorities - 1))]
+        self.genesis = Genesis(
+            START_MS,
+            (self.regulator.key,),
+            tuple(Authority(person.key, KEM) for person in self.authorities),
+            salt=bytes(16),
+            work=work,
+            activation_quorum=activation_quorum,
+        )
+        self.chain_id = self.genesis.chain_id
         self.rules = REGISTRY.rules(rule_set or REGISTRY.newest_rule_set)
         self.view = View(_nothing)
         REGISTRY.install_genesis(self.view, self.genesis)
@@ -196,7 +211,7 @@ class State:
     def when_block(self, proposer: Person, *, height: int) -> frozenset[bytes]:
         """What is due at a block before its first transaction; returns the state keys that changed."""
         before = dict(self.view.writes)
-        REGISTRY.open_block(self.view, BlockOpening(self.genesis, height, self.now_ms, proposer.key))
+        self.rules.open_block(self.view, BlockOpening(self.genesis, height, self.now_ms, proposer.key))
         self.height = height
         return self._changed_since(before)
 

@@ -51,6 +51,9 @@ def of_type(hint: Any, meta: Meta | None = None, known: Mapping[bytes, list[byte
         stand = known.get(table.prefix, []) if table is not None else []
         fresh = st.binary(min_size=low, max_size=high)
         return st.sampled_from(stand) | fresh if stand else fresh
+    if hint is str:
+        pattern = (meta.pattern if meta else None) or ""
+        return st.from_regex(pattern, fullmatch=True).filter(lambda text: low <= len(text) <= (high or 64))
     if hint is bool:
         return st.booleans()
     if hint is int:

@@ -18,7 +18,6 @@ from fastledger.errors import BlockFault, Code, InputError
 from fastledger.limits import BLOCK_BYTES_MAX, BLOCK_TRANSACTIONS_MAX
 from fastledger.model.block import Block, result_entries
 from fastledger.model.receipt import check_seals
-from fastledger.state.registry import Rules
 
 
 class CheckedBlock(NamedTuple):
@@ -33,16 +32,17 @@ def check_copy(
     block: Block,
     *,
     chain_id: bytes,
-    rules: Rules | None,
+    of_chain: bool = False,
     pool: Mempool,
     known_seal: bytes,
     verify_threads: int | None,
 ) -> CheckedBlock:
     """Checks a copy of a block in everything but the results of executing it; raises ``BlockFault``.
 
-    ``rules`` is the rule set of the block's height, None where the id is known to be of the chain, so that the
-    contents of its transactions need no judgement. Transactions whose very bytes ``pool`` holds are not verified
-    again, nor a seal that equals ``known_seal``.
+    Kinds and bodies are seen at execution too: the rule set in force follows from the blocks below, which need not be
+    here yet (SPEC-RULE-10). ``of_chain``: the id is known to be of the chain, so that chain and time of its
+    transactions need no judgement. Transactions whose very bytes ``pool`` holds are not verified again, nor a seal
+    that equals ``known_seal``.
     """
     _check_shape(block)
     if block.seal != known_seal and not check_seals([block.sealed_header], chain_id, threads=1)[0]:
@@ -51,9 +51,9 @@ def check_copy(
     _check_roots(block, batch.scan.txids)
     if not batch.scan.all_ok:
         raise _copy_fault(block, "form of a transaction")
-    trust = Trust(known=_take_known(batch, pool), hints=block.hints)
+    trust = Trust(contents=of_chain, known=_take_known(batch, pool), hints=block.hints)
     cpu_share = CpuShare(verify_threads)
-    admit(batch, rules, chain_id=chain_id, trust=trust, keep_hints=True, cpu_share=cpu_share)
+    admit(batch, None, chain_id=chain_id, trust=trust, keep_hints=True, cpu_share=cpu_share)
     if Code.BAD_SIGNATURE in batch.codes:
         raise _copy_fault(block, f"signature of transaction {batch.codes.index(Code.BAD_SIGNATURE)}")
     bad = next((index for index, code in enumerate(batch.codes) if code), None)
@@ -63,16 +63,16 @@ def check_copy(
     return CheckedBlock(_with_hints(block, batch.hints), batch, wrong_hints)
 
 
-def readmit(block: Block, chain_id: bytes, rules: Rules) -> Batch:
+def readmit(block: Block, chain_id: bytes) -> Batch:
     """Parses the transactions of a block that was checked before it was stored; its roots are checked again.
 
-    Raises ``BlockFault`` where the bytes are not those that were stored.
+    Their bodies are decoded at execution. Raises ``BlockFault`` where the bytes are not those that were stored.
     """
     _check_shape(block)
     batch = _scan(block)
     _check_roots(block, batch.scan.txids)
     trust = Trust(signatures=True, hints=block.hints)
-    admit(batch, rules, chain_id=chain_id, trust=trust)
+    admit(batch, None, chain_id=chain_id, trust=trust)
     if any(batch.codes):
         raise _copy_fault(block, "transaction")
     return batch

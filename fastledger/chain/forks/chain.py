@@ -31,12 +31,13 @@ from fastledger.chain.forks.events import (
 from fastledger.chain.forks.header_intake import HeaderIntake
 from fastledger.chain.forks.headers import HeaderChain, KnownById
 from fastledger.chain.forks.mempool import Mempool
+from fastledger.chain.forks.stopping import StoppingPlaces
 from fastledger.chain.forks.templates import Template, target_of
 from fastledger.chain.store import NOWHERE, ChainStore
 from fastledger.consensus.engine import BlockBuilt, Engine, FinaliseBlock, SealBlock, Tip, TipMoved, WorkFound
 from fastledger.consensus.tree import BlockTree, Entry, Status
 from fastledger.crypto.signing import SigningKey
-from fastledger.errors import BlockFault, Code, CorruptionError, InputError, StorageFullError
+from fastledger.errors import BlockFault, Code, CorruptionError, InputError, LedgerError, StorageFullError
 from fastledger.limits import (
     BLOCK_BYTES_MAX,
     BLOCK_TRANSACTIONS_MAX,
@@ -107,6 +108,8 @@ class ForkChain:
         self._draft_age_ms_max = min(DRAFT_AGE_MS_MAX, spacing_ms // 2)
         self._faults: dict[bytes, str] = {}
         self._final_height = position.tip.height
+        # Where the chain goes on under a rule set that this release does not know.
+        self._stops = StoppingPlaces(self.tree)
 
     def _root_header(self, position: Position) -> SealedHeader:
         """Returns the header of the last final block; where the log does not hold it, a stand-in."""
@@ -130,6 +133,7 @@ class ForkChain:
             if block_id != self.tree.root.block_id and self.tree.get(block_id) is not None:
                 self.tree.mark_stored(block_id)
         self._forget_strays()
+        self._note_stop()
         self._activate()
         self.tick(now_ms)
 
@@ -177,7 +181,7 @@ class ForkChain:
 
     def wanted(self, limit: int) -> list[bytes]:
         """Returns ids of blocks on the way to the best header that are to be fetched, lowest first."""
-        return [entry.block_id for entry in self.tree.missing(limit)]
+        return [entry.block_id for entry in self.tree.missing(limit) if not self._stops.is_above(entry)]
 
     def block_id_at(self, height: int) -> bytes | None:
         """Returns the id of the best chain's block at a height, or None."""
@@ -218,6 +222,8 @@ class ForkChain:
         self._check_not_invalid(entry)
         if entry.has_data:
             return False
+        if self._stops.is_above(entry):
+            raise BlockFault("it is of an unknown rule set", code=Code.RELEASE_NEEDED, block_id=block_id)
         self._store_copy(entry, block)
         self._activate()
         self._check_not_invalid(entry)
@@ -239,7 +245,6 @@ class ForkChain:
             checked = check_copy(
                 block,
                 chain_id=self.chain_id,
-                rules=self._executor.rules_at(block.height),
                 pool=self.mempool,
                 known_seal=entry.seal,
                 verify_threads=self._verify_threads,
@@ -268,16 +273,17 @@ class ForkChain:
         self._store.renew()
         before = self._best
         shelved: dict[bytes, tuple[Appended, Position]] = {}
-        while (best := self.tree.best_stored()) is not self._best:
+        while (best := self._stops.best()) is not self._best:
             drop, connect = self.tree.path(self._best, best)
             for entry in drop:
                 appended = self._connected.pop(entry.block_id)
                 shelved[entry.block_id] = appended, self._executor.disconnect()
                 self._best = _parent(entry)
             for entry in connect:
-                if not self._connect(entry, shelved):
+                if self._stops.is_above(entry) or not self._connect(entry, shelved):
                     break
                 self._best = entry
+                self._note_stop()
         if self._best is not before:
             self._moved(before)
 
@@ -294,7 +300,7 @@ class ForkChain:
             draft = None if block is None else self._drafted(block)
             batch = self._checked.pop(block_id, None)
             if block is not None and batch is None and draft is None:
-                batch = readmit(block, self.chain_id, self._executor.rules_at(block.height))
+                batch = readmit(block, self.chain_id)
         except (CorruptionError, InputError):
             block = None
         if block is None:
@@ -309,12 +315,30 @@ class ForkChain:
         self._connected[block_id] = appended
         return True
 
+    def _note_stop(self) -> None:
+        """Where this release cannot judge what comes after the tip, gives up the copies that it has of that."""
+        if self._executor.in_force.release_needed is not None:
+            self._forget_copies(self._stops.add(self._best))
+
+    @property
+    def release_needed(self) -> LedgerError | None:
+        """The ``ReleaseNeededError`` of a node that lacks the next block's rule set; None where it has it."""
+        return self._executor.in_force.release_needed
+
+    @property
+    def newest_rule_set(self) -> int:
+        """The number of the newest rule set that this release knows."""
+        return self._executor.registry.newest_rule_set
+
     def _condemn(self, entry: Entry, why: str) -> None:
         invalid = self.tree.mark_invalid(entry.block_id)
         self._faults[entry.block_id] = why
-        self._shelf.forget([other.block_id for other in invalid])
-        for other in invalid:
-            self._checked.pop(other.block_id, None)
+        self._forget_copies([other.block_id for other in invalid])
+
+    def _forget_copies(self, block_ids: Sequence[bytes]) -> None:
+        self._shelf.forget(block_ids)
+        for block_id in block_ids:
+            self._checked.pop(block_id, None)
 
     def _lose(self, block_id: bytes) -> None:
         """Forgets a copy that the journal gave back with other bytes, so that it is fetched again."""
@@ -352,7 +376,7 @@ class ForkChain:
         told: list[ChainEvent] = []
         for entry in reversed(drop):
             block = self._block_of(entry)
-            batch = readmit(block, self.chain_id, self._executor.rules_at(block.height))
+            batch = readmit(block, self.chain_id)
             returned += [item for item in pendings_of(block, batch, self.mempool) if item.txid not in kept]
             told.append(BlockDisconnected(entry.block_id, entry.height, batch.txids))
         self._events += reversed(told)
@@ -400,9 +424,8 @@ class ForkChain:
         for digest in erased:
             self._erase(digest)
         dead = self.tree.finalise(root)
-        self._shelf.forget(entry.block_id for entry in [*entries, *dead])
+        self._forget_copies([entry.block_id for entry in [*entries, *dead]])
         for entry in dead:
-            self._checked.pop(entry.block_id, None)
             self._faults.pop(entry.block_id, None)
         for layer in layers:
             self.mempool.drop(layer.txids)
@@ -435,11 +458,14 @@ class ForkChain:
     def submit(self, encoded: Sequence[bytes], now_ms: int, *, source: bytes = LOCAL) -> list[Code]:
         """Judges transactions at the border and takes the good ones into the pool.
 
-        Raises ``InputError`` with ``OVERSIZED`` for a batch over the limits, as a whole.
+        Where this release lacks the rule set of the next block it takes none: ``RELEASE_NEEDED``. Raises ``InputError``
+        with ``OVERSIZED`` for a batch over the limits, as a whole.
         """
+        if self.release_needed is not None:
+            return [Code.RELEASE_NEEDED] * len(encoded)
         batch = Batch.submitted(*lay_out(encoded), now_ms)
         self._mark_known(batch)
-        rules = self._executor.rules_at(self._executor.tip_position.tip.height + 1)
+        rules = self._executor.in_force.rules
         admit(batch, rules, chain_id=self.chain_id, keep_hints=True, cpu_share=self._cpu_share)
         return self._take(batch, source)
 
@@ -494,11 +520,11 @@ class ForkChain:
     # Mining.
 
     def template(self, now_ms: int) -> Template | None:
-        """Returns the next block, executed and ready for its nonce; None where this node seals no blocks.
+        """Returns the next block, executed and ready for its nonce; None where this node seals none, or not this one.
 
         Transactions stand in it in order of arrival. It is worthless once the tip has moved.
         """
-        if self._key is None:
+        if self._key is None or self._executor.in_force.release_needed is not None:
             return None
         self._store.renew()
         draft = self._draft(now_ms)
@@ -532,6 +558,7 @@ class ForkChain:
         return base
 
     def _offered(self, time_ms: int) -> tuple[Pending, ...]:
+        self.mempool.fit(self._executor.in_force.rules)
         return tuple(self.mempool.take(BLOCK_TRANSACTIONS_MAX, BLOCK_BYTES_MAX, time_ms))
 
     def complete(self, template: Template, header80: bytes, extra_nonce: int) -> Block:

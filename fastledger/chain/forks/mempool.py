@@ -5,16 +5,19 @@ it stands aside, *confirmed*, so that a reorganisation can put it back and a riv
 have them verified again; when that block is final it is forgotten.
 """
 
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
+from fastledger._native.scan import scan_many
 from fastledger.chain.admission import LOCAL, Pending
-from fastledger.errors import Code
+from fastledger.errors import Code, InputError
 from fastledger.limits import (
     MEMPOOL_BYTES_MAX,
     MEMPOOL_SOURCE_TRANSACTIONS_MAX,
     MEMPOOL_TRANSACTIONS_MAX,
 )
+from fastledger.state.registry import Rules
 
 
 class Mempool:
@@ -37,6 +40,9 @@ class Mempool:
         self._byte_count = 0
         self._confirmed_bytes = 0
         self._first_expiry_ms = 0
+        self._rules: Rules | None = None
+        # Of those that wait: which have no body under ``_rules``.
+        self._unfit: set[bytes] = set()
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -92,17 +98,43 @@ class Mempool:
         if not self._waiting or pending.expires_ms < self._first_expiry_ms:
             self._first_expiry_ms = pending.expires_ms
         self._waiting[pending.txid] = pending
+        if self._rules is not None:
+            self._fit(pending, self._rules)
         self._by_source[pending.source] += 1
         self._byte_count += len(pending.encoded)
 
     def _remove(self, txid: bytes) -> Pending | None:
         pending = self._waiting.pop(txid, None)
         if pending is not None:
+            self._unfit.discard(txid)
             self._byte_count -= len(pending.encoded)
             self._by_source[pending.source] -= 1
             if not self._by_source[pending.source]:
                 del self._by_source[pending.source]
         return pending
+
+    def fit(self, rules: Rules) -> None:
+        """Decodes the bodies of what waits by the rule set of the next block, where they are of another (SPEC-RULE-10).
+
+        What has no body under it keeps its place, for a reorganisation may bring the other set back, and is not taken.
+        """
+        if self._rules is rules:
+            return
+        self._rules = rules
+        self._unfit.clear()
+        for pending in list(self._waiting.values()):
+            self._fit(pending, rules)
+
+    def _fit(self, pending: Pending, rules: Rules) -> None:
+        if type(pending.body) in rules.by_body:
+            return
+        scan = scan_many(pending.encoded, array("Q", (0, len(pending.encoded))))
+        try:
+            body = rules.decode_body(scan.kind(0), scan.body_as_msgpack(0))
+        except InputError:
+            self._unfit.add(pending.txid)
+            return
+        self._waiting[pending.txid] = pending._replace(body=body)
 
     def take(self, count_max: int, bytes_max: int, time_ms: int) -> list[Pending]:
         """Returns the first transactions that may stand in a block of ``time_ms``; they stay in the pool.
@@ -114,7 +146,7 @@ class Mempool:
         for pending in self._waiting.values():
             if len(taken) >= count_max:
                 break
-            if pending.expires_ms < time_ms:
+            if pending.expires_ms < time_ms or pending.txid in self._unfit:
                 continue
             byte_count += len(pending.encoded)
             if byte_count > bytes_max:

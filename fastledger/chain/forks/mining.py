@@ -9,8 +9,11 @@ from fastledger.model.block import Block
 def mine_block(chain: ForkChain, now_ms: int, *, threads: int | None = 1) -> Block:
     """Builds a block of the transactions that wait, finds its work, takes it in, and returns it.
 
-    Raises ``InputError`` where the chain has no key to seal with. The search takes as long as the target asks for.
+    Raises ``InputError`` where the chain has no key to seal with, ``ReleaseNeededError`` where this release lacks the
+    rule set of the block. The search takes as long as the target asks for.
     """
+    if chain.release_needed is not None:
+        raise chain.release_needed
     template = chain.template(now_ms)
     if template is None:
         raise InputError("a chain without a key mines no blocks")

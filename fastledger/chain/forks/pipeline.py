@@ -196,6 +196,7 @@ class ForkPipeline(Stages):
                         job(self._chain)
             self._tick()
             self._tell()
+            self._refuse_if_outdated()
             for step in self._after_turn:
                 step()
             self._after_turn.clear()
@@ -226,6 +227,19 @@ class ForkPipeline(Stages):
                 self._on_durable(final)
             for subscriber in self._subscribers:
                 subscriber(events)
+
+    def _refuse_if_outdated(self) -> None:
+        """Fails what is submitted and not final where this release cannot go on: nobody is to wait for an upgrade.
+
+        As after closing, the transactions may be sent again, and may have entered the chain meanwhile.
+        """
+        needed = self._chain.release_needed if self._submitted else None
+        if needed is not None:
+            with self._changed:
+                refused = list(self._submitted)
+                self._submitted.clear()
+            for submission in refused:
+                submission.fail(needed)
 
     def _take(self, chain: ForkChain, submission: Submission) -> None:
         batch = submission.batch

@@ -179,7 +179,7 @@ class _Repair:
             check_copy(
                 block,
                 chain_id=self._genesis.chain_id,
-                rules=None,
+                of_chain=True,
                 pool=Mempool(),
                 known_seal=b"",
                 verify_threads=self._verify_threads,

@@ -12,6 +12,7 @@ from typing import TypeVar
 from fastledger.clock import system_clock_ms
 from fastledger.errors import CertificateError, InputError, UnreachableError
 from fastledger.model.block import Block, SealedHeader
+from fastledger.model.body import newest_rule_set
 from fastledger.model.genesis import Genesis
 from fastledger.node.config.federation import FederationConfig, split_address
 from fastledger.node.federation.tls import PeerTls, peer_certificate
@@ -113,6 +114,7 @@ class Conversation:
                     system_clock_ms(),
                     "",
                     "fastledger-repair",
+                    newest_rule_set(),
                 )
             )
             hello = self._next(Hello)
