@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fastledger.chain.store import ChainStore, Snapshot
-from fastledger.chain.unnamed import Unnamed
+from fastledger.chain.unreferenced import UnreferencedQuota
 from fastledger.errors import AccessRefused, Code, InputError, NotFoundError, TransactionError
-from fastledger.limits import ORPHANS_MAX, UNNAMED_BYTES_MAX
+from fastledger.limits import ORPHANS_MAX, UNREFERENCED_BYTES_MAX
 from fastledger.model.outcome import Outcome
 from fastledger.model.reports import Collected
 from fastledger.model.transaction import Transaction
@@ -97,13 +97,13 @@ class Envelopes:
         journal: Path,
         clock_ms: Callable[[], int],
         check_running: Callable[[], None],
-        unnamed_max: int = ORPHANS_MAX,
-        unnamed_bytes_max: int = UNNAMED_BYTES_MAX,
+        unreferenced_max: int = ORPHANS_MAX,
+        unreferenced_bytes_max: int = UNREFERENCED_BYTES_MAX,
     ) -> None:
         """``try_out`` is :meth:`Executor.try_out`. ``check_running`` raises once the ledger has halted.
 
         ``journal`` is the file of those without an owner.
-        ``unnamed_max`` and ``unnamed_bytes_max`` bound what is stored ahead of the records that name it.
+        ``unreferenced_max`` and ``unreferenced_bytes_max`` bound what is stored ahead of the records that name it.
         """
         self._try_out = try_out
         self._store = store
@@ -118,9 +118,9 @@ class Envelopes:
         self._pins: dict[Pins, Sequence[bytes]] = {}
         self._condemned: set[bytes] = set()
         self._collecting = threading.Lock()
-        self.unnamed = Unnamed(
-            count_max=unnamed_max,
-            bytes_max=unnamed_bytes_max,
+        self.unreferenced = UnreferencedQuota(
+            count_max=unreferenced_max,
+            bytes_max=unreferenced_bytes_max,
             unowned=self._unowned,
             found_before=self._found_before,
         )
@@ -137,19 +137,19 @@ class Envelopes:
         Raises ``LedgerBusyError`` where too many wait for their records.
         """
         sizes = [len(blob) for blob in blobs]
-        self.unnamed.check(len(sizes), sum(sizes))
+        self.unreferenced.check(len(sizes), sum(sizes))
         digests = self.put(blobs)
-        self.unnamed.add(zip(digests, sizes, strict=True))
+        self.unreferenced.add(zip(digests, sizes, strict=True))
         return digests
 
     def adopt(self, source: Path, digest: bytes) -> None:
         """Takes over a whole file as :meth:`BlobStore.adopt` does, ahead of the record that will name it.
 
-        There is room: what may be under way was checked when it began (:meth:`Unnamed.check`).
+        There is room: what may be under way was checked when it began (:meth:`UnreferencedQuota.check`).
         """
         size = source.stat().st_size
         self._blobs.adopt(source, digest, unwanted=self._erased, arriving=self._arriving)
-        self.unnamed.add([(digest, size)])
+        self.unreferenced.add([(digest, size)])
 
     def _found_before(self) -> Iterator[tuple[bytes, int]]:
         """Yields digest and size of the envelopes that a collection before this start found without an owner."""
@@ -272,7 +272,7 @@ class Envelopes:
                         byte_count += taken or 0
                 pause()
             self._note(kept, fresh)
-            self.unnamed.add(self._sized(fresh))
+            self.unreferenced.add(self._sized(fresh))
             return Collected(count, byte_count)
 
     def _note(self, kept: set[bytes], fresh: Sequence[bytes]) -> None:
@@ -300,7 +300,7 @@ class Envelopes:
             with self._pins_lock:
                 self._condemned.discard(digest)
         if erased:
-            self.unnamed.discard([digest])
+            self.unreferenced.discard([digest])
         return size if erased else None
 
     def _condemn(self, digest: bytes, since_ms: int | None) -> bool:

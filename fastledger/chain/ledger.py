@@ -45,8 +45,9 @@ from fastledger.model.receipt import make_receipt, make_statement
 from fastledger.model.reports import Collected
 from fastledger.model.transaction import Transaction
 from fastledger.stage_times import StageTimes
+from fastledger.storage.blobs.options import UploadLimits
 from fastledger.storage.blobs.store import BlobStore
-from fastledger.storage.blobs.uploads import UploadLimits, Uploads
+from fastledger.storage.blobs.uploads import Uploads
 from fastledger.storage.directory import LedgerDirectory
 from fastledger.storage.index import Index
 from fastledger.storage.log import FrameRef, SegmentLog
@@ -104,8 +105,8 @@ class Ledger(Keeping, EntityReader):
                 journal=directory.orphans_path,
                 clock_ms=options.clock_ms,
                 check_running=self._pipeline.check_running,
-                unnamed_max=options.unnamed_blobs_max,
-                unnamed_bytes_max=options.unnamed_bytes_max,
+                unreferenced_max=options.unreferenced_blobs_max,
+                unreferenced_bytes_max=options.unreferenced_bytes_max,
             )
             self._keeper = Keeper(
                 directory=directory,
@@ -410,7 +411,7 @@ class Ledger(Keeping, EntityReader):
             self._envelopes.adopt,
             clock_ms=self.options.clock_ms,
             limits=limits,
-            check_room=self._envelopes.unnamed.check,
+            check_room=self._envelopes.unreferenced.check,
         )
 
     def missing_blobs(self, digests: Sequence[bytes]) -> list[bytes]:

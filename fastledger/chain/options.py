@@ -1,26 +1,54 @@
 """Settings of an open ledger."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import Annotated
+
+from msgspec import Meta, Struct
 
 from fastledger.clock import system_clock_ms
-from fastledger.limits import CHECKPOINT_BYTES, CHECKPOINT_TRANSACTIONS, ORPHANS_MAX, UNNAMED_BYTES_MAX
+from fastledger.limits import (
+    CHECKPOINT_BYTES,
+    CHECKPOINT_TRANSACTIONS,
+    ORPHANS_MAX,
+    UNREFERENCED_BYTES_MAX,
+)
+from fastledger.settings import GIB, MIB
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LedgerOptions:
+class LedgerOptions(Struct, frozen=True, kw_only=True):
     """Settings of an open ledger; none of them changes what the chain accepts.
 
-    ``require_blobs``: a record enters only when its envelope is in this node's blob store; a node that keeps
-    envelopes elsewhere turns it off. Checkpoints are begun at so many transactions or bytes of memory.
-    At most ``unnamed_blobs_max`` envelopes of ``unnamed_bytes_max`` bytes wait for a record that names them.
-    ``verify_threads`` (None: one for each CPU) verify signatures.
+    A node that keeps envelopes elsewhere turns ``require_blobs`` off. ``verify_threads`` (0: one for each CPU) verify
+    signatures. ``clock_ms`` gives UTC milliseconds.
     """
 
-    require_blobs: bool = True
-    checkpoint_transactions: int = CHECKPOINT_TRANSACTIONS
-    checkpoint_bytes: int = CHECKPOINT_BYTES
-    unnamed_blobs_max: int = ORPHANS_MAX
-    unnamed_bytes_max: int = UNNAMED_BYTES_MAX
-    verify_threads: int | None = None
+    require_blobs: Annotated[
+        bool,
+        Meta(description="A record enters only when its envelope is in this node's blob store."),
+    ] = True
+    checkpoint_transactions: Annotated[
+        int,
+        Meta(
+            description="Transactions between index checkpoints; more: fewer writes, a longer replay after a crash.",
+            ge=1_000,
+            le=10_000_000,
+        ),
+    ] = CHECKPOINT_TRANSACTIONS
+    checkpoint_bytes: Annotated[
+        int,
+        Meta(description="Memory of unwritten state that starts a checkpoint.", ge=MIB, le=16 * GIB),
+    ] = CHECKPOINT_BYTES
+    unreferenced_blobs_max: Annotated[
+        int,
+        Meta(description="Envelopes that may wait for a record that names them.", ge=1, le=ORPHANS_MAX),
+    ] = ORPHANS_MAX
+    unreferenced_bytes_max: Annotated[
+        int,
+        Meta(
+            description="Their bytes; beyond either bound, who stores more hears busy.",
+            ge=MIB,
+            le=1024 * GIB,
+        ),
+    ] = UNREFERENCED_BYTES_MAX
+    verify_threads: int = 0
     clock_ms: Callable[[], int] = system_clock_ms

@@ -7,7 +7,7 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 import msgspec
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ssl import SSLContext
 
     from fastledger.client.views import JobView
-    from fastledger.node.config.settings import NodeConfig, RpcConfig
+    from fastledger.daemon.config.settings import NodeConfig, RpcConfig
 
 STOP_POLL_S = 0.1
 STOP_TIMEOUT_S = 300
@@ -70,7 +70,7 @@ def init_node(
     password_file: Path | None,
 ) -> None:
     """Make a ledger, its wallets, an operator's token and a configuration in DIRECTORY."""
-    from fastledger.node.config.text import render_config
+    from fastledger.daemon.config.text import render_config
 
     if (folder / "node.toml").exists():
         raise InputError("the directory holds a node's configuration already")
@@ -145,14 +145,15 @@ def node_key(output: Output, folder: Path, sealed: bool, password_file: Path | N
 
 
 def _config(folder: Path, rpc: "RpcConfig") -> "NodeConfig":
-    from fastledger.node.config.settings import LedgerConfig, NodeConfig
+    from fastledger.daemon.config.settings import LedgerConfig, NodeConfig
 
     return NodeConfig(ledger=LedgerConfig(path=str((folder / "ledger").absolute())), rpc=rpc)
 
 
 def _local_rpc(folder: Path) -> "RpcConfig":
     """Returns RPC settings for this machine only, where the operator shows a token; writes the token's file."""
-    from fastledger.node.config.settings import AccessClient, AccessConfig, RpcConfig
+    from fastledger.daemon.config.settings import RpcConfig
+    from fastledger.rpc.options import AccessOptions, CallerRole, ClientRule
 
     token = secrets.token_hex(32)
     path = folder / "operator.token"
@@ -161,8 +162,8 @@ def _local_rpc(folder: Path) -> "RpcConfig":
     with os.fdopen(descriptor, "w") as file:
         file.write(token + "\n")
     digest = hashlib.sha256(token.encode()).hexdigest()
-    operator = AccessClient(name="operator", roles=["reader", "submitter", "operator"], token_sha256=digest)
-    return RpcConfig(access=AccessConfig(client=[operator]))
+    operator = ClientRule(name="operator", roles=frozenset(get_args(CallerRole)), token_sha256=digest)
+    return RpcConfig(access=AccessOptions(clients=(operator,)))
 
 
 def _secure_rpc(folder: Path, hosts: tuple[str, ...]) -> "RpcConfig":
@@ -170,24 +171,25 @@ def _secure_rpc(folder: Path, hosts: tuple[str, ...]) -> "RpcConfig":
 
     The operator shows a certificate; nobody is anonymous.
     """
+    from fastledger.daemon.config.settings import RpcConfig
     from fastledger.node.authority import Authority
-    from fastledger.node.config.settings import AccessClient, AccessConfig, RpcConfig, TlsConfig
+    from fastledger.node.options import ServerTlsOptions
+    from fastledger.rpc.options import AccessOptions, CallerRole, ClientRule
 
     place = (folder / "certs").absolute()
     authority = Authority.create(place)
     authority.issue("node", "node", names=list(dict.fromkeys(("localhost", "127.0.0.1", *hosts))))
     authority.issue("operator", "client")
-    tls = TlsConfig(
+    tls = ServerTlsOptions(
         certificate=str(place / "node.pem"),
         key=str(place / "node.key"),
-        client_ca=str(place / "bundle.pem"),
+        authorities=str(place / "bundle.pem"),
         revoked=str(place / "revoked.pem"),
         client_certificates="required",
     )
-    operator = AccessClient(
-        name="operator", roles=["reader", "submitter", "operator"], certificate_name="operator"
-    )
-    return RpcConfig(tls=tls, access=AccessConfig(anonymous_roles=[], client=[operator]))
+    roles = frozenset(get_args(CallerRole))
+    operator = ClientRule(name="operator", roles=roles, certificate_name="operator")
+    return RpcConfig(tls=tls, access=AccessOptions(anonymous_roles=frozenset(), clients=(operator,)))
 
 
 @node.command()
@@ -197,7 +199,7 @@ def start(output: Output, config_path: Path) -> None:
     """Serve until SIGTERM; SIGHUP reloads certificates and opens the log again."""
     import importlib
 
-    from fastledger.node.config.text import load_config
+    from fastledger.daemon.config.text import load_config
 
     loaded = load_config(config_path)
     if loaded.tuning.native:
@@ -217,7 +219,7 @@ def repair(output: Output, config_path: Path) -> None:
     from fastledger.chain.keeping.repair import repair_log
     from fastledger.chain.ledger import Ledger
     from fastledger.cli.genesis import load_genesis
-    from fastledger.node.config.text import load_config
+    from fastledger.daemon.config.text import load_config
     from fastledger.node.federation.source import PeerSource
 
     loaded = load_config(config_path)
@@ -246,8 +248,8 @@ def fetch_snapshot(output: Output, config_path: Path) -> None:
     from fastledger.chain.restore import restore_snapshot
     from fastledger.cli.genesis import load_genesis
     from fastledger.crypto.node_key import load_node_key
+    from fastledger.daemon.config.text import load_config
     from fastledger.daemon.process import read_password_file
-    from fastledger.node.config.text import load_config
     from fastledger.node.federation.snapshots import fetch_snapshot as fetch_attested
 
     loaded = load_config(config_path)
@@ -279,8 +281,8 @@ def fetch_snapshot(output: Output, config_path: Path) -> None:
 @command_options
 def stop(output: Output, config_path: Path, timeout: int) -> None:
     """Stop the node: it answers what was submitted, writes a checkpoint and ends."""
+    from fastledger.daemon.config.text import load_config
     from fastledger.daemon.pidfile import running_pid
-    from fastledger.node.config.text import load_config
 
     directory = Path(load_config(config_path).ledger.path)
     pid = running_pid(directory)
@@ -303,15 +305,15 @@ def stop(output: Output, config_path: Path, timeout: int) -> None:
 @command_options
 def status(output: Output, config_path: Path, certificate: str, key: str, token_file: Path | None) -> None:
     """Ask the node whether it is ready, and its ledger's figures; exit 1 where it is not ready."""
+    from fastledger.daemon.config.text import load_config
     from fastledger.daemon.pidfile import running
-    from fastledger.node.config.text import load_config
     from fastledger.node.tls import client_context
 
     loaded = load_config(config_path)
     tls = loaded.rpc.tls
     context = None
     if tls.certificate:
-        context = client_context(ca=tls.client_ca or None, certificate=certificate, key=key)
+        context = client_context(ca=tls.authorities or None, certificate=certificate, key=key)
     pid, url = running(Path(loaded.ledger.path)) or (None, "")
     address = url or node_address(loaded.rpc)  # the port of a configured 0 stands in the file alone
     code, _ = fetch(f"{address}/health/ready", context)
@@ -406,7 +408,7 @@ def config() -> None:
 @command_options
 def check(output: Output, file: Path) -> None:
     """Check FILE with the environment over it, and the certificates that it names."""
-    from fastledger.node.config.text import load_config
+    from fastledger.daemon.config.text import load_config
     from fastledger.node.tls import ServerTls
 
     loaded = load_config(file)
@@ -427,7 +429,7 @@ def check(output: Output, file: Path) -> None:
 @command_options
 def describe(output: Output, prefix: str) -> None:
     """List the settings whose names begin with PREFIX, what each takes, and its default."""
-    from fastledger.node.config.text import settings
+    from fastledger.daemon.config.text import settings
 
     found = [item for item in settings() if item.name.startswith(prefix)]
     if not found:

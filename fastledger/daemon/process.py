@@ -20,34 +20,30 @@ from typing import Any
 
 import msgspec
 import uvloop
+from msgspec import structs
 
 from fastledger.chain.ledger import Ledger
-from fastledger.chain.options import LedgerOptions
 from fastledger.clock import system_clock_ms
 from fastledger.crypto.node_key import load_node_key
 from fastledger.crypto.signing import ecdsa_backend, set_table_memory
+from fastledger.daemon.config.settings import NodeConfig
 from fastledger.daemon.notify import Notifier
 from fastledger.daemon.pidfile import remove_pid, write_pid
 from fastledger.errors import CertificateError, ConfigError, FastLedgerError
-from fastledger.node.config.settings import NodeConfig
 from fastledger.node.federation.blobs import EnvelopeFetcher, EnvelopeGate
 from fastledger.node.federation.driver import Federation
 from fastledger.node.federation.metrics import FederationMetrics
 from fastledger.node.federation.snapshots import SnapshotGate, SnapshotKeeper
-from fastledger.node.ingest import IngestOptions
 from fastledger.node.logs import AccessLog, Log
 from fastledger.node.metrics import NodeMetrics
 from fastledger.node.service import NodeService, ServiceOptions
 from fastledger.node.tls import ServerTls
-from fastledger.rpc.blobs import BlobOptions, BlobService, blob_routes
+from fastledger.rpc.blobs import BlobService, blob_routes
 from fastledger.rpc.errors import INCIDENT_LOGGER
 from fastledger.rpc.federation import federation_methods
-from fastledger.rpc.http.access import AccessOptions, ClientRule
 from fastledger.rpc.jobs import Jobs
 from fastledger.rpc.operator import Hooks, operator_methods
-from fastledger.rpc.options import RateOptions, RpcOptions
 from fastledger.rpc.server import Extras, RpcServer
-from fastledger.storage.blobs.uploads import UploadLimits
 
 _STATUS_INTERVAL_S = 10.0
 _TIDY_INTERVAL_S = 600.0
@@ -61,63 +57,6 @@ def run(config: NodeConfig) -> int:
     """
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(Daemon(config).serve())
-
-
-def rpc_options(config: NodeConfig) -> RpcOptions:
-    """The server's bounds as configured."""
-    rpc, rate = config.rpc, config.rpc.rate
-    return RpcOptions(
-        host=rpc.host,
-        port=rpc.port,
-        allowed_hosts=tuple(rpc.allowed_hosts),
-        connections_max=rpc.connections_max,
-        connections_per_address_max=rpc.connections_per_address_max,
-        header_timeout_ms=rpc.header_timeout_ms,
-        handshake_timeout_ms=rpc.header_timeout_ms,
-        request_timeout_ms=rpc.request_timeout_ms,
-        idle_timeout_ms=rpc.idle_timeout_ms,
-        json_bytes_max=rpc.json_bytes_max,
-        batch_bytes_max=rpc.batch_bytes_max,
-        subscriptions_max=rpc.subscriptions_max,
-        subscriptions_per_connection_max=rpc.subscriptions_per_connection_max,
-        rate=RateOptions(
-            requests_per_second=rate.requests_per_second or None,
-            requests_burst=rate.requests_burst,
-            transactions_per_second=rate.transactions_per_second or None,
-            transactions_burst=rate.transactions_burst,
-        ),
-    )
-
-
-def access_options(config: NodeConfig) -> AccessOptions:
-    """Who may do what, as configured."""
-    access = config.rpc.access
-    return AccessOptions(
-        anonymous_roles=frozenset(access.anonymous_roles),
-        clients=[
-            ClientRule(
-                name=client.name,
-                roles=frozenset(client.roles),
-                certificate_sha256=client.certificate_sha256 or None,
-                certificate_name=client.certificate_name or None,
-                token_sha256=client.token_sha256 or None,
-            )
-            for client in access.client
-        ],
-    )
-
-
-def service_options(config: NodeConfig) -> ServiceOptions:
-    """The queues as configured."""
-    ingest = config.ingest
-    return ServiceOptions(
-        ingest=IngestOptions(
-            batch_transactions=ingest.batch_transactions,
-            batch_age_ms=ingest.batch_age_ms,
-            batches_in_flight=ingest.batches_in_flight,
-            pending_transactions_max=ingest.pending_transactions_max,
-        )
-    )
 
 
 class Daemon:
@@ -165,7 +104,7 @@ class Daemon:
             self._tls = ServerTls(tls, on_reload=self._tls_reloaded)
             self.metrics.tls(None, self._tls.not_after_ms)
         self._handle_signals(undo)
-        service = await NodeService.start(await self._open_ledger(), service_options(self.config))
+        service = await NodeService.start(await self._open_ledger(), ServiceOptions(ingest=self.config.ingest))
         undo.push_async_callback(service.stop)
         await self._join_federation(service, undo)
         blobs = await self._open_blobs(service)
@@ -192,14 +131,7 @@ class Daemon:
 
     async def _open_ledger(self) -> Ledger:
         settings = self.config.ledger
-        options = LedgerOptions(
-            require_blobs=settings.require_blobs,
-            checkpoint_transactions=settings.checkpoint_transactions,
-            checkpoint_bytes=settings.checkpoint_bytes,
-            unnamed_blobs_max=self.config.blobs.unnamed_max,
-            unnamed_bytes_max=self.config.blobs.unnamed_bytes_max,
-            verify_threads=self.config.tuning.verify_threads or None,
-        )
+        options = structs.replace(settings, verify_threads=self.config.tuning.verify_threads)
         set_table_memory(self.config.tuning.table_memory_bytes)
         self.log.info("ledger.opening")
         self._notifier.status("opening the ledger")
@@ -260,14 +192,8 @@ class Daemon:
         self.log.info("federation.joined", port=federation.port, chain_id=ledger.chain_id)
 
     async def _open_blobs(self, service: NodeService) -> BlobService:
-        settings = self.config.blobs
-        limits = UploadLimits(
-            uploads_max=settings.uploads_max,
-            upload_bytes_max=settings.upload_bytes_max,
-            lifetime_ms=settings.upload_lifetime_ms,
-        )
-        uploads = await asyncio.to_thread(service.ledger.open_uploads, limits)
-        options = BlobOptions(ticket_lifetime_ms=settings.read_ticket_lifetime_ms)
+        options = self.config.blobs
+        uploads = await asyncio.to_thread(service.ledger.open_uploads, options.uploads)
         blobs = BlobService(service.ledger, service.ingest.submit, uploads, options)
         if self._federation is not None:
             folder = Path(self.config.ledger.path) / "tmp"
@@ -286,8 +212,8 @@ class Daemon:
         )
         server = RpcServer(
             service,
-            rpc_options(self.config),
-            access_options(self.config),
+            self.config.rpc,
+            self.config.rpc.access,
             extras=Extras(
                 methods=(*operator_methods(jobs, hooks), *federation_methods(self._federation)),
                 routes=blob_routes(blobs),
@@ -402,7 +328,7 @@ class Daemon:
         while True:
             await asyncio.sleep(_TIDY_INTERVAL_S)
             try:
-                await blobs.tidy(self.config.blobs.orphan_age_ms)
+                await blobs.tidy()
             except Exception as error:  # whatever it was, the next round has to come
                 self.log.error("blobs.tidy-failed", error=error)
 

@@ -3,7 +3,7 @@
 ::
 
     authority-N.pem  authority-N.key    the Nth authority; the highest N issues
-    bundle.pem                          every authority still trusted: ``client_ca`` of nodes, ``ca`` of clients
+    bundle.pem                          every authority still trusted: ``authorities`` of nodes, ``ca`` of clients
     revoked.pem                         a revocation list of each: ``revoked`` of nodes
     issued.json                         what was issued: name, kind, serial, end, whether revoked
     NAME.pem  NAME.key                  what was issued, with its key (mode 0600)

@@ -15,27 +15,15 @@ from typing import Any, TypeVar
 from fastledger.chain.ledger import Ledger
 from fastledger.chain.pipeline import Submission
 from fastledger.errors import LedgerBusyError, LedgerClosedError
-from fastledger.limits import BATCH_BYTES_MAX
+from fastledger.limits import (
+    BATCH_BYTES_MAX,
+)
 from fastledger.model.outcome import Outcome, Wait
+from fastledger.node.options import IngestOptions
 
 T = TypeVar("T")
 # One is being synced while the next is admitted.
 _OVERLAPPING_BATCHES = 2
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IngestOptions:
-    """The bounds of batches and queues.
-
-    Up to ``batches_in_flight`` batches are admitted at a time, each on a thread.
-    """
-
-    batch_transactions: int = 1_000
-    batch_age_ms: int = 5
-    batches_in_flight: int = 4
-    pending_transactions_max: int = 100_000
-    pending_bytes_max: int = 256 * 1024 * 1024
-    retry_after_ms: int = 100
 
 
 @dataclass(slots=True, eq=False)

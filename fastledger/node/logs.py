@@ -20,7 +20,7 @@ import structlog
 
 from fastledger.clock import system_clock_ms
 from fastledger.errors import Code, FastLedgerError
-from fastledger.node.config.settings import LogConfig
+from fastledger.node.options import LogOptions
 
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 LINE_FIELDS_MAX = 32
@@ -169,7 +169,7 @@ class _Writer:
 class Log:
     """The node's log. ``event`` is a fixed word of the program; never format anything into it."""
 
-    def __init__(self, config: LogConfig, *, clock_ms: Callable[[], int] = system_clock_ms) -> None:
+    def __init__(self, config: LogOptions, *, clock_ms: Callable[[], int] = system_clock_ms) -> None:
         """Opens the log's file; raises ``OSError`` where that fails."""
         self.file = LogFile(config.path)
         self._clock_ms = clock_ms

@@ -15,7 +15,8 @@ from typing import Any, Literal, Self, TypeVar
 from fastledger.chain.ledger import Ledger
 from fastledger.errors import LedgerClosedError
 from fastledger.node.feed import Feed
-from fastledger.node.ingest import Ingest, IngestOptions
+from fastledger.node.ingest import Ingest
+from fastledger.node.options import IngestOptions
 from fastledger.node.reads import Reads, Tell
 
 T = TypeVar("T")

@@ -20,7 +20,7 @@ from cryptography.x509.oid import NameOID
 
 from fastledger.clock import system_clock_ms
 from fastledger.errors import CertificateError
-from fastledger.node.config.settings import TlsConfig
+from fastledger.node.options import ServerTlsOptions
 
 PEM_BYTES_MAX = 1 << 20
 _LIST = re.compile(rb"-----BEGIN X509 CRL-----.*?-----END X509 CRL-----", re.DOTALL)
@@ -51,7 +51,7 @@ class ServerTls:
 
     def __init__(
         self,
-        config: TlsConfig,
+        config: ServerTlsOptions,
         *,
         clock_ms: Callable[[], int] = system_clock_ms,
         on_reload: Callable[[CertificateError | None], None] = lambda _error: None,
@@ -122,7 +122,7 @@ class ServerTls:
         for path in (
             self._config.certificate,
             self._config.key,
-            self._config.client_ca,
+            self._config.authorities,
             self._config.revoked,
         ):
             states.append((0, 0, 0))
@@ -157,7 +157,7 @@ class ServerTls:
             context.load_cert_chain(config.certificate, config.key, password=_no_password)
         except (OSError, ValueError) as error:
             raise CertificateError(f"certificate and key do not go together: {_reason(error)}") from None
-        for what, path in (("client_ca", config.client_ca), ("revoked", config.revoked)):
+        for what, path in (("authorities", config.authorities), ("revoked", config.revoked)):
             if path:
                 _load_trusted(context, what, path)
         return context, not_after_ms, _load_lists(config.revoked)

@@ -3,10 +3,11 @@
 from collections.abc import Iterable
 from typing import Protocol
 
+from fastledger.peers.options import PeerOptions
 from fastledger.peers.port import ChainPort
 from fastledger.peers.scores import Offence
 from fastledger.peers.session import Link
-from fastledger.peers.settings import CloseCode, PeerSettings
+from fastledger.peers.settings import CloseCode
 from fastledger.peers.wire import Message
 
 NEVER_MS = 2**62
@@ -23,7 +24,7 @@ class Host(Protocol):
     """The network as its parts see it."""
 
     chain: ChainPort
-    settings: PeerSettings
+    settings: PeerOptions
     rng: Random
 
     def send(self, link: Link, message: Message) -> None:

@@ -18,22 +18,13 @@ from fastledger.peers.compact import CompactRelay
 from fastledger.peers.fetch import BlockFetcher
 from fastledger.peers.gossip import TransactionRelay
 from fastledger.peers.host import Random, random_bytes
+from fastledger.peers.options import PeerOptions
 from fastledger.peers.outbound import Outbound
 from fastledger.peers.port import BlobPort, BlobSink, ChainPort, SnapshotPort
 from fastledger.peers.scores import Ban, Offence, ScoreBoard, Subject
 from fastledger.peers.serving import Server
 from fastledger.peers.session import Budgets, Link
-from fastledger.peers.settings import (
-    Action,
-    Banned,
-    Close,
-    CloseCode,
-    Dial,
-    PeerInfo,
-    PeerSettings,
-    Send,
-    SyncStatus,
-)
+from fastledger.peers.settings import Action, Banned, Close, CloseCode, Dial, PeerInfo, Send, SyncStatus
 from fastledger.peers.snapshots import SnapshotFetcher
 from fastledger.peers.sync import HeaderSync
 from fastledger.peers.wire import (
@@ -83,10 +74,11 @@ class PeerNetwork:
     def __init__(
         self,
         chain: ChainPort,
-        settings: PeerSettings,
+        settings: PeerOptions,
         *,
         rng: Random,
         now_ms: int,
+        bans: Sequence[Ban] = (),
         blobs: BlobPort | None = None,
         snapshots: SnapshotPort | None = None,
     ) -> None:
@@ -100,7 +92,7 @@ class PeerNetwork:
         self._nonce = random_bytes(rng, 8)
         self._links: dict[int, Link] = {}
         self._actions: list[Action] = []
-        self._scores = ScoreBoard(settings.bans, ban_ms=settings.ban_ms)
+        self._scores = ScoreBoard(tuple(bans), ban_ms=settings.limits.ban_ms)
         self._book = AddressBook(rng, redial_ms=settings.redial_ms, redial_ms_max=settings.redial_ms_max)
         for address in settings.peers:
             self._book.configure(address)
@@ -270,7 +262,7 @@ class PeerNetwork:
         return self._scores.unban(subject)
 
     def bans(self, now_ms: int) -> list[Ban]:
-        """Returns all bans that hold, to be persisted and handed in again as ``PeerSettings.bans``."""
+        """Returns all bans that hold, to be persisted and handed in again as ``bans``."""
         return self._scores.bans(now_ms)
 
     def peers(self) -> list[PeerInfo]:
@@ -419,7 +411,7 @@ class PeerNetwork:
             self.chain.work.to_bytes(WORK_BYTES, "big"),
             tip.block_id,
             max(0, self._now_ms),
-            self.settings.listen,
+            self.settings.advertise,
             self.settings.agent,
             self.chain.newest_rule_set,
         )

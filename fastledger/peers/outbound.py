@@ -65,14 +65,14 @@ class Outbound:
         if self._stale:
             self._stale = False
             chosen = [link for link in self._outbound() if link.address not in self._book.configured()]
-            if len(self._outbound()) > self._host.settings.outbound_target and chosen:
+            if len(self._outbound()) > self._host.settings.limits.outbound_links and chosen:
                 self._host.close(chosen[-1], CloseCode.EVICTED)
 
     def _outbound(self) -> list[Link]:
         return [link for link in self._host.links() if not link.inbound]
 
     def _dial(self, now_ms: int) -> None:
-        target = self._host.settings.outbound_target + (1 if self._stale else 0)
+        target = self._host.settings.limits.outbound_links + (1 if self._stale else 0)
         room = target - len(self._outbound()) - self._book.dialling
         nodes, addresses, organisations = self._connected()
 
@@ -100,7 +100,7 @@ class Outbound:
         nodes = {link.hello.nonce for link in links if link.hello is not None}
         addresses = {link.address for link in links if not link.inbound}
         addresses |= {link.hello.listen for link in links if link.hello is not None and link.ready}
-        addresses.add(self._host.settings.listen)
+        addresses.add(self._host.settings.advertise)
         return nodes, addresses, Counter(link.organisation for link in links if not link.inbound)
 
     def _is_banned(self, address: str, known: Known, now_ms: int) -> bool:
@@ -119,12 +119,12 @@ class Outbound:
             taken = len(same) >= settings.outbound_per_organisation
             return CloseCode.DUPLICATE_LINK if taken and link.address not in self._book.configured() else None
         same_host = [other for other in others if other.host == link.host]
-        if len(same) >= settings.inbound_per_organisation:
+        if len(same) >= settings.limits.links_per_organisation_max:
             return CloseCode.FULL
         # Organisations behind one translated address are told apart by their certificates.
         if not link.organisation and len(same_host) >= settings.inbound_per_address:
             return CloseCode.FULL
-        if len(others) >= settings.inbound_max and not self._make_room(others, len(same)):
+        if len(others) >= settings.limits.links_max and not self._make_room(others, len(same)):
             return CloseCode.FULL
         return None
 
@@ -176,7 +176,7 @@ class Outbound:
         """Learns the addresses that a peer tells; how many of them are kept is bounded for each source."""
         link.settle(GetPeers)
         for address in message.addresses:
-            if address != self._host.settings.listen:
+            if address != self._host.settings.advertise:
                 self._book.learn(address, link.subject.name)
 
     def on_get_peers(self, link: Link, message: GetPeers, now_ms: int) -> None:

@@ -1,42 +1,9 @@
 """The settings of a node's peer network, the actions that it asks of its node, and its reports (SPEC-PEER-6)."""
 
-from dataclasses import dataclass
 from enum import IntEnum, unique
 from typing import NamedTuple, TypeAlias
 
-from fastledger.peers.scores import Ban, Subject
-from fastledger.version import VERSION
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PeerSettings:
-    """The settings of a peer network; times are in milliseconds.
-
-    ``peers`` are configured addresses, dialled for ever; ``bans`` are those of an earlier run. ``listen`` is the
-    address that others may dial, empty for none; without ``discover`` only configured addresses are dialled. The
-    network looks for an address to dial every ``dial_pause_ms`` at most. A tick is due after ``tick_ms_max`` at the
-    latest: the chain may want blocks without an event of the network's own, when a header's time has come. Bounds
-    that protect memory are not settings: they stand in limits.py.
-    """
-
-    listen: str = ""
-    agent: str = f"fastledger/{VERSION}"
-    peers: tuple[str, ...] = ()
-    bans: tuple[Ban, ...] = ()
-    discover: bool = True
-    outbound_target: int = 8
-    inbound_max: int = 64
-    inbound_per_organisation: int = 4
-    inbound_per_address: int = 8
-    outbound_per_organisation: int = 1
-    ban_ms: int = 24 * 60 * 60 * 1000
-    dial_pause_ms: int = 500
-    tick_ms_max: int = 1_000
-    redial_ms: int = 2_000
-    redial_ms_max: int = 5 * 60 * 1000
-    stale_tip_ms: int = 10 * 60 * 1000
-    announce_ms_max: int = 100
-    snapshot_quorum: int | None = None
+from fastledger.peers.scores import Subject
 
 
 @unique

@@ -11,7 +11,6 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
 from email.utils import formatdate
 from hashlib import sha256
 from typing import TypeVar
@@ -38,6 +37,7 @@ from fastledger.model.transaction import Transaction
 from fastledger.rpc.http.answers import Streamed
 from fastledger.rpc.http.ranges import ByteRange, parse_range
 from fastledger.rpc.http.routes import Call, Content, Parameter, Route
+from fastledger.rpc.options import BlobOptions
 from fastledger.rpc.protocol import (
     DIGEST_HEADER,
     OCTETS_TYPE,
@@ -62,18 +62,6 @@ _READ_PATH = "/v1/reads"
 _UNTRACEABLE = "anonymous"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BlobOptions:
-    """The bounds of downloads, as :class:`UploadLimits` are those of uploads.
-
-    ``threads`` read and write the disk.
-    """
-
-    ticket_lifetime_ms: int = 15 * 60 * 1000
-    tickets_max: int = 10_000
-    threads: int = 4
-
-
 class BlobService:
     """Uploads and downloads of one node; made on its event loop, closed before its ledger."""
 
@@ -84,7 +72,7 @@ class BlobService:
 
         ``uploads`` is closed with the service.
         """
-        options = options or BlobOptions()
+        self._options = options = options or BlobOptions()
         self._ledger = ledger
         self._submit = submit
         self._uploads = uploads
@@ -109,14 +97,14 @@ class BlobService:
 
     # Keeping.
 
-    async def tidy(self, orphan_age_ms: int) -> Collected:
+    async def tidy(self) -> Collected:
         """Drops expired uploads and collects envelopes that nobody names; to be called now and then."""
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._tidier, self._tidy, orphan_age_ms)
+        return await loop.run_in_executor(self._tidier, self._tidy)
 
-    def _tidy(self, orphan_age_ms: int) -> Collected:
+    def _tidy(self) -> Collected:
         self._uploads.expire()
-        return self._ledger.collect_orphans(orphan_age_ms, pause=self._pause)
+        return self._ledger.collect_orphans(self._options.orphan_age_ms, pause=self._pause)
 
     def _pause(self) -> None:
         # A walk over the whole store leaves most of the time to those who wait for an answer.

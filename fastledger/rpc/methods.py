@@ -16,8 +16,8 @@ from fastledger.model.outcome import Outcome
 from fastledger.node.metrics import NodeMetrics
 from fastledger.node.service import NodeService
 from fastledger.rpc.http.rate import RateLimits
-from fastledger.rpc.http.routes import Caller, Role
-from fastledger.rpc.options import RpcOptions
+from fastledger.rpc.http.routes import Caller
+from fastledger.rpc.options import CallerRole, RpcOptions
 from fastledger.rpc.under_way import UnderWay
 
 ParamsT = TypeVar("ParamsT", bound=msgspec.Struct)
@@ -55,7 +55,7 @@ class Method:
     """
 
     name: str
-    role: Role
+    role: CallerRole
     params: type[msgspec.Struct]
     result: Any
     run: Run
@@ -74,7 +74,7 @@ class Method:
 
 def method(
     name: str,
-    role: Role,
+    role: CallerRole,
     params: type[ParamsT],
     result: Any,
     *,
@@ -93,7 +93,7 @@ def method(
 
 
 def short_read(
-    name: str, role: Role, params: type[ParamsT], result: Any
+    name: str, role: CallerRole, params: type[ParamsT], result: Any
 ) -> Callable[[Callable[[Ledger, ParamsT], Any]], Method]:
     """Makes a decorator for a function that asks the ledger once: it becomes a row and runs on a reader's thread."""
 

@@ -28,7 +28,7 @@ from fastledger.rpc.chain import CHAIN_METHODS
 from fastledger.rpc.describe import AnswerBody, CallBody, openapi, openrpc
 from fastledger.rpc.entities import entity_methods
 from fastledger.rpc.fast_path import FastPath
-from fastledger.rpc.http.access import Access, AccessOptions, check_role
+from fastledger.rpc.http.access import Access, check_role
 from fastledger.rpc.http.answers import Answer, error_answer, json_answer
 from fastledger.rpc.http.connection import Connection, Listener
 from fastledger.rpc.http.heads import KnownHeads
@@ -37,7 +37,7 @@ from fastledger.rpc.http.rate import RateLimits
 from fastledger.rpc.http.routes import BodyRoom, Call, Content, Parameter, Route, RouteTable
 from fastledger.rpc.jsonrpc import JsonRpc, refusal
 from fastledger.rpc.methods import Context, Method, method_table
-from fastledger.rpc.options import RpcOptions
+from fastledger.rpc.options import AccessOptions, RpcOptions
 from fastledger.rpc.protocol import (
     CBOR_SEQUENCE_TYPE,
     CBOR_TYPE,
@@ -128,7 +128,7 @@ class RpcServer:
             options.port,
             ssl=self._tls,
             backlog=options.backlog,
-            ssl_handshake_timeout=None if self._tls is None else options.handshake_timeout_ms / 1000,
+            ssl_handshake_timeout=None if self._tls is None else options.header_timeout_ms / 1000,
         )
 
     @property

@@ -11,7 +11,7 @@ from fastledger._native import hashing as native_hashing
 from fastledger.bench import report, tuning
 from fastledger.bench.measure import Contestant, Row, clock_ghz, compete
 from fastledger.cli.main import main
-from fastledger.node.config.text import load_config
+from fastledger.daemon.config.text import load_config
 
 
 def test_quick_bench_prints_saves_and_advises(tmp_path: Path) -> None:

@@ -420,7 +420,7 @@ def test_mutual_tls(tmp_path: Path) -> None:  # SPEC-CLI-2
     authority.issue("node")
     certificate, key = authority.issue("clinic")
     foreign_certificate, foreign_key = stranger.issue("intruder")
-    more = f'client_ca = "{authority.path}"\nclient_certificates = "required"'
+    more = f'authorities = "{authority.path}"\nclient_certificates = "required"'
     node = TlsNode(tmp_path, more)
     try:
         client = node.connect(ClientTls(authority.path, certificate, key))

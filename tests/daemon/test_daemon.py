@@ -16,20 +16,23 @@ from world import new_wallet
 from fastledger import Ledger, Role
 from fastledger.clock import system_clock_ms
 from fastledger.daemon import process as daemon
+from fastledger.daemon.config.settings import LedgerConfig, NodeConfig
 from fastledger.daemon.pidfile import running
-from fastledger.node.config.settings import LedgerConfig, LogConfig, NodeConfig
+from fastledger.node.options import LogOptions
 from fastledger.rpc.protocol import CBOR_SEQUENCE_TYPE, decode_outcomes
 
 SCRIPT = """
 import sys
 from fastledger.errors import FastLedgerError
-from fastledger.node.config.settings import *
+from fastledger.daemon.config.settings import *
+from fastledger.node.options import LogOptions
+from fastledger.rpc.options import AccessOptions
 from fastledger.daemon.process import run
-access = AccessConfig(anonymous_roles=["reader", "submitter", "operator"])
+access = AccessOptions(anonymous_roles=frozenset({"reader", "submitter", "operator"}))
 config = NodeConfig(
     ledger=LedgerConfig(path=sys.argv[1]),
     rpc=RpcConfig(port=0, access=access),
-    log=LogConfig(path=sys.argv[2]),
+    log=LogOptions(path=sys.argv[2]),
 )
 try:
     sys.exit(run(config))
@@ -136,14 +139,14 @@ async def test_tidying_goes_on_whatever_failed(tmp_path: Path, monkeypatch: pyte
     rounds = 0
 
     class Blobs:
-        async def tidy(self, _age_ms: int) -> None:
+        async def tidy(self) -> None:
             nonlocal rounds
             rounds += 1
             raise OSError
 
     monkeypatch.setattr(daemon, "_TIDY_INTERVAL_S", 0.001)
     node = daemon.Daemon(
-        NodeConfig(ledger=LedgerConfig(path=str(tmp_path)), log=LogConfig(path=str(tmp_path / "log")))
+        NodeConfig(ledger=LedgerConfig(path=str(tmp_path)), log=LogOptions(path=str(tmp_path / "log")))
     )
     tidying = asyncio.create_task(node._tidy(Blobs()))  # type: ignore[arg-type]
     await until(lambda: rounds > 2 or tidying.done())

@@ -18,7 +18,7 @@ from fastledger.errors import InputError, LedgerBusyError, LedgerClosedError, No
 from fastledger.model.outcome import Outcome, Wait
 from fastledger.node import feed
 from fastledger.node.feed import Filter, Subscription
-from fastledger.node.ingest import IngestOptions
+from fastledger.node.options import IngestOptions
 from fastledger.node.reads import Reads
 from fastledger.node.service import NodeService, ServiceOptions
 from fastledger.rpc.protocol import Verdict, decode_outcomes, encode_outcomes

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from fastledger.daemon.notify import Notifier
 from fastledger.errors import Code, InputError, NotFoundError
-from fastledger.node.config.settings import LogConfig
 from fastledger.node.logs import AccessLog, Log, allowed_fields, new_request_id, request_context
+from fastledger.node.options import LogOptions
 
 CLINICAL = (
     "Erika Mustermann",
@@ -35,7 +35,7 @@ class Clock:
 
 def make(tmp_path: Path, level: str = "debug") -> tuple[Log, Path]:
     path = tmp_path / "node.log"
-    return Log(LogConfig(level=level, path=str(path)), clock_ms=Clock()), path  # type: ignore[arg-type]
+    return Log(LogOptions(level=level, path=str(path)), clock_ms=Clock()), path  # type: ignore[arg-type]
 
 
 def lines(path: Path) -> list[dict[str, Any]]:

@@ -20,9 +20,9 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 from fastledger import Ledger
+from fastledger.daemon.config.text import load_config
 from fastledger.daemon.pidfile import process_start, remove_pid, running, running_pid, write_pid
 from fastledger.errors import CertificateError, Code
-from fastledger.node.config.text import load_config
 from fastledger.node.federation.metrics import FederationMetrics
 from fastledger.node.metrics import NodeMetrics, metrics_table
 from fastledger.stage_times import STAGE_BUCKETS_S, StageTimes
@@ -185,7 +185,7 @@ def test_a_local_node_is_made(tmp_path: Path) -> None:  # SPEC-NODE-151
     assert stat.S_IMODE((tmp_path / "node" / "operator.token").stat().st_mode) == 0o600
     token = (tmp_path / "node" / "operator.token").read_text().strip()
     assert token not in (tmp_path / "node" / "node.toml").read_text()
-    assert config.rpc.access.client[0].roles == ["reader", "submitter", "operator"]
+    assert config.rpc.access.clients[0].roles == {"reader", "submitter", "operator"}
     assert cli.json("config", "check", answer["config"]) == {"ok": True, "address": "http://127.0.0.1:8470"}
     with Ledger.open(config.ledger.path) as ledger:
         assert ledger.chain_id.hex() == answer["chain_id"]
@@ -202,7 +202,7 @@ def test_a_node_with_tls_is_made(tmp_path: Path) -> None:  # SPEC-NODE-151
     shown = cli.json("certs", "show", tmp_path / "node" / "certs")
     assert [entry["name"] for entry in shown["issued"]] == ["node", "operator"]
     assert checked["certificate_not_after_ms"] == shown["issued"][0]["not_after_ms"]
-    assert load_config(answer["config"], {}).rpc.access.anonymous_roles == []
+    assert load_config(answer["config"], {}).rpc.access.anonymous_roles == frozenset()
     (tmp_path / "node" / "certs" / "node.key").chmod(0o644)
     assert cli.error("config", "check", answer["config"])["error"] == "bad-certificate"
 

@@ -14,7 +14,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from fastledger.errors import CertificateError, Code
 from fastledger.node.authority import Authority
-from fastledger.node.config.settings import TlsConfig
+from fastledger.node.options import ServerTlsOptions
 from fastledger.node.tls import PeerIdentity, ServerTls, client_context, peer_identity
 
 DAY_MS = 86_400_000
@@ -30,11 +30,11 @@ class Site:
     def authority(self) -> Authority:
         return Authority.open(self.folder)
 
-    def config(self, mode: str = "required") -> TlsConfig:
-        return TlsConfig(
+    def config(self, mode: str = "required") -> ServerTlsOptions:
+        return ServerTlsOptions(
             certificate=str(self.folder / "node-1.pem"),
             key=str(self.folder / "node-1.key"),
-            client_ca=str(self.folder / "bundle.pem"),
+            authorities=str(self.folder / "bundle.pem"),
             revoked=str(self.folder / "revoked.pem"),
             client_certificates=mode,  # type: ignore[arg-type]
             reload_interval_ms=100,
@@ -131,7 +131,7 @@ async def test_who_may_connect(site: Site) -> None:  # SPEC-NODE-111
 
 async def test_without_client_certificates_tls_1_2_is_the_least(site: Site) -> None:  # SPEC-NODE-111
     config = site.config("none")
-    plain = TlsConfig(certificate=config.certificate, key=config.key)
+    plain = ServerTlsOptions(certificate=config.certificate, key=config.key)
     async with serving(ServerTls(plain)) as port:
         context = site.client()
         context.maximum_version = ssl.TLSVersion.TLSv1_2
@@ -152,7 +152,7 @@ async def test_a_foreign_authority_and_a_client_as_server_are_refused(
     async with serving(ServerTls(site.config())) as port:
         with pytest.raises(REFUSED):
             await who(port, stranger)
-    config = TlsConfig(certificate=str(site.folder / "lab.pem"), key=str(site.folder / "lab.key"))
+    config = ServerTlsOptions(certificate=str(site.folder / "lab.pem"), key=str(site.folder / "lab.key"))
     async with serving(ServerTls(config)) as port:
         with pytest.raises(ssl.SSLCertVerificationError):
             await who(port, site.client(), "lab.fastledger.internal")
@@ -305,7 +305,7 @@ def test_what_is_issued(site: Site) -> None:  # SPEC-NODE-116
 
 async def test_an_authority_is_bound_to_its_names(site: Site) -> None:  # SPEC-NODE-117
     site.authority.issue("evil", "node", names=["bank.example", "127.0.0.1"])
-    config = TlsConfig(certificate=str(site.folder / "evil.pem"), key=str(site.folder / "evil.key"))
+    config = ServerTlsOptions(certificate=str(site.folder / "evil.pem"), key=str(site.folder / "evil.key"))
     async with serving(ServerTls(config)) as port:
         with pytest.raises(ssl.SSLCertVerificationError, match="permitted subtree"):
             await who(port, site.client())

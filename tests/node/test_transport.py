@@ -12,9 +12,10 @@ from node_world import until
 
 from fastledger.errors import CertificateError
 from fastledger.node.authority import Authority
-from fastledger.node.config.federation import FederationLimits, FederationTlsConfig
 from fastledger.node.federation.tls import PeerTls
 from fastledger.node.federation.transport import CALLERS_MAX, HANDSHAKES_BURST, CallRates, Transport
+from fastledger.node.options import TlsOptions
+from fastledger.peers.options import PeerLimits
 
 LOOPBACK = "127.0.0.1:0"
 
@@ -62,8 +63,8 @@ class Site:
             self.authority.issue(name, "node")
         self.authority.issue("visitor", "client")
 
-    def config(self, name: str) -> FederationTlsConfig:
-        return FederationTlsConfig(
+    def config(self, name: str) -> TlsOptions:
+        return TlsOptions(
             certificate=str(self.folder / f"{name}.pem"),
             key=str(self.folder / f"{name}.key"),
             authorities=str(self.folder / "bundle.pem"),
@@ -87,7 +88,7 @@ class Site:
         heard, tls = Heard(), PeerTls(self.config(name))
         allowed = set(members.split())
         transport = Transport(
-            tls, heard, FederationLimits(**limits), may_join=lambda name: not allowed or name in allowed
+            tls, heard, PeerLimits(**limits), may_join=lambda name: not allowed or name in allowed
         )
         port = await transport.listen(LOOPBACK) if listens else 0
         try:
@@ -196,7 +197,7 @@ async def test_links_are_bounded(site: Site) -> None:  # SPEC-FED-6
         site.end("lab", listens=False) as lab,
         site.end("hospital", listens=False) as hospital,
     ):
-        second, third = (Transport(lab.tls, Heard(), FederationLimits()) for _ in range(2))
+        second, third = (Transport(lab.tls, Heard(), PeerLimits()) for _ in range(2))
         lab.transport.dial(clinic.address)
         second.dial(clinic.address)
         await until(lambda: sorted(clinic.heard.open.values()) == ["lab", "lab"])
@@ -258,7 +259,7 @@ async def test_a_call_that_fails_can_be_made_again(site: Site) -> None:  # SPEC-
             before = len(lab.heard.failed)
             await until(lambda seen=before: len(lab.heard.failed) > seen)  # type: ignore[misc]
         heard = Heard()
-        again = Transport(PeerTls(site.config("clinic")), heard, FederationLimits())
+        again = Transport(PeerTls(site.config("clinic")), heard, PeerLimits())
         await again.listen(address)
         lab.transport.dial(address)
         await until(lambda: heard.open == {1: "lab"})

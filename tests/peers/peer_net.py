@@ -18,7 +18,8 @@ from fastledger import Genesis, SigningKey, Transaction
 from fastledger.chain.forks.mining import mine_block
 from fastledger.model.block import Block
 from fastledger.peers.network import PeerNetwork
-from fastledger.peers.settings import Banned, Close, CloseCode, Dial, PeerSettings, Send
+from fastledger.peers.options import PeerLimits, PeerOptions
+from fastledger.peers.settings import Banned, Close, CloseCode, Dial, Send
 from fastledger.peers.wire import TAGS, FrameReader, Hello, Message, encode_frame
 from fastledger.subjects.catalogue import REGISTRY
 
@@ -136,9 +137,14 @@ class Net:
         # Larger blocks than the tests of the chain make.
         with patch.object(fork_world, "SEGMENT_BYTES", SEGMENT_BYTES):
             node.start()
-        ports = {port: settings.pop(port) for port in ("blobs", "snapshots") if port in settings}
-        options = PeerSettings(
-            listen=f"{name}:1", peers=tuple(f"{peer}:1" for peer in peers), redial_ms=200, **settings
+        ports = {port: settings.pop(port) for port in ("bans", "blobs", "snapshots") if port in settings}
+        limits = {limit: settings.pop(limit) for limit in PeerLimits.__struct_fields__ if limit in settings}
+        options = PeerOptions(
+            limits=PeerLimits(**limits),
+            advertise=f"{name}:1",
+            peers=tuple(f"{peer}:1" for peer in peers),
+            redial_ms=200,
+            **settings,
         )
         rng = random.Random(self.rng.getrandbits(64))
         network = PeerNetwork(node.chain, options, rng=rng, now_ms=self.now_ms, **ports)

@@ -54,7 +54,7 @@ def test_inbound_links_are_bounded_for_each_organisation_and_in_all(
 def test_a_full_node_makes_room_by_closing_links_of_whoever_has_most(
     net: Net, keys: list[SigningKey]
 ) -> None:  # SPEC-PEER-25
-    crowded = net.add("crowded", keys[0], inbound_max=4)
+    crowded = net.add("crowded", keys[0], links_max=4)
     crowd = [net.stranger(crowded, name=f"host{number}", organisation="crowd") for number in range(4)]
     newcomer = net.stranger(crowded, name="newcomer")
     net.run(100)
@@ -91,7 +91,7 @@ def test_a_tip_that_stands_still_makes_a_node_look_elsewhere(
     net: Net, keys: list[SigningKey]
 ) -> None:  # SPEC-PEER-27
     net.add("far", keys[1])
-    eclipsed = net.add("eclipsed", keys[0], outbound_target=1, stale_tip_ms=60_000)
+    eclipsed = net.add("eclipsed", keys[0], outbound_links=1, stale_tip_ms=60_000)
     eclipsed.network._book.learn("far:1", "someone")
     for _ in range(3):
         net.mine(net.members["far"])

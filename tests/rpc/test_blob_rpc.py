@@ -23,13 +23,12 @@ from world import World, make_world
 from fastledger import Purpose, SealedRecord
 from fastledger.errors import Code
 from fastledger.node.service import NodeService
-from fastledger.rpc.blobs import BlobOptions, BlobService, blob_routes
-from fastledger.rpc.http.access import AccessOptions, ClientRule
+from fastledger.rpc.blobs import BlobService, blob_routes
 from fastledger.rpc.http.ranges import parse_range
-from fastledger.rpc.options import RateOptions, RpcOptions
+from fastledger.rpc.options import AccessOptions, BlobOptions, ClientRule, RateOptions, RpcOptions
 from fastledger.rpc.protocol import DIGEST_HEADER, TICKET_HEADER, TUS_TYPE, TXID_HEADER
 from fastledger.rpc.server import Extras, RpcServer
-from fastledger.storage.blobs.uploads import UploadLimits
+from fastledger.storage.blobs.options import UploadLimits
 from fastledger.subjects.consent import CONSENT_MISSING
 
 TOKENS = {"alice": "a" * 40, "bob": "b" * 40}
@@ -99,7 +98,7 @@ async def open_site(path: Path, *, timeout_ms: int = 30_000, **limits: int) -> A
     world = await asyncio.to_thread(make_world, path)
     service = await NodeService.start(world.ledger)
     uploads = world.ledger.open_uploads(UploadLimits(**limits))
-    blobs = BlobService(world.ledger, service.ingest.submit, uploads, BlobOptions(tickets_max=3))
+    blobs = BlobService(world.ledger, service.ingest.submit, uploads, BlobOptions(tickets_max=3, orphan_age_ms=1_000))
     rules = [
         ClientRule(name=name, token_sha256=sha256(token.encode()).hexdigest(), roles=("reader", "submitter"))
         for name, token in TOKENS.items()
@@ -199,14 +198,14 @@ async def test_abandoned_and_expired(tmp_path: Path) -> None:  # SPEC-UPL-4
         place = await site.begin(ENVELOPE)
         site.world.clock.advance(1_000)
         assert (await site.head(place))[0] == 404
-        await site.blobs.tidy(1_000)
+        await site.blobs.tidy()
         assert list((tmp_path / "ledger" / "uploads").iterdir()) == []
 
 
 async def test_tidying_touches_no_file_on_the_loop(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     threads: list[int] = []
     monkeypatch.setattr(site.blobs._uploads, "expire", lambda: threads.append(threading.get_ident()))
-    await site.blobs.tidy(1_000)
+    await site.blobs.tidy()
     assert threads
     assert threading.get_ident() not in threads
 

@@ -17,8 +17,7 @@ from world import VITALS, World, new_wallet
 from fastledger import Code, Genesis, Purpose, Role, Transaction, verify_statement
 from fastledger.crypto.signing import LOW_S_MAX, ORDER
 from fastledger.errors import InputError, LedgerBusyError
-from fastledger.rpc.http.access import AccessOptions
-from fastledger.rpc.options import RpcOptions
+from fastledger.rpc.options import AccessOptions, RpcOptions
 from fastledger.rpc.protocol import (
     INTERNAL_ERROR,
     INVALID_PARAMS,

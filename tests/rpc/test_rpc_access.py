@@ -15,13 +15,12 @@ from test_rpc import ALL_ROLES, SEQUENCE, failure, registrations, text
 
 from fastledger import Code
 from fastledger.errors import BadRequestError, RateLimitedError
-from fastledger.rpc.http.access import AccessOptions, ClientRule
 from fastledger.rpc.http.hosts import HostCheck
 from fastledger.rpc.http.rate import Bucket, RateLimits
 from fastledger.rpc.http.routes import Caller
 from fastledger.rpc.jobs import Jobs, report_of
 from fastledger.rpc.operator import Hooks, operator_methods
-from fastledger.rpc.options import RateOptions, RpcOptions
+from fastledger.rpc.options import AccessOptions, ClientRule, RateOptions, RpcOptions
 from fastledger.rpc.server import Extras
 
 # Who may do what.

@@ -3,7 +3,6 @@
 import asyncio
 import itertools
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -12,11 +11,11 @@ import pytest
 import pytest_asyncio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from node_world import NodeWorld, serve_world, until
 
-from fastledger.rpc.http.access import AccessOptions, ClientRule
 from fastledger.rpc.http.connection import Connection
-from fastledger.rpc.options import RateOptions, RpcOptions
+from fastledger.rpc.options import AccessOptions, ClientRule, RateOptions, RpcOptions
 
 TOKEN = "a token of a test"
 RULE = ClientRule(name="ward", roles=frozenset({"reader"}), token_sha256=sha256(TOKEN.encode()).hexdigest())

@@ -6,22 +6,21 @@ import struct
 import zlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
 import msgspec
 import pytest
 import pytest_asyncio
+from msgspec.structs import replace
 from node_world import NodeWorld, RawClient, raw_client, serve_world, until
 from test_rpc import SEQUENCE, registrations
 
 from fastledger import Code
 from fastledger.node.authority import Authority
-from fastledger.node.config.settings import TlsConfig
+from fastledger.node.options import ServerTlsOptions
 from fastledger.node.tls import ServerTls, client_context
-from fastledger.rpc.http.access import AccessOptions, ClientRule
-from fastledger.rpc.options import RpcOptions
+from fastledger.rpc.options import AccessOptions, ClientRule, RpcOptions
 from fastledger.rpc.protocol import decode_outcomes
 
 SMALL = RpcOptions(
@@ -415,8 +414,8 @@ async def test_tls_keeps_those_out_who_do_not_speak_it(tmp_path: Path) -> None:
     authority = Authority.create(tmp_path / "authority")
     authority.issue("node", "node", names=["localhost"])
     folder = tmp_path / "authority"
-    tls = ServerTls(TlsConfig(certificate=str(folder / "node.pem"), key=str(folder / "node.key")))
-    options = replace(SMALL, handshake_timeout_ms=300)
+    tls = ServerTls(ServerTlsOptions(certificate=str(folder / "node.pem"), key=str(folder / "node.key")))
+    options = replace(SMALL, header_timeout_ms=300)
     async with serve_world(tmp_path / "ledger", options=options, tls=tls.context) as node:
         assert (await (await Peer.connect(node)).say(b"GET / HTTP/1.1\r\n\r\n"))[0] == 0
         assert await (await Peer.connect(node)).rest() == b""

@@ -11,18 +11,12 @@ import pytest_asyncio
 from node_world import until
 
 from fastledger import Ledger
+from fastledger.daemon.config.settings import LedgerConfig, NodeConfig, RpcConfig
 from fastledger.daemon.process import Daemon
 from fastledger.node.authority import Authority
-from fastledger.node.config.settings import (
-    AccessClient,
-    AccessConfig,
-    LedgerConfig,
-    LogConfig,
-    NodeConfig,
-    RpcConfig,
-    TlsConfig,
-)
+from fastledger.node.options import LogOptions, ServerTlsOptions
 from fastledger.node.tls import ServerTls, client_context
+from fastledger.rpc.options import AccessOptions, ClientRule
 from fastledger.rpc.server import RpcServer
 
 CLIENTS = ("lab", "ward")
@@ -42,22 +36,22 @@ class Site:
             ledger=LedgerConfig(path=str(folder / "ledger")),
             rpc=RpcConfig(
                 port=0,
-                tls=TlsConfig(
+                tls=ServerTlsOptions(
                     certificate=str(self.folder / "node.pem"),
                     key=str(self.folder / "node.key"),
-                    client_ca=str(self.folder / "bundle.pem"),
+                    authorities=str(self.folder / "bundle.pem"),
                     revoked=str(self.folder / "revoked.pem"),
                     client_certificates="required",
                     reload_interval_ms=100,
                 ),
-                access=AccessConfig(
-                    anonymous_roles=[],
-                    client=[
-                        AccessClient(name=name, roles=["reader"], certificate_name=name) for name in CLIENTS
-                    ],
+                access=AccessOptions(
+                    anonymous_roles=frozenset(),
+                    clients=tuple(
+                        ClientRule(name=name, roles=frozenset({"reader"}), certificate_name=name) for name in CLIENTS
+                    ),
                 ),
             ),
-            log=LogConfig(path=str(folder / "node.log")),
+            log=LogOptions(path=str(folder / "node.log")),
         )
         self.daemon = Daemon(config)
 
@@ -133,10 +127,10 @@ def test_only_the_certificate_on_the_list_is_revoked(tmp_path: Path) -> None:  #
     for name in CLIENTS:
         authority.issue(name, "client")
     tls = ServerTls(
-        TlsConfig(
+        ServerTlsOptions(
             certificate=str(tmp_path / "node.pem"),
             key=str(tmp_path / "node.key"),
-            client_ca=str(tmp_path / "bundle.pem"),
+            authorities=str(tmp_path / "bundle.pem"),
             revoked=str(tmp_path / "revoked.pem"),
             client_certificates="required",
         )

@@ -31,8 +31,9 @@ from fastledger.errors import Code, CorruptionError, InputError, LedgerError
 from fastledger.limits import PEER_FRAME_BYTES_MAX, PEER_UNSENT_BYTES_MAX
 from fastledger.model.block import Block
 from fastledger.peers.network import PeerNetwork
+from fastledger.peers.options import PeerOptions
 from fastledger.peers.scores import Ban
-from fastledger.peers.settings import Action, Banned, Close, Dial, PeerSettings, Send
+from fastledger.peers.settings import Action, Banned, Close, Dial, Send
 from fastledger.storage.journal import ForkJournal
 from fastledger.storage.log import SegmentLog
 from simulator.clock import NodeClock
@@ -103,16 +104,16 @@ class Process:
             verify_threads=1,
         )
         self.chain.start(node.clock())
-        settings = PeerSettings(
-            listen=node.address,
+        settings = PeerOptions(
+            advertise=node.address,
             agent=node.name,
             peers=node.known_peers,
-            bans=tuple(node.bans.values()),
             dial_pause_ms=DIAL_PAUSE_MS,
             redial_ms_max=REDIAL_MS_MAX,
             tick_ms_max=CHAIN_TICK_MS,
         )
-        self.peers = PeerNetwork(self.chain, settings, rng=node.rng, now_ms=node.clock())
+        bans = tuple(node.bans.values())
+        self.peers = PeerNetwork(self.chain, settings, rng=node.rng, now_ms=node.clock(), bans=bans)
 
     def checkpoint(self, transactions_min: int) -> None:
         """Writes what is final to the index, where there is enough of it."""

@@ -390,7 +390,7 @@ def bounded(tmp_path: Path, **bounds: int) -> World:
 
 
 def test_what_waits_for_a_record_is_bounded(tmp_path: Path) -> None:  # SPEC-ORPH-5
-    world = bounded(tmp_path, unnamed_blobs_max=3)
+    world = bounded(tmp_path, unreferenced_blobs_max=3)
     try:
         first, *others = [seal(world) for _ in range(4)]
         world.ledger.store_blobs([first.blob, others[0].blob, others[1].blob])
@@ -403,21 +403,21 @@ def test_what_waits_for_a_record_is_bounded(tmp_path: Path) -> None:  # SPEC-ORP
         world.put()
         look_again(world)
         world.ledger.store_blobs([others[2].blob])
-        assert world.ledger._envelopes.unnamed.counted[0] == 3
+        assert world.ledger._envelopes.unreferenced.counted[0] == 3
         # So does a collection.
         collect(world, 0)
-        assert world.ledger._envelopes.unnamed.counted == (0, 0)
+        assert world.ledger._envelopes.unreferenced.counted == (0, 0)
     finally:
         world.close()
 
 
 def look_again(world: World) -> None:
     """Has the moment pass within which the store does not look again."""
-    world.ledger._envelopes.unnamed._looked_at = float("-inf")
+    world.ledger._envelopes.unreferenced._looked_at = float("-inf")
 
 
 def test_bytes_that_wait_are_bounded_and_survive_a_restart(tmp_path: Path) -> None:  # SPEC-ORPH-5
-    world = bounded(tmp_path, unnamed_bytes_max=len(LARGE) + 5_000)
+    world = bounded(tmp_path, unreferenced_bytes_max=len(LARGE) + 5_000)
     try:
         large, small, large_too = seal(world, LARGE), seal(world), seal(world, LARGE)
         world.ledger.store_blobs([large.blob])
@@ -438,14 +438,14 @@ def test_bytes_that_wait_are_bounded_and_survive_a_restart(tmp_path: Path) -> No
 
 
 def test_an_upload_is_counted_when_it_ends(tmp_path: Path) -> None:  # SPEC-ORPH-5
-    world = bounded(tmp_path, unnamed_blobs_max=1)
+    world = bounded(tmp_path, unreferenced_blobs_max=1)
     try:
         sealed = seal(world, LARGE)
         with closing(world.ledger.open_uploads()) as uploads:
             upload = uploads.begin(len(sealed.blob), digest_of(sealed))
             uploads.append(upload.id, 0, sealed.blob)
             uploads.finish(upload.id)
-            assert world.ledger._envelopes.unnamed.counted == (1, len(sealed.blob))
+            assert world.ledger._envelopes.unreferenced.counted == (1, len(sealed.blob))
             with pytest.raises(LedgerBusyError):
                 uploads.begin(10, bytes(32))
     finally:
@@ -453,10 +453,10 @@ def test_an_upload_is_counted_when_it_ends(tmp_path: Path) -> None:  # SPEC-ORPH
 
 
 def test_who_goes_on_asking_does_not_have_everything_looked_at(tmp_path: Path) -> None:  # SPEC-ORPH-5
-    world = bounded(tmp_path, unnamed_blobs_max=1)
+    world = bounded(tmp_path, unreferenced_blobs_max=1)
     try:
         looks = 0
-        unnamed = world.ledger._envelopes.unnamed
+        unnamed = world.ledger._envelopes.unreferenced
         before = unnamed._unowned
 
         def unowned(digests: Sequence[bytes]) -> list[bytes]:

@@ -30,8 +30,9 @@ from fastledger.errors import (
     UploadConflict,
 )
 from fastledger.storage.blobs import uploads as uploads_module
+from fastledger.storage.blobs.options import UploadLimits
 from fastledger.storage.blobs.store import BlobStore
-from fastledger.storage.blobs.uploads import UploadLimits, Uploads
+from fastledger.storage.blobs.uploads import Uploads
 from fastledger.storage.files import OsFiles
 
 PACKED = 1_000

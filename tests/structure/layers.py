@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from source_graph import PACKAGE, Graph, Import
 
 # What everything may import, and what imports nothing but itself.
-BASE = frozenset({"errors", "extras", "limits", "reprs", "times", "version"})
+BASE = frozenset({"errors", "extras", "limits", "reprs", "settings", "times", "version"})
 # Single modules over nothing but the base, for those layers that may see a clock.
 TIMED = frozenset({"clock", "pace", "stage_times"})
 # Layer -> the layers that it may import besides itself and the base.

@@ -11,11 +11,11 @@ from typing import Any, Self
 import aiohttp
 import msgspec
 import uvloop
+from msgspec import structs
 from world import World, make_world
 
 from fastledger.node.service import NodeService, ServiceOptions
-from fastledger.rpc.http.access import AccessOptions
-from fastledger.rpc.options import RpcOptions
+from fastledger.rpc.options import AccessOptions, RpcOptions
 from fastledger.rpc.server import Extras, RpcServer
 
 
@@ -53,7 +53,7 @@ async def serve_world(
     """A settled world in ``path``, served on the running loop."""
     world = await asyncio.to_thread(make_world, path, **ledger_options)
     service = await NodeService.start(world.ledger, service_options)
-    server = RpcServer(service, options, access, extras=extras, tls=tls)
+    server = RpcServer(service, structs.replace(options or RpcOptions(), port=0), access, extras=extras, tls=tls)
     try:
         await server.start()
         yield NodeWorld(world, service, server)

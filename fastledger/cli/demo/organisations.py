@@ -239,37 +239,33 @@ class NetWorld:
         return genesis
 
     def _configure(self, member: Member) -> None:
-        from fastledger.node.config.federation import FederationConfig, FederationTlsConfig
-        from fastledger.node.config.settings import (
-            AccessConfig,
-            LedgerConfig,
-            LogConfig,
-            NodeConfig,
-            RpcConfig,
-        )
-        from fastledger.node.config.text import render_config
+        from fastledger.daemon.config.settings import LedgerConfig, NodeConfig, RpcConfig
+        from fastledger.daemon.config.text import render_config
+        from fastledger.node.federation.options import FederationOptions
+        from fastledger.node.options import LogOptions, TlsOptions
+        from fastledger.rpc.options import AccessOptions
 
         place = self.folder / "authority"
-        peers = [
+        peers = tuple(
             f"{LOOPBACK}:{self.wires.between(member.name, other.name, other.peer_port)}"
             for other in self.members.values()
             if other is not member
-        ]
+        )
         miners = self.options.miners
         config = NodeConfig(
             ledger=LedgerConfig(path=str(member.ledger), require_blobs=False),
             rpc=RpcConfig(
                 host=LOOPBACK,
                 port=member.rpc_port,
-                access=AccessConfig(anonymous_roles=["reader", "submitter", "operator"]),
+                access=AccessOptions(anonymous_roles=frozenset({"reader", "submitter", "operator"})),
             ),
-            federation=FederationConfig(
+            federation=FederationOptions(
                 listen=f"{LOOPBACK}:{member.peer_port}",
                 peers=peers,
                 discover=False,  # a proxy that is another's would lead around a cut
                 mine=miners is None or member.name in miners,
                 mine_percent=self.options.percent,
-                tls=FederationTlsConfig(
+                tls=TlsOptions(
                     certificate=str(place / f"{member.name}.pem"),
                     key=str(place / f"{member.name}.key"),
                     authorities=str(place / "bundle.pem"),
@@ -277,7 +273,7 @@ class NetWorld:
                     reload_interval_ms=500,
                 ),
             ),
-            log=LogConfig(level="info"),
+            log=LogOptions(level="info"),
         )
         (member.folder / "node.toml").write_text(render_config(config), encoding="utf-8")
         member.environment = dict(self.options.settings)

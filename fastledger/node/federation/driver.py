@@ -21,6 +21,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
+from msgspec import structs
+
 from fastledger.chain.forks.chain import ForkChain
 from fastledger.chain.forks.events import (
     BlockConnected,
@@ -36,10 +38,10 @@ from fastledger.chain.forks.pipeline import ForkPipeline
 from fastledger.chain.forks.templates import Template
 from fastledger.clock import system_clock_ms
 from fastledger.errors import CertificateError, Code, FastLedgerError, InputError, LedgerBusyError
-from fastledger.node.config.federation import FederationConfig
 from fastledger.node.federation.figures import Figures
 from fastledger.node.federation.metrics import FederationMetrics
 from fastledger.node.federation.miner import Miner
+from fastledger.node.federation.options import FederationOptions
 from fastledger.node.federation.state import PeerState
 from fastledger.node.federation.tls import PeerTls
 from fastledger.node.federation.transport import Transport
@@ -55,7 +57,6 @@ from fastledger.peers.settings import (
     CloseCode,
     Dial,
     PeerInfo,
-    PeerSettings,
     Send,
 )
 from fastledger.peers.wire import MESSAGES
@@ -88,7 +89,7 @@ class Federation:
     def __init__(
         self,
         chain: ForkPipeline,
-        config: FederationConfig,
+        options: FederationOptions,
         directory: Path,
         *,
         spacing_ms: int,
@@ -101,7 +102,7 @@ class Federation:
     ) -> None:
         """Use :meth:`start`."""
         self._chain = chain
-        self._config = config
+        self._options = options
         self._log = log
         self._metrics = metrics
         self._blobs = blobs
@@ -133,8 +134,8 @@ class Federation:
         self.miner = Miner(
             template=self._template,
             found=self._found,
-            threads=config.mine_threads,
-            percent=config.mine_percent,
+            threads=options.mine_threads,
+            percent=options.mine_percent,
             renew_ms=min(max(spacing_ms // 4, RENEW_MS_MIN), RENEW_MS_MAX),
             failed=lambda error: log.error("miner.failed", error=error),
         )
@@ -154,46 +155,40 @@ class Federation:
         return made
 
     async def _start(self) -> None:
-        config = self._config
-        if config.tls.certificate:
-            self._tls = PeerTls(config.tls, on_reload=self._tls_reloaded)
-            allowed = frozenset(config.organisations)
+        options = self._options
+        if options.tls.certificate:
+            self._tls = PeerTls(options.tls, on_reload=self._tls_reloaded)
+            allowed = frozenset(options.organisations)
             self._transport = Transport(
                 self._tls,
                 self,
-                config.limits,
+                options.limits,
                 may_join=lambda organisation: not allowed or organisation in allowed,
             )
         await asyncio.wrap_future(self._chain.call(self._make_network))
-        if self._transport is not None and config.listen:
-            self.port = await self._transport.listen(config.listen)
+        if self._transport is not None and options.listen:
+            self.port = await self._transport.listen(options.listen)
         self._chain.subscribe(self._on_chain_events)
         self._begin(self._tick_forever())
         if self._tls is not None:
             self._begin(self._tls.watch())
-        self.miner.switch(on=config.mine)
+        self.miner.switch(on=options.mine)
 
     def _begin(self, work: Any) -> None:
         self._tasks.append(self._loop.create_task(work))
 
     def _make_network(self, chain: ForkChain) -> None:
-        config, limits = self._config, self._config.limits
-        settings = PeerSettings(
-            listen=config.advertise,
-            peers=tuple(dict.fromkeys((*config.peers, *self._state.peers))),
-            bans=self._state.bans,
-            discover=config.discover,
-            outbound_target=limits.outbound_links,
-            inbound_max=limits.links_max,
-            inbound_per_organisation=limits.links_per_organisation_max,
-            ban_ms=limits.ban_ms,
+        configured = self._options.peers
+        options = structs.replace(
+            self._options, peers=tuple(dict.fromkeys((*configured, *self._state.peers)))
         )
         self._fork_chain = chain
         self._network = PeerNetwork(
             chain,
-            settings,
+            options,
             rng=random.SystemRandom(),
             now_ms=self._clock_ms(),
+            bans=self._state.bans,
             blobs=self._blobs,
             snapshots=self._snapshots,
         )
@@ -225,7 +220,7 @@ class Federation:
     def received(self, link: int, data: bytes) -> None:
         """Passes a peer's bytes on to the network; where too many wait, no link is read."""
         self._inbox_bytes += len(data)
-        if self._inbox_bytes > self._config.limits.inbox_bytes_max and self._transport is not None:
+        if self._inbox_bytes > self._options.limits.inbox_bytes_max and self._transport is not None:
             self._transport.pause_reading()
         self._post(lambda now_ms: self._network.received(link, data, now_ms), len(data))
 
@@ -301,7 +296,7 @@ class Federation:
         self._inbox_bytes -= byte_count
         if transport is None:
             return
-        if self._inbox_bytes < self._config.limits.inbox_bytes_max // 2:
+        if self._inbox_bytes < self._options.limits.inbox_bytes_max // 2:
             transport.resume_reading()
         frames: dict[int, list[bytes]] = {}
         for action in actions:
@@ -447,7 +442,7 @@ class Federation:
     def _template(self) -> Template | None:
         figures = self.figures
         moving = time.monotonic() - self._progress[1] < PROGRESS_S
-        if figures.lag > self._config.ready_lag_blocks and moving:
+        if figures.lag > self._options.ready_lag_blocks and moving:
             return None
         return self._chain.call(lambda chain: chain.template(self._clock_ms())).result()
 
@@ -472,17 +467,17 @@ class Federation:
     @property
     def mine_threads(self) -> int:
         """How many threads search while mining is on."""
-        return self._config.mine_threads
+        return self._options.mine_threads
 
     @property
     def mine_percent(self) -> int:
         """The share of each thread's time that the search takes."""
-        return self._config.mine_percent
+        return self._options.mine_percent
 
     @property
     def is_syncing(self) -> bool:
         """Whether this node is far behind what its peers have proven."""
-        return self.figures.lag > self._config.ready_lag_blocks
+        return self.figures.lag > self._options.ready_lag_blocks
 
     def update_metrics(self) -> None:
         """Sets the metrics that are read at a scrape."""

@@ -24,7 +24,7 @@ from fastledger.errors import (
 )
 from fastledger.limits import PEER_SNAPSHOT_PIECE_BYTES_MAX, SNAPSHOT_MANIFEST_BYTES_MAX
 from fastledger.model.genesis import Genesis
-from fastledger.node.config.federation import FederationConfig
+from fastledger.node.federation.options import FederationOptions
 from fastledger.node.federation.source import Conversation
 from fastledger.node.federation.tls import PeerTls
 from fastledger.peers.port import SnapshotOffer
@@ -161,7 +161,7 @@ class SnapshotKeeper:
 # The joiner's side.
 
 
-def fetch_snapshot(config: FederationConfig, genesis: Genesis, folder: Path) -> Manifest:
+def fetch_snapshot(config: FederationOptions, genesis: Genesis, folder: Path) -> Manifest:
     """Brings the highest snapshot that a quorum of proposers attests into ``folder``, checked piece by piece.
 
     Raises ``NotFoundError`` where no quorum agrees on one, ``UnreachableError`` where nobody gives a piece of it.

@@ -14,7 +14,7 @@ from fastledger.errors import CertificateError, InputError, UnreachableError
 from fastledger.model.block import Block, SealedHeader
 from fastledger.model.body import newest_rule_set
 from fastledger.model.genesis import Genesis
-from fastledger.node.config.federation import FederationConfig, split_address
+from fastledger.node.federation.options import FederationOptions, split_address
 from fastledger.node.federation.tls import PeerTls, peer_certificate
 from fastledger.peers.sync import open_header
 from fastledger.peers.wire import (
@@ -46,7 +46,7 @@ class PeerSource:
     ``UnreachableError``.
     """
 
-    def __init__(self, config: FederationConfig, genesis: Genesis) -> None:
+    def __init__(self, config: FederationOptions, genesis: Genesis) -> None:
         """Loads the TLS files.
 
         Raises ``InputError`` where no peer is configured, ``CertificateError`` for the files.
@@ -95,7 +95,7 @@ class PeerSource:
 class Conversation:
     """One blocking connection to a peer, whose handshake is done."""
 
-    def __init__(self, address: str, tls: PeerTls, config: FederationConfig, genesis: Genesis) -> None:
+    def __init__(self, address: str, tls: PeerTls, config: FederationOptions, genesis: Genesis) -> None:
         timeout_s = config.limits.dial_timeout_ms / 1000
         connection = socket.create_connection(split_address(address), timeout_s)
         try:

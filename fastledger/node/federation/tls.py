@@ -13,11 +13,11 @@ from typing import NamedTuple
 
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from msgspec import structs
 
 from fastledger.clock import system_clock_ms
 from fastledger.errors import CertificateError
-from fastledger.node.config.federation import FederationTlsConfig
-from fastledger.node.config.settings import TlsConfig
+from fastledger.node.options import ServerTlsOptions, TlsOptions
 from fastledger.node.tls import PEM_BYTES_MAX, ServerTls, SslEnd
 
 PEER_PROTOCOL = "fastledger-peer/1"
@@ -71,7 +71,7 @@ class PeerTls:
 
     def __init__(
         self,
-        config: FederationTlsConfig,
+        config: TlsOptions,
         *,
         clock_ms: Callable[[], int] = system_clock_ms,
         on_reload: Callable[[CertificateError | None], None] = lambda _error: None,
@@ -82,17 +82,10 @@ class PeerTls:
         """
         self._config = config
         self._on_reload = on_reload
-        as_server = TlsConfig(
-            certificate=config.certificate,
-            key=config.key,
-            client_ca=config.authorities,
-            client_certificates="required",
-            revoked=config.revoked,
-            reload_interval_ms=config.reload_interval_ms,
-        )
         self.client_context = self._load_client_context()
         self.revoked = self._load_revoked()
         self.organisation = own_organisation(config)
+        as_server = ServerTlsOptions(client_certificates="required", **structs.asdict(config))
         self.server = ServerTls(
             as_server, clock_ms=clock_ms, on_reload=self._reloaded, protocol=PEER_PROTOCOL
         )
@@ -154,7 +147,7 @@ class PeerTls:
         return (peer.issuer, peer.serial) in self.revoked
 
 
-def own_organisation(config: FederationTlsConfig) -> str:
+def own_organisation(config: TlsOptions) -> str:
     """Returns the organisation that the node's own certificate names; raises ``CertificateError``."""
     try:
         leaf = x509.load_pem_x509_certificates(_read(config.certificate))[0]

@@ -20,8 +20,9 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
 from fastledger.errors import CertificateError
-from fastledger.node.config.federation import FederationLimits, split_address
+from fastledger.node.federation.options import split_address
 from fastledger.node.federation.tls import PeerCertificate, PeerTls, peer_certificate
+from fastledger.peers.options import PeerLimits
 
 BACKLOG = 128
 HANDSHAKES_MAX = 64
@@ -132,7 +133,7 @@ class Transport:
         self,
         tls: PeerTls,
         events: LinkEvents,
-        limits: FederationLimits,
+        limits: PeerLimits,
         *,
         may_join: Callable[[str], bool] = lambda _organisation: True,
     ) -> None:

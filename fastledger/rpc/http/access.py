@@ -7,37 +7,14 @@ the port is loopback's unless told otherwise.
 
 import hashlib
 import hmac
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 from ssl import SSLObject
 
 from fastledger.errors import ForbiddenError, UnauthenticatedError
-from fastledger.rpc.http.routes import Caller, Role
+from fastledger.rpc.http.routes import Caller
+from fastledger.rpc.options import AccessOptions, CallerRole, ClientRule
 
 TOKEN_CHARS_MAX = 512
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClientRule:
-    """One configured client, known by exactly one of certificate digest, certificate name and token digest.
-
-    The digests are SHA-256 in hexadecimal, of the certificate's DER or of the token; the name is the subject's
-    common name.
-    """
-
-    name: str
-    roles: frozenset[Role]
-    certificate_sha256: str | None = None
-    certificate_name: str | None = None
-    token_sha256: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AccessOptions:
-    """The configured clients; ``anonymous_roles`` are the roles of a caller that no rule knows."""
-
-    anonymous_roles: frozenset[Role] = frozenset({"reader", "submitter"})
-    clients: Sequence[ClientRule] = ()
 
 
 class Access:
@@ -114,7 +91,7 @@ def _common_names(certificate: object) -> Iterable[str]:
                 yield value
 
 
-def check_role(caller: Caller, role: Role | None) -> None:
+def check_role(caller: Caller, role: CallerRole | None) -> None:
     """Raises ``ForbiddenError``, or ``UnauthenticatedError`` for an anonymous caller, that lacks ``role``."""
     if role is None or role in caller.roles:
         return

@@ -53,7 +53,7 @@ class RateLimits:
     def take_request(self, caller: Caller, count: int = 1) -> None:
         """Counts requests of a caller; raises ``RateLimitedError`` where it sent too many."""
         rate = self._options.requests_per_second
-        if rate is not None:
+        if rate:
             self._take(self._requests, caller, count, rate, self._options.requests_burst, "requests")
 
     def take_probe(self, caller: Caller) -> None:
@@ -62,13 +62,13 @@ class RateLimits:
         Probes have tokens of their own: a flood of calls must not blind an alarm.
         """
         options = self._options
-        if options.requests_per_second is not None:
+        if options.requests_per_second:
             self._take(self._probes, caller, 1, options.probes_per_second, options.probes_burst, "requests")
 
     def take_transactions(self, caller: Caller, count: int) -> None:
         """Counts transactions of a caller; raises ``RateLimitedError`` where it sent too many."""
         rate = self._options.transactions_per_second
-        if rate is not None:
+        if rate:
             self._take(
                 self._transactions, caller, count, rate, self._options.transactions_burst, "transactions"
             )

@@ -7,14 +7,14 @@ A handler is a coroutine over a :class:`Call` that returns an answer; what it ra
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 from aiohttp import web
 
 from fastledger.errors import BadRequestError, Code, InputError, LedgerBusyError
+from fastledger.rpc.options import CallerRole
 
-Role: TypeAlias = Literal["reader", "submitter", "operator"]
-ROLES: tuple[Role, ...] = ("reader", "submitter", "operator")
+ROLES: tuple[CallerRole, ...] = get_args(CallerRole)
 HttpMethod: TypeAlias = Literal["GET", "HEAD", "POST", "PATCH", "DELETE", "OPTIONS"]
 _BUSY_RETRY_MS = 200
 # Bodies up to here are not counted: connections, which are, bound them.
@@ -27,7 +27,7 @@ class Caller:
 
     name: str
     address: str
-    roles: frozenset[Role]
+    roles: frozenset[CallerRole]
     authenticated: bool = False
 
     @property
@@ -229,7 +229,7 @@ class Route:
     method: HttpMethod
     path: str
     handler: Handler
-    role: Role | None
+    role: CallerRole | None
     summary: str
     request: Content | None = None
     responses: Mapping[int, Content | None] = field(default_factory=lambda: {200: None})

@@ -39,6 +39,7 @@ from fastledger.errors import (
     UploadConflict,
 )
 from fastledger.limits import BLOB_BYTES_MAX
+from fastledger.storage.blobs.options import UploadLimits
 from fastledger.storage.blobs.packs import DIGEST_BYTES
 from fastledger.storage.files import READ_CHUNK_BYTES, Buffer, OpenFile, OsFiles
 from fastledger.version import UPLOAD_FORMAT_VERSION
@@ -59,21 +60,6 @@ _MARK = struct.Struct(">QQI4x")
 _MARK_AT = _HEAD.size
 _CHECKED = _HEAD.size - 8
 _NAME = re.compile(r"([0-9a-f]{32})\.(upload|part|upload\.tmp)")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UploadLimits:
-    """The bounds of a directory of uploads; an upload counts as the bytes that it announced, from its beginning on.
-
-    ``upload_bytes_max`` bounds one upload, ``pending_bytes_max`` all together; an owner has at most
-    ``owner_uploads_max``. An upload that got no byte for ``lifetime_ms`` is dropped.
-    """
-
-    uploads_max: int = 1_024
-    owner_uploads_max: int = 64
-    upload_bytes_max: int = BLOB_BYTES_MAX
-    pending_bytes_max: int = 16 * BLOB_BYTES_MAX
-    lifetime_ms: int = 60 * 60 * 1000
 
 
 class UploadState(NamedTuple):

@@ -14,13 +14,19 @@ from typing import Any
 import msgspec
 from msgspec import inspect, structs
 
+from fastledger.daemon.config.lines import locate_keys
+from fastledger.daemon.config.settings import NodeConfig, relation_problems
 from fastledger.errors import ConfigError
-from fastledger.node.config.lines import locate_keys
-from fastledger.node.config.settings import NodeConfig, relation_problems
 
 CONFIG_BYTES_MAX = 1 << 20
 ENVIRONMENT_PREFIX = "FASTLEDGER_NODE__"
 Key = tuple[str | int, ...]
+# TOML's one kind of array, as structs have it.
+_ARRAYS: Mapping[type[inspect.Type], type[tuple[Any, ...]] | type[frozenset[Any]]] = {
+    inspect.VarTupleType: tuple,
+    inspect.FrozenSetType: frozenset,
+}
+_Array = inspect.VarTupleType | inspect.FrozenSetType
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +41,20 @@ class Setting:
     type: inspect.Type
 
 
+def _fields(section: type[msgspec.Struct]) -> Iterator[tuple[structs.FieldInfo, inspect.Type]]:
+    """The fields of a section that can stand in a file: those with a description, its own before inherited ones."""
+    own = section.__annotations__
+    for item in sorted(structs.fields(section), key=lambda item: item.name not in own):
+        annotated = inspect.type_info(item.type)
+        if _unwrap(annotated)[1]:
+            yield item, annotated
+
+
 def settings(section: type[msgspec.Struct] = NodeConfig, prefix: str = "") -> Iterator[Setting]:
     """Every setting, in the order of the template; those of a client under ``rpc.access.client``."""
     tables = []
-    for item in structs.fields(section):
-        kind, text, is_path = _unwrap(inspect.type_info(item.type))
+    for item, annotated in _fields(section):
+        kind, text, is_path = _unwrap(annotated)
         name = f"{prefix}{item.encode_name}"
         table = _table_of(kind)
         if table is not None:
@@ -67,7 +82,7 @@ def _unwrap(kind: inspect.Type) -> tuple[inspect.Type, str, bool]:
 
 def _table_of(kind: inspect.Type) -> type[msgspec.Struct] | None:
     """The struct of a table, or of an array of tables."""
-    if isinstance(kind, inspect.ListType):
+    if isinstance(kind, _Array):
         kind = _unwrap(kind.item_type)[0]
     return kind.cls if isinstance(kind, inspect.StructType) else None
 
@@ -77,11 +92,13 @@ def _expected(kind: inspect.Type) -> str:
     kind = _unwrap(kind)[0]
     if isinstance(kind, inspect.IntType):
         return f"an integer {kind.ge}..{kind.le}"
+    if isinstance(kind, inspect.FloatType):
+        return f"a number {kind.ge}..{kind.le}"
     if isinstance(kind, inspect.BoolType):
         return "true or false"
     if isinstance(kind, inspect.LiteralType):
         return "one of " + ", ".join(json.dumps(value) for value in kind.values)
-    if isinstance(kind, inspect.ListType):
+    if isinstance(kind, _Array):
         bounds = f", {kind.min_length} or more" if kind.min_length else ""
         return f"a list of {_expected(kind.item_type)}{bounds}"
     if isinstance(kind, inspect.StrType):
@@ -120,18 +137,19 @@ class _Reader:
         if not isinstance(value, dict):
             self.add(key, "expected a table")
             return None
-        fields = {item.encode_name: item for item in structs.fields(cls)}
+        fields = {item.encode_name: (item, annotated) for item, annotated in _fields(cls)}
         for name in value.keys() - fields.keys():
             self.add((*key, name), "no such setting" + _did_you_mean(name, fields))
         given: dict[str, Any] = {}
-        for name, item in fields.items():
+        for name, (item, annotated) in fields.items():
             place = (*key, name)
+            table = _table_of(_unwrap(annotated)[0])
             if name in value:
-                given[name] = self.value(inspect.type_info(item.type), value[name], place)
-            elif _table_of(_unwrap(inspect.type_info(item.type))[0]) is not None and item.required:
-                given[name] = self.table(_struct(item), {}, place)
+                given[item.name] = self.value(annotated, value[name], place)
+            elif table is not None and item.required:
+                given[item.name] = self.table(table, {}, place)
             elif item.required:
-                self.add(place, f"is missing: expected {_expected(inspect.type_info(item.type))}")
+                self.add(place, f"is missing: expected {_expected(annotated)}")
         if self.problems:
             return None
         return cls(**given)
@@ -140,14 +158,14 @@ class _Reader:
         """One value, checked."""
         kind, _, is_path = _unwrap(annotated)
         table = _table_of(kind)
-        if table is not None and isinstance(kind, inspect.ListType):
+        if table is not None and isinstance(kind, _Array):
             if not isinstance(value, list):
                 self.add(key, "expected an array of tables")
                 return None
             if kind.max_length is not None and len(value) > kind.max_length:
                 self.add(key, f"expected at most {kind.max_length} tables")
                 return None
-            return [self.table(table, item, (*key, index)) for index, item in enumerate(value)]
+            return tuple(self.table(table, item, (*key, index)) for index, item in enumerate(value))
         if table is not None:
             return self.table(table, value, key)
         if not _fits(kind, value):
@@ -155,14 +173,9 @@ class _Reader:
             return None
         if is_path and value:
             return str(self.base / value)
-        return value
-
-
-def _struct(item: structs.FieldInfo) -> type[msgspec.Struct]:
-    table = _table_of(_unwrap(inspect.type_info(item.type))[0])
-    if table is None:
-        raise TypeError(f"{item.name} is not a table")
-    return table
+        if isinstance(kind, inspect.FloatType):
+            return float(value)
+        return _ARRAYS[type(kind)](value) if isinstance(kind, _Array) else value
 
 
 def _fits(kind: inspect.Type, value: Any) -> bool:
@@ -171,11 +184,13 @@ def _fits(kind: inspect.Type, value: Any) -> bool:
         return _fits(kind.type, value)
     if isinstance(kind, inspect.IntType):
         return type(value) is int and (kind.ge or 0) <= value <= (kind.le or 0)
+    if isinstance(kind, inspect.FloatType):
+        return type(value) in (int, float) and (kind.ge or 0) <= value <= (kind.le or 0)
     if isinstance(kind, inspect.BoolType):
         return type(value) is bool
     if isinstance(kind, inspect.LiteralType):
         return value in kind.values and isinstance(value, str)
-    if isinstance(kind, inspect.ListType):
+    if isinstance(kind, _Array):
         return (
             isinstance(value, list)
             and (kind.min_length or 0) <= len(value) <= (kind.max_length or len(value))
@@ -269,9 +284,11 @@ def _from_text(kind: inspect.Type, text: str) -> Any:
     """A variable's text as a TOML value; what does not convert stays text, and is then found not to fit."""
     if isinstance(kind, inspect.IntType) and re.fullmatch(r"[0-9]{1,18}", text):
         return int(text)
+    if isinstance(kind, inspect.FloatType) and re.fullmatch(r"[0-9]{1,18}(\.[0-9]{1,9})?", text):
+        return float(text)
     if isinstance(kind, inspect.BoolType) and text in ("true", "false"):
         return text == "true"
-    if isinstance(kind, inspect.ListType):
+    if isinstance(kind, _Array):
         return [part.strip() for part in text.split(",")] if text.strip() else []
     return text
 
@@ -296,8 +313,8 @@ def _render_table(section: msgspec.Struct, name: str, lines: list[str], *, array
     tables = []
     if name:
         lines += ["", f"# {_first_sentence(section)}", f"[[{name}]]" if array else f"[{name}]"]
-    for item in structs.fields(type(section)):
-        kind, text, _ = _unwrap(inspect.type_info(item.type))
+    for item, annotated in _fields(type(section)):
+        kind, text, _ = _unwrap(annotated)
         value = getattr(section, item.name)
         if _table_of(kind) is not None:
             tables.append((f"{name}.{item.encode_name}" if name else item.encode_name, kind, value))
@@ -306,11 +323,11 @@ def _render_table(section: msgspec.Struct, name: str, lines: list[str], *, array
         unchanged = not item.required and value == _default(item)
         lines.append(f"{'# ' if unchanged else ''}{item.encode_name} = {_toml(value)}")
     for table_name, kind, value in tables:
-        if not isinstance(kind, inspect.ListType):
+        if not isinstance(kind, _Array):
             _render_table(value, table_name, lines)
-        for entry in value if isinstance(kind, inspect.ListType) else ():
+        for entry in value if isinstance(kind, _Array) else ():
             _render_table(entry, table_name, lines, array=True)
-        if isinstance(kind, inspect.ListType) and not value:
+        if isinstance(kind, _Array) and not value:
             lines += _example(_table_of(kind), table_name)
 
 
@@ -319,8 +336,8 @@ def _example(table: type[msgspec.Struct] | None, name: str) -> list[str]:
     if table is None:
         return []
     lines = ["", f"# {_first_sentence(table)} Any number of these:", f"# [[{name}]]"]
-    for item in structs.fields(table):
-        kind, text, _ = _unwrap(inspect.type_info(item.type))
+    for item, annotated in _fields(table):
+        kind, text, _ = _unwrap(annotated)
         lines.append(f"# {item.encode_name} = ...   # {text} Takes {_expected(kind)}.")
     return lines
 
@@ -332,10 +349,10 @@ def _first_sentence(section: msgspec.Struct | type[msgspec.Struct]) -> str:
 def _toml(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, int):
-        return str(value)
-    if isinstance(value, list):
-        return "[" + ", ".join(map(_toml, value)) + "]"
+    if isinstance(value, int | float):
+        return str(int(value)) if value == int(value) else repr(value)
+    if isinstance(value, tuple | frozenset):
+        return "[" + ", ".join(map(_toml, sorted(value) if isinstance(value, frozenset) else value)) + "]"
     # JSON's escapes are TOML's, but for DEL, which TOML wants escaped.
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007F")
 

@@ -16,7 +16,7 @@ _RETRY_MS = 10_000
 _PAGE = 1_000
 
 
-class Unnamed:
+class UnreferencedQuota:
     """The envelopes that were stored ahead and are not known to be named. Safe from any thread."""
 
     def __init__(

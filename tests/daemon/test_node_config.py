@@ -1,24 +1,21 @@
 """The node's configuration: lines, bounds, relations, the environment, and the text made of it."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fastledger.chain.options import LedgerOptions
+from fastledger.daemon.config.lines import locate_keys
+from fastledger.daemon.config.settings import LedgerConfig, NodeConfig, RpcConfig, is_loopback
+from fastledger.daemon.config.text import load_config, parse_config, render_config, settings, settings_table
 from fastledger.errors import Code, ConfigError
-from fastledger.node.config.lines import locate_keys
-from fastledger.node.config.settings import (
-    AccessClient,
-    AccessConfig,
-    LedgerConfig,
-    NodeConfig,
-    RpcConfig,
-    TlsConfig,
-    is_loopback,
-)
-from fastledger.node.config.text import load_config, parse_config, render_config, settings, settings_table
+from fastledger.node.options import IngestOptions, ServerTlsOptions
+from fastledger.rpc.options import AccessOptions, ClientRule, RpcOptions
 
 ROOT = Path(__file__).resolve().parents[2]
 LEAST = '[ledger]\npath = "x"\n'
@@ -113,7 +110,7 @@ def test_the_environment_goes_over_the_file() -> None:  # SPEC-NODE-103
         BACKUP__DIRECTORY="b",
     )
     assert (config.rpc.port, config.ledger.require_blobs) == (2, False)
-    assert config.rpc.access.anonymous_roles == ["reader", "operator"]
+    assert config.rpc.access.anonymous_roles == {"reader", "operator"}
     assert config.backup.directory == "/etc/fl/b"
     assert problems(LEAST, RPC__PORT="x", RPC__PROT="5", LEDGER__REQUIRE_BLOBS="yes") == (
         "FASTLEDGER_NODE__LEDGER__REQUIRE_BLOBS: expected true or false",
@@ -121,6 +118,36 @@ def test_the_environment_goes_over_the_file() -> None:  # SPEC-NODE-103
         "FASTLEDGER_NODE__RPC__PROT: no such setting; did you mean FASTLEDGER_NODE__RPC__PORT?",
     )
     assert parse("", LEDGER__PATH="/l").ledger.path == "/l"
+
+
+def test_a_rate_may_be_less_than_one_a_second() -> None:
+    assert parse(LEAST + "[rpc.rate]\nrequests_per_second = 0.5").rpc.rate.requests_per_second == 0.5
+    assert parse(LEAST, RPC__RATE__REQUESTS_PER_SECOND="0.25").rpc.rate.requests_per_second == 0.25
+    assert parse(LEAST + "[rpc.rate]\nrequests_per_second = 2").rpc.rate.requests_per_second == 2.0
+    expected = "rpc.rate.requests_per_second: expected a number 0..10000000"
+    for value in ("-0.5", "nan", "inf", "1e9", '"2"', "true"):
+        assert expected in problems(LEAST + f"[rpc.rate]\nrequests_per_second = {value}")[0]
+
+
+def test_a_section_is_the_struct_that_its_part_takes() -> None:
+    """So nothing is copied by hand from the file to the parts; what is for programs alone is no setting of a file."""
+    config = parse(LEAST + "[rpc]\nport = 1\n[ingest]\nbatch_age_ms = 7\n[blobs.uploads]\nuploads_max = 3\n")
+    assert isinstance(config.ledger, LedgerOptions)
+    assert isinstance(config.rpc, RpcOptions)
+    assert type(config.ingest) is IngestOptions
+    assert (config.rpc.port, config.ingest.batch_age_ms, config.blobs.uploads.uploads_max) == (1, 7, 3)
+    for name in ("rpc.backlog", "ledger.clock_ms", "ledger.verify_threads", "blobs.threads", "federation.agent"):
+        section, _, field = name.partition(".")
+        assert f"{name}: no such setting" in problems(f'[{section}]\n{field} = 1')[-1]
+
+
+def test_reading_the_settings_starts_no_engine() -> None:
+    """The file can choose a native backend, which is chosen once, when the kernels are loaded."""
+    program = "import sys, fastledger.daemon.config.text; print(*sys.modules, sep=chr(10))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert "fastledger.daemon.config.settings" in loaded
+    assert not {"fastledger._native", "fastledger.chain.ledger", "lmdb", "aiohttp"} & loaded
 
 
 TLS = '[rpc.tls]\ncertificate = "c"\nkey = "k"\n'
@@ -135,11 +162,11 @@ NO_READER = '[rpc.access]\nanonymous_roles = ["submitter"]\n'
             "rpc.connections_per_address_max: must not exceed rpc.connections_max",
         ),
         ("[rpc]\nheader_timeout_ms = 9000\nrequest_timeout_ms = 8999", "must not exceed rpc.request_timeout"),
-        ("[blobs]\norphan_age_ms = 60000", "blobs.upload_lifetime_ms: must not exceed blobs.orphan_age_ms"),
+        ("[blobs]\norphan_age_ms = 60000", "blobs.uploads.lifetime_ms: must not exceed blobs.orphan_age_ms"),
         ("[ingest]\npending_transactions_max = 9", "node.toml:3: ingest.batch_transactions: must not exceed"),
         ('[rpc.tls]\nkey = "k"', "rpc.tls.certificate: certificate and key go together"),
-        ('[rpc.tls]\nclient_certificates = "optional"', "needs rpc.tls.client_ca, certificate and key"),
-        ('[rpc.tls]\nrevoked = "r"', "rpc.tls.revoked: needs rpc.tls.client_ca"),
+        ('[rpc.tls]\nclient_certificates = "optional"', "needs rpc.tls.authorities, certificate and key"),
+        ('[rpc.tls]\nrevoked = "r"', "rpc.tls.revoked: needs rpc.tls.authorities"),
         ("[rpc.rate]\ntransactions_per_second = 9\ntransactions_burst = 10", "a full batch never passes"),
         ('[[rpc.access.client]]\nname = "a"\nroles = ["reader"]', "needs exactly one of"),
         (
@@ -205,13 +232,13 @@ TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=
 def test_what_is_rendered_reads_back(  # SPEC-NODE-106
     path: str, port: int, blobs: bool, names: set[int]
 ) -> None:
-    clients = [
-        AccessClient(name=f"c{number}", roles=["reader"], token_sha256=f"{number:064x}")
+    clients = tuple(
+        ClientRule(name=f"c{number}", roles=frozenset({"reader"}), token_sha256=f"{number:064x}")
         for number in sorted(names)
-    ]
+    )
     config = NodeConfig(
         ledger=LedgerConfig(path=f"/{path}", require_blobs=blobs),
-        rpc=RpcConfig(port=port, tls=TlsConfig(), access=AccessConfig(client=clients)),
+        rpc=RpcConfig(port=port, tls=ServerTlsOptions(), access=AccessOptions(clients=clients)),
     )
     assert parse(render_config(config)) == config
 
