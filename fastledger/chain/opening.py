@@ -76,7 +76,7 @@ def _open_chain(parts: Parts, options: LedgerOptions, undo: ExitStack) -> ForkCh
         journal=journal,
         key=parts.key,
         erase=lambda digest: _erase(parts.blobs, digest),
-        verify_threads=options.verify_threads,
+        verify_threads=options.verify_threads or None,
     )
     chain.start(options.clock_ms())
     chain.take_events()
