@@ -14,7 +14,7 @@ from fastledger._native.scan import ScanBatch
 from fastledger.chain.admission import Batch, CpuShare, Pending, Trust, admit, hint_at
 from fastledger.chain.forks.mempool import Mempool
 from fastledger.crypto.merkle import leaf_hashes, merkle_root
-from fastledger.errors import BlockFault, Code, InputError
+from fastledger.errors import BlockFault, Code
 from fastledger.limits import BLOCK_BYTES_MAX, BLOCK_TRANSACTIONS_MAX
 from fastledger.model.block import Block, result_entries
 from fastledger.model.receipt import check_seals
@@ -47,7 +47,7 @@ def check_copy(
     _check_shape(block)
     if block.seal != known_seal and not check_seals([block.sealed_header], chain_id, threads=1)[0]:
         raise _copy_fault(block, "seal")
-    batch = _scan(block)
+    batch = Batch.of_block(block)
     _check_roots(block, batch.scan.txids)
     if not batch.scan.all_ok:
         raise _copy_fault(block, "form of a transaction")
@@ -69,7 +69,7 @@ def readmit(block: Block, chain_id: bytes) -> Batch:
     Their bodies are decoded at execution. Raises ``BlockFault`` where the bytes are not those that were stored.
     """
     _check_shape(block)
-    batch = _scan(block)
+    batch = Batch.of_block(block)
     _check_roots(block, batch.scan.txids)
     trust = Trust(signatures=True, hints=block.hints)
     admit(batch, None, chain_id=chain_id, trust=trust)
@@ -79,7 +79,10 @@ def readmit(block: Block, chain_id: bytes) -> Batch:
 
 
 def _check_shape(block: Block) -> None:
-    """Checks the shape, as :meth:`Block.decode` does: a block may have been put together from parts."""
+    """Checks the shape, as :meth:`Block.decode` does: a block may have been put together from parts.
+
+    After it the lengths fit the bytes, which is all that :meth:`Batch.of_block` asks for.
+    """
     sizes = len(block.lengths) % 4 == 0 and len(block.results) * 2 == len(block.lengths)
     if not sizes or block.count > BLOCK_TRANSACTIONS_MAX or len(block.transactions) > BLOCK_BYTES_MAX:
         raise _copy_fault(block, "number of transactions")
@@ -87,13 +90,6 @@ def _check_shape(block: Block) -> None:
         raise _copy_fault(block, "length of transactions")
     if block.header.commitment != block.body.commitment:
         raise _copy_fault(block, "commitment")
-
-
-def _scan(block: Block) -> Batch:
-    try:
-        return Batch.of_block(block)
-    except InputError as error:
-        raise _copy_fault(block, "transactions") from error
 
 
 def _check_roots(block: Block, txids: bytes) -> None:

@@ -88,6 +88,23 @@ def other_lengths(block: Block) -> Block:
     return replace(block, lengths=struct.pack("<4I", *lengths))
 
 
+def length_beyond_the_bytes(block: Block) -> Block:
+    lengths = list(struct.unpack("<4I", block.lengths))
+    lengths[3] = 2**32 - 1
+    return replace(block, lengths=struct.pack("<4I", *lengths))
+
+
+def length_beyond_the_bytes_within(block: Block) -> Block:
+    """The second transaction ends behind the bytes, and what follows comes back to them modulo 2^32."""
+    lengths = list(struct.unpack("<4I", block.lengths))
+    lengths[1], lengths[2] = lengths[1] + 2**31, lengths[2] + 2**31
+    return replace(block, lengths=struct.pack("<4I", *lengths))
+
+
+def cut_lengths(block: Block) -> Block:
+    return replace(block, lengths=block.lengths[:-1])
+
+
 def too_long(block: Block) -> Block:
     return replace(block, transactions=block.transactions + b"x")
 
@@ -120,6 +137,9 @@ SPOILED = [
     swapped_transactions,
     empty_transaction,
     other_lengths,
+    length_beyond_the_bytes,
+    length_beyond_the_bytes_within,
+    cut_lengths,
     too_long,
     other_results,
     fewer_results,
