@@ -1,9 +1,11 @@
 """The documents are true: what they name exists, the map is that of the layers, and the README stays short."""
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 from documents import (
     command_faults,
     commands_in,
@@ -128,3 +130,16 @@ def test_the_arrows_of_the_layers_reach_what_may_be_imported_and_no_more() -> No
             reached |= set(ahead)
         assert allowed & set(LAYERS) <= reached
         assert arrows[layer] <= allowed
+
+
+def test_the_hooks_run_what_is_in_the_environment_without_a_network() -> None:
+    """``pre-commit`` clones nothing: every hook is local, and its program comes with the development extra."""
+    (repository,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    assert repository["repo"] == "local"
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    programs = {re.split(r"\W", line)[0] for line in project["optional-dependencies"]["dev"]}
+    for hook in repository["hooks"]:
+        program, *arguments = hook["entry"].split()
+        assert hook["language"] == "system"
+        assert program.removeprefix(".venv/bin/") in programs
+        assert all((ROOT / word).exists() for word in arguments if "/" in word)
