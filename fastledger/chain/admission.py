@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from fastledger._native.ecdsa import HINTS_FULL, HINTS_PARITY, default_threads
 from fastledger._native.scan import ScanBatch, scan_many, split
-from fastledger.chain.store import Ahead
+from fastledger.chain.store import Prefetched
 from fastledger.crypto import verify_batch
 from fastledger.errors import Code, InputError
 from fastledger.limits import BATCH_BYTES_MAX, BATCH_TRANSACTIONS_MAX
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 # Fewest transactions for which a view of the index of their own is worth opening.
 _READ_AHEAD_MIN = 64
 # State keys and transaction ids of a batch in, what the index holds of them out.
-ReadAhead: TypeAlias = Callable[[Sequence[bytes], Sequence[bytes]], Ahead | None]
+ReadAhead: TypeAlias = Callable[[Sequence[bytes], Sequence[bytes]], Prefetched | None]
 
 
 LOCAL = b""
@@ -53,7 +53,7 @@ class Batch:
     codes: list[int] = field(init=False)
     bodies: list[Any] = field(init=False)
     hints: bytes = b""
-    ahead: Ahead | None = None
+    ahead: Prefetched | None = None
     rule_set: int = 0
     txids: list[bytes] = field(init=False)
     signers: list[bytes] = field(init=False)

@@ -56,7 +56,7 @@ from fastledger.subjects.record import RECORDS
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-Listener: TypeAlias = Callable[[Sequence[Layer]], None]
+BlockListener: TypeAlias = Callable[[Sequence[Layer]], None]
 
 
 class Ledger(Keeping, EntityReader):
@@ -74,7 +74,7 @@ class Ledger(Keeping, EntityReader):
         self._directory = directory
         self._closed = False
         self._cpu_share = CpuShare(options.verify_threads, self.times)
-        self._listeners: tuple[Listener, ...] = ()
+        self._listeners: tuple[BlockListener, ...] = ()
         self._closing = threading.Lock()
         self._engine = make_engine(genesis)
         self._read_block = BlockCache(self._load_block)
@@ -375,7 +375,7 @@ class Ledger(Keeping, EntityReader):
         submission.durable.add_done_callback(lambda _: pins.release())
         return submission
 
-    def add_listener(self, listener: Listener) -> Callable[[], None]:
+    def add_listener(self, listener: BlockListener) -> Callable[[], None]:
         """Calls ``listener`` with the blocks that became durable, in order, soon after.
 
         Returns the function that ends it. It runs on the thread that syncs: it must not raise, wait, or call the

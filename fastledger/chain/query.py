@@ -26,7 +26,7 @@ def query_terms(query: Query) -> list[bytes]:
         (TOKEN, query.token),
         *((_table_of(name), value) for name, value in query.ids.items()),
         (SUBJECT, query.subject),
-        (SIGNER, query.signer),
+        (SIGNER, query.signed_by),
     )
     found = [table + value for table, value in ids if value is not None]
     if query.code is not None and query.code != Code.OK:

@@ -82,7 +82,7 @@ class Layer(NamedTuple):
     meta: dict[bytes, bytes]
 
 
-class Ahead(NamedTuple):
+class Prefetched(NamedTuple):
     """The index's answers for a batch, read before its turn: state values, and numbers of known transactions.
 
     It holds while ``epoch`` is the store's: no overlay that was there when it was read has been let go of since.
@@ -335,7 +335,7 @@ class ChainStore:
         """Reads in one go what the newest lookup is likely to be asked for; for the executor's thread."""
         self._ahead.update(self._reader.get_states(keys))
 
-    def take_ahead(self, ahead: Ahead | None) -> bool:
+    def take_ahead(self, ahead: Prefetched | None) -> bool:
         """Gives the newest lookup what :meth:`read_ahead` found.
 
         Returns False where there is nothing, or it holds no more.
@@ -410,7 +410,7 @@ class ChainStore:
 
     # The submitters' side.
 
-    def read_ahead(self, keys: Sequence[bytes], txids: Sequence[bytes]) -> Ahead | None:
+    def read_ahead(self, keys: Sequence[bytes], txids: Sequence[bytes]) -> Prefetched | None:
         """Looks up in the index what the executor will need for a batch; on any thread.
 
         Returns None where the index is damaged. The view is opened after the epoch is noted, so it shows every
@@ -420,7 +420,7 @@ class ChainStore:
         epoch = self._epoch
         try:
             with self.index.snapshot() as view:
-                return Ahead(epoch, view.get_states(keys), view.seqs_of_txids(txids))
+                return Prefetched(epoch, view.get_states(keys), view.seqs_of_txids(txids))
         except CorruptionError:
             return None  # the executor will meet it, and halt
 

@@ -37,9 +37,9 @@ def certs() -> None:
 @command_options
 def init_authority(output: Output, folder: Path, names: tuple[str, ...], days: int) -> None:
     """Make an authority."""
-    from fastledger.node.authority import Authority
+    from fastledger.node.authority import CertificateAuthority
 
-    Authority.create(folder, names=names, days=days)
+    CertificateAuthority.create(folder, names=names, days=days)
     output.answer({"bundle": str(folder / "bundle.pem"), "revoked": str(folder / "revoked.pem")})
 
 
@@ -59,9 +59,9 @@ def issue(
     days: int,
 ) -> None:
     """Issue a key and a certificate to NAME."""
-    from fastledger.node.authority import Authority
+    from fastledger.node.authority import CertificateAuthority
 
-    issued = Authority.open(folder).issue(name, kind, names=names, days=days)
+    issued = CertificateAuthority.open(folder).issue(name, kind, names=names, days=days)
     output.answer(_answer(folder, name, issued.not_after_ms))
 
 
@@ -72,9 +72,9 @@ def issue(
 @command_options
 def renew(output: Output, folder: Path, name: str, days: int) -> None:
     """Issue a new key and certificate to NAME; the old one stays good until it ends."""
-    from fastledger.node.authority import Authority
+    from fastledger.node.authority import CertificateAuthority
 
-    output.answer(_answer(folder, name, Authority.open(folder).renew(name, days=days).not_after_ms))
+    output.answer(_answer(folder, name, CertificateAuthority.open(folder).renew(name, days=days).not_after_ms))
 
 
 @certs.command()
@@ -83,9 +83,9 @@ def renew(output: Output, folder: Path, name: str, days: int) -> None:
 @command_options
 def revoke(output: Output, folder: Path, name: str) -> None:
     """Revoke every certificate of NAME; nodes that have the new revoked.pem refuse it."""
-    from fastledger.node.authority import Authority
+    from fastledger.node.authority import CertificateAuthority
 
-    count = Authority.open(folder).revoke(name)
+    count = CertificateAuthority.open(folder).revoke(name)
     output.answer({"name": name, "revoked": count, "list": str(folder / "revoked.pem")})
 
 
@@ -96,9 +96,9 @@ def revoke(output: Output, folder: Path, name: str) -> None:
 @command_options
 def rollover(output: Output, folder: Path, finish: bool, days: int) -> None:
     """Begin a new authority beside the old one, or with --finish end the old one."""
-    from fastledger.node.authority import Authority
+    from fastledger.node.authority import CertificateAuthority
 
-    authority = Authority.open(folder)
+    authority = CertificateAuthority.open(folder)
     if finish:
         authority.retire()
     else:
@@ -111,9 +111,9 @@ def rollover(output: Output, folder: Path, finish: bool, days: int) -> None:
 @command_options
 def show(output: Output, folder: Path) -> None:
     """List what was issued."""
-    from fastledger.node.authority import Authority
+    from fastledger.node.authority import CertificateAuthority
 
-    authority = Authority.open(folder)
+    authority = CertificateAuthority.open(folder)
     output.answer(
         {
             "authorities": list(authority.authorities),

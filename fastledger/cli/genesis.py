@@ -11,7 +11,7 @@ from fastledger.cli.output import Output
 from fastledger.errors import Code, InputError
 
 PUBLIC_BYTES_MAX = 64 * 1024
-KEY_BYTES = 33
+PUBLIC_KEY_BYTES = 33
 
 
 class Reward(click.ParamType[tuple[int, int]]):
@@ -42,7 +42,7 @@ def genesis() -> None:
 @click.option(
     "--proposer",
     "proposers",
-    type=HexBytes(KEY_BYTES),
+    type=HexBytes(PUBLIC_KEY_BYTES),
     multiple=True,
     required=True,
     help="Public key of a node that may seal blocks, from `fastledger node key`; repeated for each.",

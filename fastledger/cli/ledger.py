@@ -92,7 +92,7 @@ def status(output: Output, target: Target) -> None:
 @click.command(cls=LedgerCommand)
 @ledger_options
 @click.option("--kind", shell_complete=complete_kind, help="Kind of transaction, such as record.put.")
-@click.option("--signer", type=ID16, help="Identity id of who signed.")
+@click.option("--signed-by", type=ID16, help="Identity id of who signed.")
 @click.option("--subject", type=ID16, help="Identity id of whom it concerns.")
 @click.option(
     "--id",

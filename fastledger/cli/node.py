@@ -172,12 +172,12 @@ def _secure_rpc(folder: Path, hosts: tuple[str, ...]) -> "RpcConfig":
     The operator shows a certificate; nobody is anonymous.
     """
     from fastledger.daemon.config.settings import RpcConfig
-    from fastledger.node.authority import Authority
+    from fastledger.node.authority import CertificateAuthority
     from fastledger.node.options import ServerTlsOptions
     from fastledger.rpc.options import AccessOptions, CallerRole, ClientRule
 
     place = (folder / "certs").absolute()
-    authority = Authority.create(place)
+    authority = CertificateAuthority.create(place)
     authority.issue("node", "node", names=list(dict.fromkeys(("localhost", "127.0.0.1", *hosts))))
     authority.issue("operator", "client")
     tls = ServerTlsOptions(

@@ -40,10 +40,10 @@ def ingest(
     from fastledger.client.ingest import Custodian, Ingest
     from fastledger.client.wallet import Wallet
     from fastledger.crypto.keystore import Keystore
-    from fastledger.gateway.sources import Progress, read_bundles
+    from fastledger.gateway.sources import ReadingProgress, read_bundles
 
     keystore = Keystore.open(keystore_path, read_password(password_file))
-    progress = Progress()
+    progress = ReadingProgress()
     with target.open() as ledger, output.progress("ingest") as bar:
         custodian = Custodian(
             ledger,

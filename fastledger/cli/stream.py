@@ -30,7 +30,7 @@ TOPICS = ("transactions", "blocks", "alerts")
     "--cursor", type=click.IntRange(min=0), help="Go on behind the event that had it; 0: from the start."
 )
 @click.option("--kind", shell_complete=complete_kind, help="Kind of transaction, such as record.put.")
-@click.option("--signer", type=ID16, help="Identity id of who signed.")
+@click.option("--signed-by", type=ID16, help="Identity id of who signed.")
 @click.option("--subject", type=ID16, help="Identity id of whom it concerns.")
 @click.option("--until-now", is_flag=True, help="End where the chain ends instead of waiting for more.")
 @command_options

@@ -88,8 +88,8 @@ class FinaliseBlock(NamedTuple):
     height: int
 
 
-Event: TypeAlias = TransactionsPending | BlockBuilt | WorkFound | TipMoved
-Action: TypeAlias = BuildBlock | SearchWork | SealBlock | FinaliseBlock
+EngineEvent: TypeAlias = TransactionsPending | BlockBuilt | WorkFound | TipMoved
+EngineAction: TypeAlias = BuildBlock | SearchWork | SealBlock | FinaliseBlock
 
 
 class Engine(Protocol):
@@ -105,7 +105,7 @@ class Engine(Protocol):
     empty_blocks: bool
     finality_depth: int
 
-    def handle(self, event: Event) -> Sequence[Action]:
+    def handle(self, event: EngineEvent) -> Sequence[EngineAction]:
         """Takes an event and returns the actions that the chain is to carry out, in order."""
 
     def check(self, header: Header, body: HeaderBody, parent: Tip) -> None:

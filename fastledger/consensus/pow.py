@@ -8,10 +8,10 @@ chain add up to the time that went by: whoever lies about the time of one block 
 from collections.abc import Sequence
 
 from fastledger.consensus.engine import (
-    Action,
     BlockBuilt,
     BuildBlock,
-    Event,
+    EngineAction,
+    EngineEvent,
     FinaliseBlock,
     SealBlock,
     SearchWork,
@@ -53,7 +53,7 @@ class PowEngine:
         self.finality_depth = genesis.work.finality_depth
         self._proposers = frozenset(genesis.proposers)
 
-    def handle(self, event: Event) -> Sequence[Action]:
+    def handle(self, event: EngineEvent) -> Sequence[EngineAction]:
         """Answers an event: a built block needs work, a worked block a seal.
 
         When the tip moves, the block ``finality_depth`` under it becomes final (SPEC-ENG-6).

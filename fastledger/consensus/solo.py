@@ -3,10 +3,10 @@
 from collections.abc import Collection, Sequence
 
 from fastledger.consensus.engine import (
-    Action,
     BlockBuilt,
     BuildBlock,
-    Event,
+    EngineAction,
+    EngineEvent,
     FinaliseBlock,
     SealBlock,
     Tip,
@@ -29,7 +29,7 @@ class SoloEngine:
     def __init__(self, proposers: Collection[bytes]) -> None:
         self._proposers = frozenset(proposers)
 
-    def handle(self, event: Event) -> Sequence[Action]:
+    def handle(self, event: EngineEvent) -> Sequence[EngineAction]:
         """Answers an event: pending transactions are built into a block; a built block is sealed and final."""
         if isinstance(event, BlockBuilt):
             return (SealBlock(event.body.height), FinaliseBlock(event.body.height))

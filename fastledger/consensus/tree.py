@@ -16,7 +16,7 @@ from fastledger.limits import TREE_ENTRIES_MAX
 from fastledger.model.block import Header, HeaderBody, SealedHeader
 
 
-class Status(IntEnum):
+class TreeStatus(IntEnum):
     """The knowledge about a block, which is one of four.
 
     HEADER: its header alone is known. STORED: a whole copy is held. VALID: it was executed and is right. INVALID: it
@@ -29,7 +29,7 @@ class Status(IntEnum):
     INVALID = 3
 
 
-class Entry:
+class TreeEntry:
     """One block of the tree. ``work`` is that of its chain up to it; ``order`` counts the arrivals of headers."""
 
     __slots__ = (
@@ -49,7 +49,7 @@ class Entry:
     )
 
     def __init__(
-        self, sealed: SealedHeader, tip: Tip, parent: "Entry | None", work: int, order: int, status: Status
+        self, sealed: SealedHeader, tip: Tip, parent: "TreeEntry | None", work: int, order: int, status: TreeStatus
     ) -> None:
         self.header: Header = sealed.header
         self.body: HeaderBody = sealed.body
@@ -59,7 +59,7 @@ class Entry:
         self.block_id = tip.block_id
         self.height = tip.height
         self.parent = parent
-        self.children: list[Entry] = []
+        self.children: list[TreeEntry] = []
         self.work = work
         self.order = order
         self.status = status
@@ -74,10 +74,10 @@ class Entry:
     @property
     def has_data(self) -> bool:
         """Whether a whole copy of the block is held."""
-        return self.status in (Status.STORED, Status.VALID)
+        return self.status in (TreeStatus.STORED, TreeStatus.VALID)
 
     def __repr__(self) -> str:
-        return f"Entry(height={self.height}, block_id={self.block_id[::-1].hex()}, {self.status.name})"
+        return f"TreeEntry(height={self.height}, block_id={self.block_id[::-1].hex()}, {self.status.name})"
 
 
 # Heap item: a rank that is better the smaller it is, a number that tells stale items, and the block's id.
@@ -109,7 +109,7 @@ class BlockTree:
         self._entries_max = entries_max
         self._arrivals = 0
         self._completions = 0
-        self._root = Entry(sealed, root, None, work, 0, Status.VALID)
+        self._root = TreeEntry(sealed, root, None, work, 0, TreeStatus.VALID)
         self._root.complete = 0
         self._entries = {root.block_id: self._root}
         self._headers: list[_Item] = [(-work, 0, root.block_id)]
@@ -120,7 +120,7 @@ class BlockTree:
         self._chain_stored = 1
 
     @property
-    def root(self) -> Entry:
+    def root(self) -> TreeEntry:
         """The entry of the last final block."""
         return self._root
 
@@ -128,11 +128,11 @@ class BlockTree:
         """How many entries there are, the root among them."""
         return len(self._entries)
 
-    def get(self, block_id: bytes) -> Entry | None:
+    def get(self, block_id: bytes) -> TreeEntry | None:
         """Returns the entry of a block (id of 32 bytes), None where the tree does not have it."""
         return self._entries.get(block_id)
 
-    def _of(self, block_id: bytes) -> Entry:
+    def _of(self, block_id: bytes) -> TreeEntry:
         entry = self._entries.get(block_id)
         if entry is None:
             raise NotFoundError(f"block {block_id[::-1].hex()} is not in the tree")
@@ -140,7 +140,7 @@ class BlockTree:
 
     # Growing.
 
-    def add(self, sealed: SealedHeader) -> Entry:
+    def add(self, sealed: SealedHeader) -> TreeEntry:
         """Returns the entry of this header, new or already there (SPEC-TREE-1). The caller has checked the seal.
 
         Raises ``InputError``: ``BAD_BLOCK`` where the engine's rules forbid it or its parent is invalid,
@@ -158,7 +158,7 @@ class BlockTree:
             self._make_room(parent, work)
         tip = self._engine.tip(sealed.header, sealed.body, sealed.seal, parent.tip)
         self._arrivals += 1
-        entry = Entry(sealed, tip, parent, work, self._arrivals, Status.HEADER)
+        entry = TreeEntry(sealed, tip, parent, work, self._arrivals, TreeStatus.HEADER)
         parent.children.append(entry)
         self._entries[block_id] = entry
         heappush(self._headers, (-work, entry.order, block_id))
@@ -166,7 +166,7 @@ class BlockTree:
         self._offer_leaf(entry)
         return entry
 
-    def _parent_for(self, sealed: SealedHeader) -> Entry:
+    def _parent_for(self, sealed: SealedHeader) -> TreeEntry:
         height = sealed.body.height
         parent = self._entries.get(sealed.header.previous_id)
         if parent is None and height <= self._root.height:
@@ -175,11 +175,11 @@ class BlockTree:
             raise InputError(f"the parent of height {height} is not known", code=Code.UNKNOWN_PARENT)
         if height != parent.height + 1:
             raise InputError(f"height {height} follows {parent.height}", code=Code.BAD_BLOCK)
-        if parent.status == Status.INVALID:
+        if parent.status == TreeStatus.INVALID:
             raise InputError(f"height {height} builds on an invalid block", code=Code.BAD_BLOCK)
         return parent
 
-    def _offer_leaf(self, entry: Entry) -> None:
+    def _offer_leaf(self, entry: TreeEntry) -> None:
         """Puts an entry among those that may be dropped, if it is a leaf without data."""
         if not entry.children and not entry.has_data and entry is not self._root:
             heappush(self._leaves, (entry.work, -entry.order, entry.block_id))
@@ -189,10 +189,10 @@ class BlockTree:
         entry = self._entries.get(item[2])
         return entry is not None and entry.order == -item[1] and not entry.children and not entry.has_data
 
-    def _make_room(self, parent: Entry, work: int) -> None:
+    def _make_room(self, parent: TreeEntry, work: int) -> None:
         """Drops the leaf of least work for a newcomer of more; never ``parent`` nor one with data (SPEC-TREE-7)."""
         spared: list[_Item] = []
-        found: Entry | None = None
+        found: TreeEntry | None = None
         while self._leaves and found is None and self._leaves[0][0] < work:
             item = heappop(self._leaves)
             if not self._is_droppable(item):
@@ -211,15 +211,15 @@ class BlockTree:
 
     # What became of blocks.
 
-    def mark_stored(self, block_id: bytes) -> Entry:
+    def mark_stored(self, block_id: bytes) -> TreeEntry:
         """Records that a whole and good copy of the block is held; NotFoundError where the tree does not have it."""
         entry = self._of(block_id)
-        if entry.status == Status.HEADER:
-            entry.status = Status.STORED
+        if entry.status == TreeStatus.HEADER:
+            entry.status = TreeStatus.STORED
             self._complete(entry)
         return entry
 
-    def _complete(self, first: Entry) -> None:
+    def _complete(self, first: TreeEntry) -> None:
         """Numbers ``first`` and its descendants as far as the data of all blocks from the root to them is held."""
         if _parent_of(first).complete is None:
             return
@@ -234,40 +234,40 @@ class BlockTree:
             waiting += reversed(entry.children)
         self._compact(self._stored, self._is_stored)
 
-    def mark_valid(self, block_id: bytes) -> Entry:
+    def mark_valid(self, block_id: bytes) -> TreeEntry:
         """Records that the block, a copy of which is held, was executed and is what its header says."""
         entry = self._of(block_id)
         if not entry.has_data:
             raise RuntimeError(f"{entry!r} cannot have been executed")
-        entry.status = Status.VALID
+        entry.status = TreeStatus.VALID
         return entry
 
-    def mark_invalid(self, block_id: bytes) -> list[Entry]:
+    def mark_invalid(self, block_id: bytes) -> list[TreeEntry]:
         """Records that the block and its descendants can never be right; returns the newly marked, parents first."""
         first = self._of(block_id)
         if first is self._root:
             raise RuntimeError("a final block cannot become invalid")
-        marked: list[Entry] = []
+        marked: list[TreeEntry] = []
         waiting = [first]
         while waiting:
             entry = waiting.pop()
-            if entry.status == Status.INVALID:
+            if entry.status == TreeStatus.INVALID:
                 continue
-            entry.status = Status.INVALID
+            entry.status = TreeStatus.INVALID
             entry.complete = None
             marked.append(entry)
             waiting += reversed(entry.children)
             self._offer_leaf(entry)
         return marked
 
-    def forget_data(self, block_id: bytes) -> Entry:
+    def forget_data(self, block_id: bytes) -> TreeEntry:
         """Records that the copy of the block was bad or is lost, so that it has to be fetched again."""
         first = self._of(block_id)
         if first is self._root:
             raise RuntimeError("the root keeps its data")
         if not first.has_data:
             return first
-        first.status = Status.HEADER
+        first.status = TreeStatus.HEADER
         self._chain_stored = min(self._chain_stored, first.height - self._root.height)
         waiting = [first]
         while waiting:
@@ -280,11 +280,11 @@ class BlockTree:
 
     # What is best.
 
-    def best_header(self) -> Entry:
+    def best_header(self) -> TreeEntry:
         """Returns the entry of most work that is not invalid; of several the one that came first (SPEC-TREE-2)."""
         return self._best(self._headers, self._is_candidate)
 
-    def best_stored(self) -> Entry:
+    def best_stored(self) -> TreeEntry:
         """Returns the entry of most work among those whose blocks from the root on are all held and none invalid.
 
         Of several it is the one whose data was complete first, so that a node keeps to what it saw first
@@ -292,14 +292,14 @@ class BlockTree:
         """
         return self._best(self._stored, self._is_stored)
 
-    def _best(self, heap: list[_Item], is_fresh: "Callable[[_Item], bool]") -> Entry:
+    def _best(self, heap: list[_Item], is_fresh: "Callable[[_Item], bool]") -> TreeEntry:
         while not is_fresh(heap[0]):
             heappop(heap)
         return self._entries[heap[0][2]]
 
     def _is_candidate(self, item: _Item) -> bool:
         entry = self._entries.get(item[2])
-        return entry is not None and entry.order == item[1] and entry.status != Status.INVALID
+        return entry is not None and entry.order == item[1] and entry.status != TreeStatus.INVALID
 
     def _is_stored(self, item: _Item) -> bool:
         entry = self._entries.get(item[2])
@@ -313,12 +313,12 @@ class BlockTree:
 
     # Ways.
 
-    def path(self, old: Entry, new: Entry) -> tuple[list[Entry], list[Entry]]:
+    def path(self, old: TreeEntry, new: TreeEntry) -> tuple[list[TreeEntry], list[TreeEntry]]:
         """Returns the entries to drop, highest first, and to connect, lowest first, on the way from ``old`` to
         ``new``.
         """
-        drop: list[Entry] = []
-        connect: list[Entry] = []
+        drop: list[TreeEntry] = []
+        connect: list[TreeEntry] = []
         while old is not new:
             if old.height >= new.height:
                 drop.append(old)
@@ -329,7 +329,7 @@ class BlockTree:
         connect.reverse()
         return drop, connect
 
-    def on_path(self, entry: Entry, height: int) -> Entry:
+    def on_path(self, entry: TreeEntry, height: int) -> TreeEntry:
         """Returns the ancestor of ``entry``, or the entry itself, at ``height``.
 
         O(1) on the chain of the best header. Raises:     ValueError: the height is below the root's or above the
@@ -345,12 +345,12 @@ class BlockTree:
             entry = _parent_of(entry)
         return entry
 
-    def _best_chain(self) -> list[Entry]:
+    def _best_chain(self) -> list[TreeEntry]:
         """Returns the entries from the root to the best header; renews the last answer from where that forks off."""
         entry, chain, base = self.best_header(), self._chain, self._root.height
         if chain[-1] is entry:
             return chain
-        fresh: list[Entry] = []
+        fresh: list[TreeEntry] = []
         while entry.height - base >= len(chain) or chain[entry.height - base] is not entry:
             fresh.append(entry)
             entry = _parent_of(entry)
@@ -359,12 +359,12 @@ class BlockTree:
         self._chain_stored = min(self._chain_stored, shared)
         return chain
 
-    def missing(self, limit: int) -> list[Entry]:
+    def missing(self, limit: int) -> list[TreeEntry]:
         """Returns up to ``limit`` entries without data on the best header's chain, lowest first (SPEC-TREE-5)."""
         chain = self._best_chain()
         while self._chain_stored < len(chain) and chain[self._chain_stored].has_data:
             self._chain_stored += 1
-        found: list[Entry] = []
+        found: list[TreeEntry] = []
         for index in range(self._chain_stored, len(chain)):
             if len(found) >= limit:
                 break
@@ -374,7 +374,7 @@ class BlockTree:
 
     # Finality.
 
-    def agreed(self, height_max: int) -> Entry:
+    def agreed(self, height_max: int) -> TreeEntry:
         """Returns the highest entry up to ``height_max`` on the chains of both the best header and the best stored
         block.
 
@@ -387,7 +387,7 @@ class BlockTree:
             entry = _parent_of(entry)
         return chain[max(0, min(entry.height, height_max) - base)]
 
-    def finalise(self, entry: Entry) -> list[Entry]:
+    def finalise(self, entry: TreeEntry) -> list[TreeEntry]:
         """Makes ``entry`` the root; returns what was dropped because it does not descend from it, parents first.
 
         The blocks between the old root and ``entry`` leave the tree too. They are final, not dead, and not returned.
@@ -395,7 +395,7 @@ class BlockTree:
         if self._entries.get(entry.block_id) is not entry or entry.complete is None:
             raise RuntimeError(f"{entry!r} cannot become final")
         self._shorten_chain(entry)
-        dead: list[Entry] = []
+        dead: list[TreeEntry] = []
         kept, above = entry, entry.parent
         while above is not None:
             waiting = [child for child in reversed(above.children) if child is not kept]
@@ -412,7 +412,7 @@ class BlockTree:
         self._root = entry
         return dead
 
-    def _shorten_chain(self, root: Entry) -> None:
+    def _shorten_chain(self, root: TreeEntry) -> None:
         chain, index = self._best_chain(), root.height - self._root.height
         if index < len(chain) and chain[index] is root:
             del chain[:index]
@@ -422,7 +422,7 @@ class BlockTree:
             self._chain_stored = 1
 
 
-def _parent_of(entry: Entry) -> Entry:
+def _parent_of(entry: TreeEntry) -> TreeEntry:
     if entry.parent is None:
         raise RuntimeError(f"{entry!r} has no parent in the tree")
     return entry.parent

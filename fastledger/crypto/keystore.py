@@ -81,7 +81,7 @@ class EntryKind(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class KeystoreEntry:
     """One secret: its kind, and its bytes, which ``repr`` leaves out."""
 
     kind: EntryKind
@@ -171,7 +171,7 @@ class Keystore:
     Changes reach the file with :meth:`save`, at once and whole: a crash leaves the old file or the new one.
     """
 
-    def __init__(self, path: Path, lock: _Lock, entries: dict[str, Entry], file_digest: bytes) -> None:
+    def __init__(self, path: Path, lock: _Lock, entries: dict[str, KeystoreEntry], file_digest: bytes) -> None:
         """Take the parts of an open keystore; callers use :meth:`create` or :meth:`open`."""
         self._path = path
         self._lock = lock
@@ -230,7 +230,7 @@ class Keystore:
         return cls(location, lock, _decode_entries(content), blob[-_DIGEST_BYTES:])
 
     @property
-    def entries(self) -> Mapping[str, Entry]:
+    def entries(self) -> Mapping[str, KeystoreEntry]:
         """All entries by name; a live, read-only view."""
         return MappingProxyType(self._entries)
 
@@ -261,7 +261,7 @@ class Keystore:
             KeystoreError: ``MALFORMED``, a name or secret of impossible size.
         """
         _check_entry(name, secret)
-        self._entries[name] = Entry(kind, bytes(secret))
+        self._entries[name] = KeystoreEntry(kind, bytes(secret))
 
     def delete(self, name: str) -> None:
         """Drop an entry, in memory; :meth:`save` makes it last.
@@ -370,14 +370,14 @@ def _parse(blob: bytes) -> _Header:
     return _Header(KdfParams(memory_kib, iterations, lanes), salt, nonce, sealed_bytes)
 
 
-def _decode_entries(content: bytes) -> dict[str, Entry]:
+def _decode_entries(content: bytes) -> dict[str, KeystoreEntry]:
     """Read what :meth:`Keystore._seal` encoded. It was authenticated, and still is not trusted to be well-formed."""
-    entries: dict[str, Entry] = {}
+    entries: dict[str, KeystoreEntry] = {}
     try:
         decoded = cbor2.loads(content)
         for name, (kind, secret) in decoded.items():
             _check_entry(name, secret)
-            entries[name] = Entry(EntryKind(kind), bytes(secret))
+            entries[name] = KeystoreEntry(EntryKind(kind), bytes(secret))
     except (cbor2.CBORDecodeError, AttributeError, TypeError, ValueError):
         raise KeystoreError("a keystore whose content is malformed") from None
     return entries

@@ -37,7 +37,7 @@ absolute_form = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:.+", re.DOTALL).fullmatch
 uuid_form = re.compile(r"urn:uuid:[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}").fullmatch
 
 
-class Rule(NamedTuple):
+class FhirRule(NamedTuple):
     """One rule: its id in the standard, what it asks, and whether an object breaks it."""
 
     id: str
@@ -386,16 +386,16 @@ _TABLE: tuple[tuple[str, str, str, Predicate], ...] = (
     (_CANONICALS, "r4-uuid", "a UUID is 32 lower-case digits", _malformed_uuid_url),
 )
 
-Checks = tuple[tuple[tuple[str, frozenset[str]], ...], tuple[Rule, ...]]
+Checks = tuple[tuple[tuple[str, frozenset[str]], ...], tuple[FhirRule, ...]]
 
 
 def _checks_by_holder() -> tuple[dict[str, Checks], dict[str, dict[str, Checks]]]:
     """Joins the tables of codes and of rules, for every type and for the types with rows of their own."""
-    rules: dict[str, dict[str, list[Rule]]] = {"": {}}
+    rules: dict[str, dict[str, list[FhirRule]]] = {"": {}}
     for holders, rule_id, text, broken in _TABLE:
         for holder in holders.split():
             resource_type, _, key = holder.rpartition(":")
-            rules.setdefault(resource_type, {}).setdefault(key, []).append(Rule(rule_id, text, broken))
+            rules.setdefault(resource_type, {}).setdefault(key, []).append(FhirRule(rule_id, text, broken))
     general: dict[str, Checks] = {
         holder: (CODES.get(holder, ()), tuple(rules[""].get(holder, ()))) for holder in {*CODES, *rules[""]}
     }

@@ -24,7 +24,7 @@ import msgspec
 from fastledger.errors import FhirError
 from fastledger.limits import BUNDLE_BYTES_MAX, BUNDLE_ENTRIES_MAX, RESOURCE_BYTES_MAX
 
-__all__ = ["Progress", "SourceBundle", "SourceResource", "read_bundles", "read_resources"]
+__all__ = ["ReadingProgress", "SourceBundle", "SourceResource", "read_bundles", "read_resources"]
 
 # Lines of an NDJSON file that make one group.
 NDJSON_GROUP_LINES = 500
@@ -39,7 +39,7 @@ _NOT_DATA = frozenset(("log.ndjson",))
 
 
 @dataclass(slots=True)
-class Progress:
+class ReadingProgress:
     """The progress of a reading in bytes of the files as they lie on disk, for progress bars."""
 
     bytes_read: int = 0
@@ -81,7 +81,7 @@ class SourceBundle:
 
 
 def read_resources(
-    paths: Iterable[str | Path], progress: Progress | None = None
+    paths: Iterable[str | Path], progress: ReadingProgress | None = None
 ) -> Iterator[SourceResource | FhirError]:
     """Yields the resources of the sources one by one, and each ``FhirError`` of :func:`read_bundles`."""
     for bundle in read_bundles(paths, progress):
@@ -93,7 +93,7 @@ def read_resources(
 
 
 def read_bundles(
-    paths: Iterable[str | Path], progress: Progress | None = None
+    paths: Iterable[str | Path], progress: ReadingProgress | None = None
 ) -> Iterator[SourceBundle | FhirError]:
     """Yields every bundle of the sources in a fixed order; directories are read recursively, sorted by name.
 
@@ -101,7 +101,7 @@ def read_bundles(
     read; never raises for what it reads.
     """
     files = [file for path in paths for file in _files(Path(path))]
-    progress = progress if progress is not None else Progress()
+    progress = progress if progress is not None else ReadingProgress()
     progress.bytes_total += sum(_size(file) for file in files)
     reader = _Reader(progress)
     for file in files:
@@ -164,7 +164,7 @@ _decode_header = msgspec.json.Decoder(_Header).decode
 class _Reader:
     """Reads files one after another and numbers what it finds."""
 
-    def __init__(self, progress: Progress) -> None:
+    def __init__(self, progress: ReadingProgress) -> None:
         self._progress = progress
         self._bundle_count = 0
         self._source_count = 0
@@ -336,9 +336,9 @@ def _lines(stream: IO[bytes]) -> Iterator[bytes | None]:
 
 
 class _Counted(io.RawIOBase):
-    """A file that adds what is read of it to a ``Progress``."""
+    """A file that adds what is read of it to a ``ReadingProgress``."""
 
-    def __init__(self, file: IO[bytes], progress: Progress | None) -> None:
+    def __init__(self, file: IO[bytes], progress: ReadingProgress | None) -> None:
         super().__init__()
         self._file = file
         self._progress = progress
@@ -413,7 +413,7 @@ def _decompressor(xz: bool) -> Any:
     return zlib.decompressobj(wbits=31)
 
 
-def _plain(file: IO[bytes], progress: Progress | None = None) -> io.BufferedReader:
+def _plain(file: IO[bytes], progress: ReadingProgress | None = None) -> io.BufferedReader:
     """Returns a buffered reader of the plain bytes, whatever compression the first bytes show."""
     counted: io.BufferedReader = io.BufferedReader(_Counted(file, progress), _CHUNK_BYTES)
     magic = counted.peek(6)[:6]

@@ -21,14 +21,14 @@ class Query(BriefRepr):
     """The conditions of a query, all of which must hold.
 
     Ids are 16 bytes; heights and block times bound a range, both ends included. A time is an aware ``datetime``, ISO
-    8601 text or UTC milliseconds (:mod:`fastledger.times`). ``signer`` and ``subject`` are identity ids: of the one
+    8601 text or UTC milliseconds (:mod:`fastledger.times`). ``signed_by`` and ``subject`` are identity ids: of the one
     who signed, and of the one whom the transaction concerns. ``ids`` names entities by their tables, ``{"record":
     id}``, and finds the transactions that name them. ``code`` finds refusals. ``alerts`` finds refusals and revoked
     identities, which someone should look at. ``cursor`` is the ``next_cursor`` of the page before.
     """
 
     kind: str | None = None
-    signer: bytes | None = None
+    signed_by: bytes | None = None
     subject: bytes | None = None
     ids: Mapping[str, bytes] = field(default_factory=dict)
     token: bytes | None = None
@@ -61,7 +61,7 @@ class Query(BriefRepr):
 
     def check(self) -> None:
         """Raises ``InputError`` with ``BAD_QUERY`` where an id does not have 16 bytes or the code does not exist."""
-        named = {"signer": self.signer, "subject": self.subject, "token": self.token, **self.ids}
+        named = {"signed_by": self.signed_by, "subject": self.subject, "token": self.token, **self.ids}
         for name, value in named.items():
             required = name in self.ids
             if (value is not None or required) and (not isinstance(value, bytes) or len(value) != ID_BYTES):

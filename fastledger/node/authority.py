@@ -39,14 +39,14 @@ _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _DNS = re.compile(r"(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _OWN_FILE = re.compile(r"authority-[0-9]+|bundle|revoked")
 
-Kind = Literal["node", "client"]
+CertificateKind = Literal["node", "client"]
 
 
 class Issued(msgspec.Struct, kw_only=True):
     """One certificate: serial in hex, validity in UTC ms; ``revoked_ms`` 0 while it is not revoked."""
 
     name: str
-    kind: Kind
+    kind: CertificateKind
     names: list[str]
     authority: int
     serial: str
@@ -61,7 +61,7 @@ class _Book(msgspec.Struct, kw_only=True):
     issued: list[Issued]
 
 
-class Authority:
+class CertificateAuthority:
     """The certificate authority that is kept in one directory."""
 
     def __init__(self, folder: Path, book: _Book, clock_ms: Callable[[], int]) -> None:
@@ -115,7 +115,7 @@ class Authority:
 
     # Issuing.
 
-    def issue(self, name: str, kind: Kind, *, names: Sequence[str] = (), days: int = DAYS_DEFAULT) -> Issued:
+    def issue(self, name: str, kind: CertificateKind, *, names: Sequence[str] = (), days: int = DAYS_DEFAULT) -> Issued:
         """Writes ``NAME.key`` and ``NAME.pem``, valid for ``days`` and for the DNS names or addresses ``names``.
 
         Raises ``CertificateError`` for a name of another form or one that was issued before.
@@ -182,7 +182,7 @@ class Authority:
             raise CertificateError("no certificate of that name was issued")
         return found[-1]
 
-    def _issue(self, name: str, kind: Kind, names: list[str], days: int) -> Issued:
+    def _issue(self, name: str, kind: CertificateKind, names: list[str], days: int) -> Issued:
         number = self._book.authorities[-1]
         signer, signer_key = self._authority(number)
         key = ec.generate_private_key(ec.SECP256R1())

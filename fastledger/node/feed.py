@@ -26,14 +26,14 @@ PAGE_BYTES_MAX = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Filter:
+class FeedFilter:
     """The conditions on a transaction, all of which must hold where set.
 
-    Signer and subject are 16-byte identity ids.
+    ``signed_by`` and ``subject`` are 16-byte identity ids.
     """
 
     kind: str | None = None
-    signer: bytes | None = None
+    signed_by: bytes | None = None
     subject: bytes | None = None
 
     def bell_term(self) -> bytes | None:
@@ -41,8 +41,8 @@ class Filter:
 
         Returns None where there is none.
         """
-        if self.signer is not None:
-            return SIGNER + self.signer
+        if self.signed_by is not None:
+            return SIGNER + self.signed_by
         if self.subject is not None:
             return SUBJECT + self.subject
         return None if self.kind is None else kind_term(self.kind)
@@ -70,7 +70,7 @@ class FeedPage(NamedTuple):
 class Subscription:
     """One reader's place in the chain; made by :meth:`Feed.follow`, used by one task at a time."""
 
-    def __init__(self, feed: "Feed", topic: Topic, cursor: int, conditions: Filter) -> None:
+    def __init__(self, feed: "Feed", topic: Topic, cursor: int, conditions: FeedFilter) -> None:
         """Makes a subscription with its bell rung; callers use :meth:`Feed.follow`."""
         self.topic = topic
         self.cursor = cursor
@@ -156,7 +156,7 @@ class Feed:
         return end - slowest
 
     def follow(
-        self, topic: Topic, *, cursor: int | None = None, conditions: Filter | None = None
+        self, topic: Topic, *, cursor: int | None = None, conditions: FeedFilter | None = None
     ) -> Subscription:
         """Makes a subscription from ``cursor``: a height for blocks, else a transaction's number.
 
@@ -165,7 +165,7 @@ class Feed:
         self.check_open()
         if cursor is None:
             cursor = self._ledger.height + 1 if topic == "blocks" else self._ledger.transaction_count
-        subscription = Subscription(self, topic, cursor, conditions or Filter())
+        subscription = Subscription(self, topic, cursor, conditions or FeedFilter())
         terms = subscription.bell_terms()
         if terms is None:
             self._unfiltered.add(subscription)
@@ -229,7 +229,7 @@ class Feed:
             return await self._reads.run(lambda: _block_page(self._ledger, cursor), heavy=True)
         query = Query(
             kind=conditions.kind,
-            signer=conditions.signer,
+            signed_by=conditions.signed_by,
             subject=conditions.subject,
             alerts=topic == "alerts",
             cursor=cursor,

@@ -31,7 +31,7 @@ from fastledger.peers.scores import Offence
 from fastledger.peers.session import Link
 from fastledger.peers.sync import NO_FAULT, HeaderSync, close_header, open_header
 from fastledger.peers.wire import (
-    ID_BYTES,
+    HASH_BYTES,
     SHORT_ID_BYTES,
     BlockTransactions,
     Compact,
@@ -45,10 +45,10 @@ _KNOWN_BLOCKS_MAX = 64
 def short_ids(block_id: bytes, salt: bytes, txids: Sequence[bytes]) -> list[bytes]:
     """Returns the short ids (6 bytes each) of transactions in a block, under one sender's ``salt`` of 8 bytes."""
     key = block_id + salt
-    size = len(key) + ID_BYTES
+    size = len(key) + HASH_BYTES
     buffer = key + key.join(txids)
     digests = sha256_many(buffer, range(0, size * len(txids) + 1, size)) if txids else b""
-    return [digests[at : at + SHORT_ID_BYTES] for at in range(0, len(digests), ID_BYTES)]
+    return [digests[at : at + SHORT_ID_BYTES] for at in range(0, len(digests), HASH_BYTES)]
 
 
 def compact_form(sealed: SealedHeader, results: bytes, txids: Sequence[bytes], salt: bytes) -> Compact:
@@ -290,7 +290,7 @@ def _complete(partial: _Partial, transactions: Sequence[bytes]) -> bool:
         scan = scan_many(b"".join(transactions), offsets)
     except InputError:
         return False
-    txids = [scan.txids[at : at + ID_BYTES] for at in range(0, ID_BYTES * len(transactions), ID_BYTES)]
+    txids = [scan.txids[at : at + HASH_BYTES] for at in range(0, HASH_BYTES * len(transactions), HASH_BYTES)]
     told = partial.shorts
     shorts = short_ids(partial.sealed.block_id, partial.message.salt, txids)
     if not scan.all_ok or any(

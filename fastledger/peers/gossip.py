@@ -30,7 +30,7 @@ from fastledger.peers.host import NEVER_MS, Host, pick
 from fastledger.peers.scores import Offence
 from fastledger.peers.session import Link
 from fastledger.peers.wire import (
-    ID_BYTES,
+    HASH_BYTES,
     GetTransactions,
     Inventory,
     Transactions,
@@ -406,4 +406,4 @@ def _ids_of(bodies: Sequence[bytes]) -> list[bytes]:
         raise WireFault("transactions that do not decode", Offence.BAD_TRANSACTION) from None
     if not scan.all_ok:
         raise WireFault("a transaction of another form", Offence.BAD_TRANSACTION)
-    return [scan.txids[at : at + ID_BYTES] for at in range(0, ID_BYTES * len(bodies), ID_BYTES)]
+    return [scan.txids[at : at + HASH_BYTES] for at in range(0, HASH_BYTES * len(bodies), HASH_BYTES)]

@@ -21,10 +21,19 @@ from fastledger.peers.host import Random, random_bytes
 from fastledger.peers.options import PeerOptions
 from fastledger.peers.outbound import Outbound
 from fastledger.peers.port import BlobPort, BlobSink, ChainPort, SnapshotPort
-from fastledger.peers.scores import Ban, Offence, ScoreBoard, Subject
+from fastledger.peers.scores import Ban, Offence, Party, ScoreBoard
 from fastledger.peers.serving import Server
 from fastledger.peers.session import Budgets, Link
-from fastledger.peers.settings import Action, Banned, Close, CloseCode, Dial, PeerInfo, Send, SyncStatus
+from fastledger.peers.settings import (
+    Banned,
+    Close,
+    CloseCode,
+    Dial,
+    NetworkAction,
+    PeerInfo,
+    Send,
+    SyncStatus,
+)
 from fastledger.peers.snapshots import SnapshotFetcher
 from fastledger.peers.sync import HeaderSync
 from fastledger.peers.wire import (
@@ -86,12 +95,12 @@ class PeerNetwork:
         self.settings = settings
         self.rng = rng
         self._now_ms = now_ms
-        self._budgets: OrderedDict[Subject, Budgets] = OrderedDict()
+        self._budgets: OrderedDict[Party, Budgets] = OrderedDict()
         self._ticked_ms = now_ms
         self._lenient_until_ms = 0
         self._nonce = random_bytes(rng, 8)
         self._links: dict[int, Link] = {}
-        self._actions: list[Action] = []
+        self._actions: list[NetworkAction] = []
         self._scores = ScoreBoard(tuple(bans), ban_ms=settings.limits.ban_ms)
         self._book = AddressBook(rng, redial_ms=settings.redial_ms, redial_ms_max=settings.redial_ms_max)
         for address in settings.peers:
@@ -239,7 +248,7 @@ class PeerNetwork:
         self._outbound.chain_events(events, now_ms)
         self._fetch.tick(now_ms)
 
-    def take_actions(self) -> list[Action]:
+    def take_actions(self) -> list[NetworkAction]:
         """Returns the actions that the node has to carry out now, in this order; they are handed out once."""
         actions, self._actions = self._actions, []
         return actions
@@ -252,12 +261,12 @@ class PeerNetwork:
             raise ValueError("an address is host:port")
         self._book.configure(address)
 
-    def ban(self, subject: Subject, duration_ms: int, now_ms: int) -> None:
+    def ban(self, subject: Party, duration_ms: int, now_ms: int) -> None:
         """Shuts an organisation or a host out and closes its links."""
         self._now_ms = now_ms
         self._shut_out(self._scores.ban(subject, now_ms + duration_ms, "operator"))
 
-    def unban(self, subject: Subject) -> bool:
+    def unban(self, subject: Party) -> bool:
         """Lets a subject in again; False where it was not banned."""
         return self._scores.unban(subject)
 
@@ -368,7 +377,7 @@ class PeerNetwork:
 
     # Inside.
 
-    def _budgets_of(self, subject: Subject) -> Budgets:
+    def _budgets_of(self, subject: Party) -> Budgets:
         """Returns the budgets of an organisation or host: the old ones, or new ones where those were dropped."""
         budgets = self._budgets.setdefault(subject, Budgets(self._now_ms))
         self._budgets.move_to_end(subject)

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from fastledger.chain.forks.events import BlockConnected
 from fastledger.peers.addresses import AddressBook, Known
 from fastledger.peers.host import NEVER_MS, Host
-from fastledger.peers.scores import ScoreBoard, Subject, SubjectKind, host_of
+from fastledger.peers.scores import Party, PartyKind, ScoreBoard, host_of
 from fastledger.peers.session import Link
 from fastledger.peers.settings import CloseCode
 from fastledger.peers.wire import GetPeers, Peers
@@ -104,8 +104,8 @@ class Outbound:
         return nodes, addresses, Counter(link.organisation for link in links if not link.inbound)
 
     def _is_banned(self, address: str, known: Known, now_ms: int) -> bool:
-        organisation = Subject(SubjectKind.ORGANISATION, known.organisation)
-        host = Subject(SubjectKind.ADDRESS, host_of(address))
+        organisation = Party(PartyKind.ORGANISATION, known.organisation)
+        host = Party(PartyKind.ADDRESS, host_of(address))
         return any(self._scores.is_banned(subject, now_ms) for subject in (organisation, host))
 
     def refusal(self, link: Link) -> CloseCode | None:

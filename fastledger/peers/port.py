@@ -19,7 +19,7 @@ class TipView(Protocol):
     def block_id(self) -> bytes: ...
 
 
-class EntryView(Protocol):
+class TreeEntryView(Protocol):
     """A header that the chain knows; ``work`` is that of its whole chain, ``count`` its number of transactions."""
 
     @property
@@ -35,8 +35,8 @@ class EntryView(Protocol):
 class TreeView(Protocol):
     """The headers above the last final block."""
 
-    def get(self, block_id: bytes) -> EntryView | None: ...
-    def best_header(self) -> EntryView: ...
+    def get(self, block_id: bytes) -> TreeEntryView | None: ...
+    def best_header(self) -> TreeEntryView: ...
 
 
 class PooledView(Protocol):

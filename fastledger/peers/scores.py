@@ -45,24 +45,24 @@ class Offence(Enum):
         self.points = points
 
 
-class SubjectKind(IntEnum):
+class PartyKind(IntEnum):
     """The kind of subject that is scored and banned."""
 
     ORGANISATION = 0
     ADDRESS = 1
 
 
-class Subject(NamedTuple):
+class Party(NamedTuple):
     """A subject of scores and bans: an organisation by its certificate's name, or the host of an address."""
 
-    kind: SubjectKind
+    kind: PartyKind
     name: str
 
 
 class Ban(NamedTuple):
     """A ban on a subject until ``until_ms`` (UTC); ``why`` is an offence's word or ``operator``."""
 
-    subject: Subject
+    subject: Party
     until_ms: int
     why: str
 
@@ -77,15 +77,15 @@ class ScoreBoard:
 
     def __init__(self, bans: tuple[Ban, ...] = (), *, ban_ms: int) -> None:
         self._ban_ms = ban_ms
-        self._points: OrderedDict[Subject, tuple[float, int]] = OrderedDict()
-        self._bans: dict[Subject, Ban] = {ban.subject: ban for ban in bans[-PEER_BANS_MAX:]}
+        self._points: OrderedDict[Party, tuple[float, int]] = OrderedDict()
+        self._bans: dict[Party, Ban] = {ban.subject: ban for ban in bans[-PEER_BANS_MAX:]}
 
-    def points(self, subject: Subject, now_ms: int) -> float:
+    def points(self, subject: Party, now_ms: int) -> float:
         """Returns the points that a subject has left; they fade by one every FADE_MS."""
         points, at_ms = self._points.get(subject, (0.0, now_ms))
         return max(0.0, points - (now_ms - at_ms) / FADE_MS)
 
-    def charge(self, subject: Subject, offence: Offence, now_ms: int) -> Ban | None:
+    def charge(self, subject: Party, offence: Offence, now_ms: int) -> Ban | None:
         """Adds an offence's points; returns the ban where they have become too many, else None."""
         points = self.points(subject, now_ms) + offence.points
         self._points[subject] = (points, now_ms)
@@ -97,19 +97,19 @@ class ScoreBoard:
         self._points.pop(subject)
         return self.ban(subject, now_ms + self._ban_ms, offence.slug)
 
-    def ban(self, subject: Subject, until_ms: int, why: str) -> Ban:
+    def ban(self, subject: Party, until_ms: int, why: str) -> Ban:
         """Shuts a subject out; where the table is full, the ban that ends first goes."""
         ban = self._bans[subject] = Ban(subject, until_ms, why)
         while len(self._bans) > PEER_BANS_MAX:
             del self._bans[min(self._bans, key=lambda other: self._bans[other].until_ms)]
         return ban
 
-    def unban(self, subject: Subject) -> bool:
+    def unban(self, subject: Party) -> bool:
         """Lets a subject in again, with no points; False where it was not banned."""
         self._points.pop(subject, None)
         return self._bans.pop(subject, None) is not None
 
-    def is_banned(self, subject: Subject, now_ms: int) -> bool:
+    def is_banned(self, subject: Party, now_ms: int) -> bool:
         """Whether a subject is shut out now."""
         ban = self._bans.get(subject)
         if ban is not None and ban.until_ms <= now_ms:

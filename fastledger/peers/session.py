@@ -14,10 +14,10 @@ from fastledger.limits import (
     PEER_UNSENT_BYTES_MAX,
     PEER_UNSENT_STALL_MS_MAX,
 )
-from fastledger.peers.scores import Bucket, Offence, Subject, SubjectKind, host_of
+from fastledger.peers.scores import Bucket, Offence, Party, PartyKind, host_of
 from fastledger.peers.settings import CloseCode
 from fastledger.peers.wire import (
-    ID_BYTES,
+    HASH_BYTES,
     MESSAGES,
     TAGS,
     Compact,
@@ -62,9 +62,9 @@ _HELLO_BYTES_MAX: Final = 1024
 def token_count(message: Message) -> int:
     """Returns how many tokens of its kind a message takes: 1, and 1 for each id that it lists."""
     if isinstance(message, Inventory | GetTransactions):
-        return 1 + len(message.txids) // ID_BYTES
+        return 1 + len(message.txids) // HASH_BYTES
     if isinstance(message, GetBlocks):
-        return 1 + len(message.ids) // ID_BYTES
+        return 1 + len(message.ids) // HASH_BYTES
     return 1
 
 
@@ -134,16 +134,16 @@ class Link:
         self.budgets = budgets or Budgets(now_ms)
 
     @property
-    def subject(self) -> Subject:
+    def subject(self) -> Party:
         """The organisation that answers for what comes on this link, or its host where it showed no certificate."""
         if self.organisation:
-            return Subject(SubjectKind.ORGANISATION, self.organisation)
-        return Subject(SubjectKind.ADDRESS, host_of(self.address))
+            return Party(PartyKind.ORGANISATION, self.organisation)
+        return Party(PartyKind.ADDRESS, host_of(self.address))
 
     @property
-    def host(self) -> Subject:
+    def host(self) -> Party:
         """The host at the other end, as a subject of bans."""
-        return Subject(SubjectKind.ADDRESS, host_of(self.address))
+        return Party(PartyKind.ADDRESS, host_of(self.address))
 
     @property
     def source(self) -> bytes:

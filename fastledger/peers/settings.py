@@ -3,7 +3,7 @@
 from enum import IntEnum, unique
 from typing import NamedTuple, TypeAlias
 
-from fastledger.peers.scores import Subject
+from fastledger.peers.scores import Party
 
 
 @unique
@@ -51,12 +51,12 @@ class Dial(NamedTuple):
 class Banned(NamedTuple):
     """A subject is banned from now on; the node is to persist ``PeerNetwork.bans``."""
 
-    subject: Subject
+    subject: Party
     until_ms: int
     why: str
 
 
-Action: TypeAlias = Send | Close | Dial | Banned
+NetworkAction: TypeAlias = Send | Close | Dial | Banned
 
 
 class PeerInfo(NamedTuple):

@@ -34,7 +34,7 @@ from fastledger.limits import (
 from fastledger.peers.scores import Offence
 from fastledger.version import PEER_PROTOCOL_VERSION
 
-ID_BYTES = 32
+HASH_BYTES = 32
 SHORT_ID_BYTES = 6
 WORK_BYTES = 32
 LENGTH_BYTES = 4
@@ -43,13 +43,13 @@ _PREFIX_BYTES = LENGTH_BYTES + 3
 _BODY_BYTES_MIN = 3
 _FIXARRAY = 0x90
 
-Id: TypeAlias = Annotated[bytes, msgspec.Meta(min_length=ID_BYTES, max_length=ID_BYTES)]
+Id: TypeAlias = Annotated[bytes, msgspec.Meta(min_length=HASH_BYTES, max_length=HASH_BYTES)]
 Work: TypeAlias = Annotated[bytes, msgspec.Meta(min_length=WORK_BYTES, max_length=WORK_BYTES)]
 Nonce: TypeAlias = Annotated[bytes, msgspec.Meta(min_length=8, max_length=8)]
 Text: TypeAlias = Annotated[str, msgspec.Meta(max_length=PEER_TEXT_BYTES_MAX)]
 Height: TypeAlias = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
 Milliseconds: TypeAlias = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
-Ids: TypeAlias = Annotated[bytes, msgspec.Meta(max_length=ID_BYTES * PEER_IDS_MAX)]
+Ids: TypeAlias = Annotated[bytes, msgspec.Meta(max_length=HASH_BYTES * PEER_IDS_MAX)]
 
 
 class WireFault(InputError):
@@ -119,7 +119,7 @@ class Goodbye(Message, tag=4):
 class GetHeaders(Message, tag=10):
     """Asks for the headers after the first id of ``locator`` that the receiver's best chain has."""
 
-    locator: Annotated[bytes, msgspec.Meta(max_length=ID_BYTES * PEER_LOCATOR_MAX)]
+    locator: Annotated[bytes, msgspec.Meta(max_length=HASH_BYTES * PEER_LOCATOR_MAX)]
     limit: Annotated[int, msgspec.Meta(ge=1, le=PEER_HEADERS_MAX)]
 
 
@@ -146,7 +146,7 @@ class Headers(Message, tag=11):
 class GetBlocks(Message, tag=12):
     """Asks for whole blocks by id (n × 32 bytes); each is answered by a message of its own, in order."""
 
-    ids: Annotated[bytes, msgspec.Meta(max_length=ID_BYTES * 64)]
+    ids: Annotated[bytes, msgspec.Meta(max_length=HASH_BYTES * 64)]
 
 
 class BlockMessage(Message, tag=13):
@@ -161,7 +161,7 @@ class NotFound(Message, tag=14):
     """Blocks that were asked for and that the sender does not have."""
 
     answers = 12
-    ids: Annotated[bytes, msgspec.Meta(max_length=ID_BYTES * 64)]
+    ids: Annotated[bytes, msgspec.Meta(max_length=HASH_BYTES * 64)]
 
 
 class Compact(Message, tag=20):
@@ -197,21 +197,21 @@ class BlockTransactions(Message, tag=22):
 class Inventory(Message, tag=30):
     """Tells the ids (n × 32 bytes) of transactions that the sender has and the receiver may want."""
 
-    bytes_max = ID_BYTES * PEER_IDS_MAX + PEER_FRAME_SMALL_BYTES_MAX
+    bytes_max = HASH_BYTES * PEER_IDS_MAX + PEER_FRAME_SMALL_BYTES_MAX
     txids: Ids
 
 
 class GetTransactions(Message, tag=31):
     """Asks for transactions of the receiver's inventory by id (n × 32 bytes)."""
 
-    bytes_max = ID_BYTES * PEER_IDS_MAX + PEER_FRAME_SMALL_BYTES_MAX
+    bytes_max = HASH_BYTES * PEER_IDS_MAX + PEER_FRAME_SMALL_BYTES_MAX
     txids: Ids
 
 
 class Transactions(Message, tag=32):
     """An answer to GetTransactions or a part of it; ``missing`` are ids that the sender does not have any more."""
 
-    bytes_max = PEER_TRANSACTIONS_BYTES + TRANSACTION_BYTES_MAX + ID_BYTES * PEER_IDS_MAX + 65536
+    bytes_max = PEER_TRANSACTIONS_BYTES + TRANSACTION_BYTES_MAX + HASH_BYTES * PEER_IDS_MAX + 65536
     answers = 31
     bodies: Annotated[list[bytes], msgspec.Meta(max_length=PEER_IDS_MAX)]
     missing: Ids
@@ -336,9 +336,9 @@ def encode_frame(message: Message) -> bytes:
 
 def split_ids(ids: bytes) -> list[bytes]:
     """Returns the ids of a packed list; WireFault unless its length is n × 32."""
-    if len(ids) % ID_BYTES:
+    if len(ids) % HASH_BYTES:
         raise WireFault(f"{len(ids)} bytes are no list of ids", Offence.GARBAGE)
-    return [ids[at : at + ID_BYTES] for at in range(0, len(ids), ID_BYTES)]
+    return [ids[at : at + HASH_BYTES] for at in range(0, len(ids), HASH_BYTES)]
 
 
 class FrameReader:

@@ -9,7 +9,7 @@ from fastledger.clock import system_clock_ms
 from fastledger.errors import Code
 from fastledger.model.query import Entry, cut_entries
 from fastledger.rpc.http.routes import Caller
-from fastledger.rpc.methods import Context, Method, method, short_read
+from fastledger.rpc.methods import Method, RpcContext, method, short_read
 from fastledger.rpc.protocol import PROTOCOL_VERSION, BlockView
 from fastledger.rpc.views import (
     BlockParams,
@@ -30,7 +30,7 @@ from fastledger.version import VERSION
 
 
 @method("ledger.info", "reader", Nothing, InfoView)
-async def info(context: Context, caller: Caller, params: Nothing) -> InfoView:
+async def info(context: RpcContext, caller: Caller, params: Nothing) -> InfoView:
     """Versions, chain, genesis document, where the chain ends and the node's clock."""
     ledger = context.service.ledger
     return InfoView(
@@ -47,13 +47,13 @@ async def info(context: Context, caller: Caller, params: Nothing) -> InfoView:
 
 
 @method("ledger.status", "reader", Nothing, LedgerStatusView)
-async def status(context: Context, caller: Caller, params: Nothing) -> LedgerStatusView:
+async def status(context: RpcContext, caller: Caller, params: Nothing) -> LedgerStatusView:
     """Figures of the ledger and its queues."""
     figures = await context.service.read(lambda ledger: ledger.status())
     return status_view(context, figures)
 
 
-def status_view(context: Context, figures: dict[str, Any]) -> LedgerStatusView:
+def status_view(context: RpcContext, figures: dict[str, Any]) -> LedgerStatusView:
     """The ledger's own figures and the service's."""
     service = context.service
     return LedgerStatusView(
@@ -96,7 +96,7 @@ def header(ledger: Ledger, params: BlockParams) -> HeaderView:
 
 
 @method("block.transactions", "reader", BlockTransactionsParams, BlockTransactionsView, heavy=True)
-async def transactions(context: Context, caller: Caller, params: BlockTransactionsParams) -> msgspec.Raw:
+async def transactions(context: RpcContext, caller: Caller, params: BlockTransactionsParams) -> msgspec.Raw:
     """Some of a block's transactions, in their order."""
     bytes_max = context.options.page_bytes_max
     return await context.service.read(lambda ledger: _transactions(ledger, params, bytes_max), heavy=True)
@@ -127,7 +127,7 @@ def _transactions(ledger: Ledger, params: BlockTransactionsParams, bytes_max: in
 
 
 @method("blob.missing", "submitter", DigestsParams, MissingView)
-async def missing_blobs(context: Context, caller: Caller, params: DigestsParams) -> MissingView:
+async def missing_blobs(context: RpcContext, caller: Caller, params: DigestsParams) -> MissingView:
     """Which envelopes the node has to be sent before records can name them."""
     digests = [bytes.fromhex(digest) for digest in params.digests]
     missing = await context.service.read(lambda ledger: ledger.missing_blobs(digests))

@@ -8,7 +8,7 @@ from msgspec import Meta
 from fastledger.chain.ledger import Ledger
 from fastledger.limits import QUERY_PAGE_DEFAULT, QUERY_PAGE_MAX
 from fastledger.rpc.http.routes import Caller
-from fastledger.rpc.methods import Context, Method, method, short_read
+from fastledger.rpc.methods import Method, RpcContext, method, short_read
 from fastledger.rpc.protocol import Hex16
 from fastledger.state.entity import EntityTable
 from fastledger.state.views import EntityView, view_of
@@ -59,7 +59,7 @@ def _list(table: EntityTable[Any], view: EntityView) -> Method:
         module=__name__,
     )
 
-    async def run(context: Context, caller: Caller, params: Any) -> msgspec.Raw:
+    async def run(context: RpcContext, caller: Caller, params: Any) -> msgspec.Raw:
         by = {
             condition: bytes.fromhex(value)
             for condition in conditions

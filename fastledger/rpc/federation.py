@@ -7,10 +7,10 @@ from msgspec import Meta
 
 from fastledger.errors import Code, InputError, NotFoundError
 from fastledger.node.federation.driver import Federation
-from fastledger.peers.scores import Ban, Subject, SubjectKind
+from fastledger.peers.scores import Ban, Party, PartyKind
 from fastledger.peers.settings import PeerInfo
 from fastledger.rpc.http.routes import Caller
-from fastledger.rpc.methods import Context, Method, method
+from fastledger.rpc.methods import Method, RpcContext, method
 from fastledger.rpc.protocol import Count, Hex32
 from fastledger.rpc.views import Nothing, Params
 
@@ -113,7 +113,7 @@ class BanView(msgspec.Struct, frozen=True):
     @classmethod
     def of(cls, ban: Ban) -> "BanView":
         """Returns a ban in its wire form."""
-        kind: SubjectWord = "address" if ban.subject.kind is SubjectKind.ADDRESS else "organisation"
+        kind: SubjectWord = "address" if ban.subject.kind is PartyKind.ADDRESS else "organisation"
         return cls(kind, ban.subject.name, ban.until_ms, ban.why)
 
 
@@ -164,12 +164,12 @@ def federation_methods(federation: Federation | None) -> tuple[Method, ...]:
         return federation
 
     @method("federation.status", "reader", Nothing, FederationStatusView)
-    async def status(context: Context, caller: Caller, params: Nothing) -> FederationStatusView:
+    async def status(context: RpcContext, caller: Caller, params: Nothing) -> FederationStatusView:
         """Tip, finality, synchronisation and mining of a node among its peers."""
         return _status(context, present())
 
     @method("federation.peers", "operator", Nothing, PeersView)
-    async def peers(context: Context, caller: Caller, params: Nothing) -> PeersView:
+    async def peers(context: RpcContext, caller: Caller, params: Nothing) -> PeersView:
         """Every link to another organisation's node, and who is shut out."""
         found = present()
         return PeersView(
@@ -178,24 +178,24 @@ def federation_methods(federation: Federation | None) -> tuple[Method, ...]:
         )
 
     @method("federation.add_peer", "operator", AddPeerParams, DoneView)
-    async def add_peer(context: Context, caller: Caller, params: AddPeerParams) -> DoneView:
+    async def add_peer(context: RpcContext, caller: Caller, params: AddPeerParams) -> DoneView:
         """Calls a node from now on, also after a restart."""
         await present().add_peer(params.address)
         return DoneView(done=True)
 
     @method("federation.ban", "operator", BanParams, DoneView)
-    async def ban(context: Context, caller: Caller, params: BanParams) -> DoneView:
+    async def ban(context: RpcContext, caller: Caller, params: BanParams) -> DoneView:
         """Shuts an organisation or a host out for a time, also over a restart."""
         await present().ban(_subject(params), params.duration_ms)
         return DoneView(done=True)
 
     @method("federation.unban", "operator", SubjectParams, DoneView)
-    async def unban(context: Context, caller: Caller, params: SubjectParams) -> DoneView:
+    async def unban(context: RpcContext, caller: Caller, params: SubjectParams) -> DoneView:
         """Lets an organisation or a host in again."""
         return DoneView(await present().unban(_subject(params)))
 
     @method("federation.mine", "operator", MineParams, MiningView)
-    async def mine(context: Context, caller: Caller, params: MineParams) -> MiningView:
+    async def mine(context: RpcContext, caller: Caller, params: MineParams) -> MiningView:
         """Begins or ends the search for blocks, and tells how it goes."""
         found = present()
         if params.on is not None:
@@ -205,12 +205,12 @@ def federation_methods(federation: Federation | None) -> tuple[Method, ...]:
     return (status, peers, add_peer, ban, unban, mine)
 
 
-def _subject(params: SubjectParams) -> Subject:
+def _subject(params: SubjectParams) -> Party:
     if (params.organisation is None) == (params.address is None):
         raise InputError("say organisation or address", code=Code.BAD_QUERY)
     if params.organisation is not None:
-        return Subject(SubjectKind.ORGANISATION, params.organisation)
-    return Subject(SubjectKind.ADDRESS, params.address or "")
+        return Party(PartyKind.ORGANISATION, params.organisation)
+    return Party(PartyKind.ADDRESS, params.address or "")
 
 
 def _mining(federation: Federation) -> MiningView:
@@ -224,7 +224,7 @@ def _mining(federation: Federation) -> MiningView:
     )
 
 
-def _status(context: Context, federation: Federation) -> FederationStatusView:
+def _status(context: RpcContext, federation: Federation) -> FederationStatusView:
     figures = federation.figures
     work = context.service.ledger.genesis.work
     return FederationStatusView(

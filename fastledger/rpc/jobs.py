@@ -15,14 +15,14 @@ import msgspec
 
 from fastledger.clock import system_clock_ms
 from fastledger.errors import InputError, LedgerBusyError, NotFoundError
+from fastledger.pace import Progress
 from fastledger.rpc.errors import rpc_error
 from fastledger.rpc.protocol import Count, RpcError
 
 JOBS_KEPT = 32
 _BUSY_RETRY_MS = 5_000
 JobState: TypeAlias = Literal["running", "done", "failed", "cancelled"]
-Progress: TypeAlias = Callable[[str, int, int], None]
-Work: TypeAlias = Callable[[Progress, threading.Event], Any]
+JobWork: TypeAlias = Callable[[Progress, threading.Event], Any]
 """What a job does on its thread: reports (stage, done, total), ends early where the event is set, returns a report."""
 
 
@@ -102,7 +102,7 @@ class Jobs:
         self._task: asyncio.Task[None] | None = None
         self._running: Job | None = None
 
-    def start(self, operation: str, work: Work, request: str | None = None) -> JobView:
+    def start(self, operation: str, work: JobWork, request: str | None = None) -> JobView:
         """Begins a job, or returns the one that the same ``request`` began.
 
         ``LedgerBusyError`` while another runs.
@@ -123,7 +123,7 @@ class Jobs:
         self._task = asyncio.get_running_loop().create_task(self._run(job, work))
         return job.view()
 
-    async def _run(self, job: Job, work: Work) -> None:
+    async def _run(self, job: Job, work: JobWork) -> None:
         try:
             job.result = report_of(await asyncio.to_thread(work, job.report, job.cancel))
             job.state = "done"

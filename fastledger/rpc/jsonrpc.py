@@ -25,7 +25,7 @@ from fastledger.errors import (
 from fastledger.rpc.errors import RpcFault, http_headers, http_status, rpc_error
 from fastledger.rpc.http.access import check_role
 from fastledger.rpc.http.routes import Caller
-from fastledger.rpc.methods import Context, Method, Read
+from fastledger.rpc.methods import Method, Read, RpcContext
 from fastledger.rpc.protocol import (
     INVALID_PARAMS,
     INVALID_REQUEST,
@@ -53,7 +53,7 @@ class Reply(NamedTuple):
 class JsonRpc:
     """Answers request bodies by the method table."""
 
-    def __init__(self, context: Context, methods: Mapping[str, Method], counters: "Counter[str]") -> None:
+    def __init__(self, context: RpcContext, methods: Mapping[str, Method], counters: "Counter[str]") -> None:
         """Takes the method table; ``counters`` counts "method result" for every call."""
         self._context = context
         self._methods = methods

@@ -18,20 +18,20 @@ from fastledger.node.service import NodeService
 from fastledger.rpc.http.rate import RateLimits
 from fastledger.rpc.http.routes import Caller
 from fastledger.rpc.options import CallerRole, RpcOptions
-from fastledger.rpc.under_way import UnderWay
+from fastledger.rpc.pending import PendingTransactions
 
 ParamsT = TypeVar("ParamsT", bound=msgspec.Struct)
 ResultT = TypeVar("ResultT")
 
 
 @dataclass(slots=True, eq=False)
-class Context:
+class RpcContext:
     """The parts of a node that handlers work with."""
 
     service: NodeService
     options: RpcOptions
     rates: RateLimits
-    under_way: UnderWay = field(default_factory=UnderWay)
+    pending: PendingTransactions = field(default_factory=PendingTransactions)
     metrics: NodeMetrics | None = None
 
     def count_verdicts(self, outcomes: Sequence[Outcome]) -> None:
@@ -42,7 +42,7 @@ class Context:
             self.metrics.verdicts(Counter(codes) if any(codes) else {Code.OK: len(codes)})
 
 
-Run = Callable[[Context, Caller, Any], Awaitable[Any]]
+Run = Callable[[RpcContext, Caller, Any], Awaitable[Any]]
 Read = Callable[[Ledger, Any], Any]
 
 
@@ -79,13 +79,13 @@ def method(
     result: Any,
     *,
     heavy: bool = False,
-) -> Callable[[Callable[[Context, Caller, ParamsT], Awaitable[Any]]], Method]:
+) -> Callable[[Callable[[RpcContext, Caller, ParamsT], Awaitable[Any]]], Method]:
     """Makes a decorator that turns a coroutine into a row of the table.
 
     Its docstring's first line is the summary.
     """
 
-    def make(run: Callable[[Context, Caller, ParamsT], Awaitable[Any]]) -> Method:
+    def make(run: Callable[[RpcContext, Caller, ParamsT], Awaitable[Any]]) -> Method:
         summary = (run.__doc__ or "").strip().partition("\n")[0]
         return Method(name, role, params, result, run, summary, heavy)
 
@@ -98,7 +98,7 @@ def short_read(
     """Makes a decorator for a function that asks the ledger once: it becomes a row and runs on a reader's thread."""
 
     def make(read: Callable[[Ledger, ParamsT], Any]) -> Method:
-        async def run(context: Context, caller: Caller, params: ParamsT) -> Any:
+        async def run(context: RpcContext, caller: Caller, params: ParamsT) -> Any:
             return await context.service.read(lambda ledger: read(ledger, params))
 
         summary = (read.__doc__ or "").strip().partition("\n")[0]

@@ -14,7 +14,7 @@ from fastledger.errors import Code, InputError
 from fastledger.rpc.chain import status_view
 from fastledger.rpc.http.routes import Caller
 from fastledger.rpc.jobs import JobId, Jobs, JobsView, JobView
-from fastledger.rpc.methods import Context, Method, method
+from fastledger.rpc.methods import Method, RpcContext, method
 from fastledger.rpc.protocol import Count, Hex16
 from fastledger.rpc.views import FilePath, Height, LedgerStatusView, Nothing, Params
 from fastledger.version import VERSION
@@ -136,7 +136,7 @@ def _place(path: str, backups: str | None) -> str:
 
 
 def _work_methods(jobs: Jobs, hooks: Hooks) -> tuple[Method, ...]:
-    def start(context: Context, operation: str, request: str | None, **settings: Any) -> JobView:
+    def start(context: RpcContext, operation: str, request: str | None, **settings: Any) -> JobView:
         """A job that calls the ledger's method of that name."""
         ledger: Any = context.service.ledger
 
@@ -150,13 +150,13 @@ def _work_methods(jobs: Jobs, hooks: Hooks) -> tuple[Method, ...]:
         return jobs.start(operation, work, request)
 
     @method("node.verify", "operator", VerifyParams, JobView)
-    async def verify(context: Context, caller: Caller, params: VerifyParams) -> JobView:
+    async def verify(context: RpcContext, caller: Caller, params: VerifyParams) -> JobView:
         """Begins a job that re-checks every byte, signature and root from disk."""
         rate = params.rate_bytes_per_second or hooks.verify_bytes_per_second
         return start(context, "verify", params.request, online=params.online, rate_bytes_per_second=rate)
 
     @method("node.backup", "operator", BackupParams, JobView)
-    async def backup(context: Context, caller: Caller, params: BackupParams) -> JobView:
+    async def backup(context: RpcContext, caller: Caller, params: BackupParams) -> JobView:
         """Begins a job that writes a consistent backup while the node serves; into an older one, what is new."""
         return start(
             context,
@@ -170,7 +170,7 @@ def _work_methods(jobs: Jobs, hooks: Hooks) -> tuple[Method, ...]:
         )
 
     @method("node.prune", "operator", PruneParams, JobView)
-    async def prune(context: Context, caller: Caller, params: PruneParams) -> JobView:
+    async def prune(context: RpcContext, caller: Caller, params: PruneParams) -> JobView:
         """Begins a job that gives back the segments of old blocks."""
         if (params.before_height is None) == (params.keep_blocks is None):
             raise InputError("say before_height or keep_blocks", code=Code.BAD_QUERY)
@@ -184,7 +184,7 @@ def _work_methods(jobs: Jobs, hooks: Hooks) -> tuple[Method, ...]:
         )
 
     @method("node.snapshot", "operator", SnapshotParams, JobView)
-    async def snapshot(context: Context, caller: Caller, params: SnapshotParams) -> JobView:
+    async def snapshot(context: RpcContext, caller: Caller, params: SnapshotParams) -> JobView:
         """Begins a job that writes the whole state at a height."""
         target = None if params.target is None else _place(params.target, hooks.backups)
         rate = params.rate_bytes_per_second
@@ -195,17 +195,17 @@ def _work_methods(jobs: Jobs, hooks: Hooks) -> tuple[Method, ...]:
 
 def _job_methods(jobs: Jobs) -> tuple[Method, ...]:
     @method("node.jobs", "operator", Nothing, JobsView)
-    async def all_jobs(context: Context, caller: Caller, params: Nothing) -> JobsView:
+    async def all_jobs(context: RpcContext, caller: Caller, params: Nothing) -> JobsView:
         """The newest jobs, the newest first."""
         return JobsView(jobs.all())
 
     @method("node.job", "operator", JobParams, JobView)
-    async def job(context: Context, caller: Caller, params: JobParams) -> JobView:
+    async def job(context: RpcContext, caller: Caller, params: JobParams) -> JobView:
         """A job's state, progress and result."""
         return jobs.get(params.job).view()
 
     @method("node.cancel", "operator", JobParams, JobView)
-    async def cancel(context: Context, caller: Caller, params: JobParams) -> JobView:
+    async def cancel(context: RpcContext, caller: Caller, params: JobParams) -> JobView:
         """Asks a job to end early; it leaves nothing half done behind."""
         return jobs.cancel(params.job)
 
@@ -214,24 +214,24 @@ def _job_methods(jobs: Jobs) -> tuple[Method, ...]:
 
 def _process_methods(jobs: Jobs, hooks: Hooks) -> tuple[Method, ...]:
     @method("node.status", "operator", Nothing, NodeStatusView)
-    async def status(context: Context, caller: Caller, params: Nothing) -> NodeStatusView:
+    async def status(context: RpcContext, caller: Caller, params: Nothing) -> NodeStatusView:
         """The ledger's figures, the server's counters and the newest jobs."""
         figures = await context.service.read(lambda ledger: ledger.status())
         return NodeStatusView(VERSION, status_view(context, figures), hooks.figures(), jobs.all())
 
     @method("node.checkpoint", "operator", Nothing, CheckpointView)
-    async def checkpoint(context: Context, caller: Caller, params: Nothing) -> CheckpointView:
+    async def checkpoint(context: RpcContext, caller: Caller, params: Nothing) -> CheckpointView:
         """Writes everything durable to the index, so that the next start replays nothing."""
         await asyncio.to_thread(context.service.ledger.checkpoint)
         return CheckpointView(context.service.ledger.height)
 
     @method("node.reload", "operator", Nothing, ReloadView)
-    async def reload(context: Context, caller: Caller, params: Nothing) -> ReloadView:
+    async def reload(context: RpcContext, caller: Caller, params: Nothing) -> ReloadView:
         """Reads certificates again and opens the log file again, as on SIGHUP."""
         return ReloadView(await asyncio.to_thread(hooks.reload))
 
     @method("node.stop", "operator", Nothing, StopView)
-    async def stop(context: Context, caller: Caller, params: Nothing) -> StopView:
+    async def stop(context: RpcContext, caller: Caller, params: Nothing) -> StopView:
         """Ends the node as on SIGTERM: what was taken is answered first."""
         # After this answer has left.
         asyncio.get_running_loop().call_later(0.05, hooks.stop)

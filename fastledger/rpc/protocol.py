@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 PROTOCOL_VERSION = 1
+RPC_PATH = "/v1/rpc"
 PROTOCOL_HEADER = "FastLedger-Protocol"
 DIGEST_HEADER = "FastLedger-Digest"
 TXID_HEADER = "FastLedger-Txid"
@@ -153,7 +154,10 @@ INVALID_PARAMS = -32602
 INTERNAL_ERROR = -32603
 
 
-# WebSocket notifications: method "subscription.event", these as params.
+# WebSocket notifications: these are their methods, and below their params.
+
+EVENT = "subscription.event"
+ENDED = "subscription.ended"
 
 
 class Event(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -181,7 +185,7 @@ class Filter(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fie
     """Conditions on transactions; all that are set must hold."""
 
     kind: str | None = None
-    signer: Hex16 | None = None
+    signed_by: Hex16 | None = None
     subject: Hex16 | None = None
 
 

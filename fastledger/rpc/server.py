@@ -36,7 +36,7 @@ from fastledger.rpc.http.hosts import HostCheck
 from fastledger.rpc.http.rate import RateLimits
 from fastledger.rpc.http.routes import BodyRoom, Call, Content, Parameter, Route, RouteTable
 from fastledger.rpc.jsonrpc import JsonRpc, refusal
-from fastledger.rpc.methods import Context, Method, method_table
+from fastledger.rpc.methods import Method, RpcContext, method_table
 from fastledger.rpc.options import AccessOptions, RpcOptions
 from fastledger.rpc.protocol import (
     CBOR_SEQUENCE_TYPE,
@@ -89,7 +89,7 @@ class RpcServer:
         self.access = Access(access or AccessOptions())
         self.counters: Counter[str] = Counter()
         self.rates = RateLimits(self.options.rate, asyncio.get_running_loop().time)
-        self.context = Context(service, self.options, self.rates, metrics=extras.metrics)
+        self.context = RpcContext(service, self.options, self.rates, metrics=extras.metrics)
         self.methods = method_table((*CHAIN_METHODS, *entity_methods(), *TRANSACTION_METHODS, *extras.methods))
         self.streams = Streams(service, self.options, self.counters, self.rates)
         self._rpc = JsonRpc(self.context, self.methods, self.counters)
@@ -271,7 +271,7 @@ class RpcServer:
         outcomes = await self.service.ingest.submit_sequence(data, count_estimate=count, wait=wait)
         self.context.count_verdicts(outcomes)
         if wait != "durable":
-            self.context.under_way.note(outcomes)
+            self.context.pending.note(outcomes)
         self.counters["transactions"] += count
         return Answer(encode_outcomes(outcomes, wait=wait), CBOR_TYPE)
 

@@ -25,7 +25,7 @@ from fastledger.rpc.http.rate import RateLimits
 from fastledger.rpc.http.routes import Call
 from fastledger.rpc.jsonrpc import decode_params, decode_request, failure, success
 from fastledger.rpc.options import RpcOptions
-from fastledger.rpc.protocol import METHOD_NOT_FOUND, Event, Events, Filter
+from fastledger.rpc.protocol import ENDED, METHOD_NOT_FOUND, Event, Events, Filter
 from fastledger.rpc.views import (
     ClosedView,
     CloseParams,
@@ -35,8 +35,6 @@ from fastledger.rpc.views import (
     entry_view,
 )
 
-EVENT = "subscription.event"
-ENDED = "subscription.ended"
 SLOW_CLOSE_CODE = 4008
 _CHUNK_BYTES = 256 * 1024
 _BUSY_RETRY_MS = 1_000
@@ -281,14 +279,14 @@ class Stream:
                 self._transport.abort()
 
 
-def conditions_of(conditions: Filter | None) -> feed.Filter:
+def conditions_of(conditions: Filter | None) -> feed.FeedFilter:
     """Returns the feed's form of the wire's filter; raises ``InputError`` (``BAD_QUERY``) for an unknown kind."""
     if conditions is None:
-        return feed.Filter()
-    signer = None if conditions.signer is None else bytes.fromhex(conditions.signer)
+        return feed.FeedFilter()
+    signed_by = None if conditions.signed_by is None else bytes.fromhex(conditions.signed_by)
     subject = None if conditions.subject is None else bytes.fromhex(conditions.subject)
-    query_terms(Query(kind=conditions.kind, signer=signer, subject=subject))
-    return feed.Filter(kind=conditions.kind, signer=signer, subject=subject)
+    query_terms(Query(kind=conditions.kind, signed_by=signed_by, subject=subject))
+    return feed.FeedFilter(kind=conditions.kind, signed_by=signed_by, subject=subject)
 
 
 def _events(page: FeedPage) -> Iterator[tuple[Event, int]]:

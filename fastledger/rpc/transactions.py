@@ -7,7 +7,7 @@ from fastledger.errors import Code, InputError, NotFoundError
 from fastledger.model.outcome import Outcome, Wait
 from fastledger.model.query import Query, cut_entries
 from fastledger.rpc.http.routes import Caller
-from fastledger.rpc.methods import Context, Method, method, short_read
+from fastledger.rpc.methods import Method, RpcContext, method, short_read
 from fastledger.rpc.protocol import EntryView, Verdict
 from fastledger.rpc.signatures import low_s
 from fastledger.rpc.views import (
@@ -23,7 +23,7 @@ from fastledger.rpc.views import (
     wire_status,
 )
 
-_IDS = ("signer", "subject", "token")
+_IDS = ("signed_by", "subject", "token")
 _PLAIN = (
     "kind",
     "from_height",
@@ -40,25 +40,25 @@ def verdict_of(outcome: Outcome, wait: Wait) -> Verdict:
 
 
 @method("transaction.submit", "submitter", SubmitParams, Verdict)
-async def submit(context: Context, caller: Caller, params: SubmitParams) -> Verdict:
+async def submit(context: RpcContext, caller: Caller, params: SubmitParams) -> Verdict:
     """Submits one transaction and returns its verdict once it stands as far as `wait` says."""
     context.rates.take_transactions(caller, 1)
     outcome = await context.service.ingest.submit(low_s(params.transaction), wait=params.wait)
     context.count_verdicts((outcome,))
     if params.wait != "durable":
-        context.under_way.note((outcome,))
+        context.pending.note((outcome,))
     return verdict_of(outcome, params.wait)
 
 
 @method("transaction.submit_batch", "submitter", SubmitBatchParams, VerdictsView)
-async def submit_batch(context: Context, caller: Caller, params: SubmitBatchParams) -> VerdictsView:
+async def submit_batch(context: RpcContext, caller: Caller, params: SubmitBatchParams) -> VerdictsView:
     """Submits transactions that are executed in their order, and returns the verdict on each."""
     context.rates.take_transactions(caller, len(params.transactions))
     batch = [low_s(encoded) for encoded in params.transactions]
     outcomes = await context.service.ingest.submit_batch(batch, wait=params.wait)
     context.count_verdicts(outcomes)
     if params.wait != "durable":
-        context.under_way.note(outcomes)
+        context.pending.note(outcomes)
     return VerdictsView([verdict_of(outcome, params.wait) for outcome in outcomes])
 
 
@@ -69,15 +69,15 @@ def get(ledger: Ledger, params: TxidParams) -> EntryView:
 
 
 @method("transaction.status", "reader", TxidParams, TransactionStatusView)
-async def status(context: Context, caller: Caller, params: TxidParams) -> TransactionStatusView:
+async def status(context: RpcContext, caller: Caller, params: TxidParams) -> TransactionStatusView:
     """Where a transaction stands: pending, durable, refused or unknown."""
     txid = bytes.fromhex(params.txid)
     try:
         entry = await context.service.read(lambda ledger: ledger.get(txid))
     except NotFoundError:
-        pending = txid in context.under_way and not context.service.ledger.halted
-        return TransactionStatusView(params.txid, "pending" if pending else "unknown")
-    context.under_way.forget(txid)
+        is_pending = txid in context.pending and not context.service.ledger.halted
+        return TransactionStatusView(params.txid, "pending" if is_pending else "unknown")
+    context.pending.forget(txid)
     code = entry.code
     word = "durable" if code == Code.OK else "refused"
     return TransactionStatusView(
@@ -92,7 +92,7 @@ async def status(context: Context, caller: Caller, params: TxidParams) -> Transa
 
 
 @method("transaction.query", "reader", QueryParams, PageView, heavy=True)
-async def query(context: Context, caller: Caller, params: QueryParams) -> msgspec.Raw:
+async def query(context: RpcContext, caller: Caller, params: QueryParams) -> msgspec.Raw:
     """A page of the transactions that meet all conditions."""
     conditions = query_of(params)
     bytes_max = context.options.page_bytes_max
@@ -137,7 +137,7 @@ def _page(ledger: Ledger, conditions: Query, refused_only: bool, bytes_max: int)
 
 
 @method("transaction.prove", "reader", TxidParams, StatementView, heavy=True)
-async def prove(context: Context, caller: Caller, params: TxidParams) -> StatementView:
+async def prove(context: RpcContext, caller: Caller, params: TxidParams) -> StatementView:
     """The transparent statement of a transaction: itself and its receipt, verifiable offline."""
     txid = bytes.fromhex(params.txid)
     statement = await context.service.read(lambda ledger: ledger.prove(txid), heavy=True)

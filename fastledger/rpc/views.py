@@ -30,7 +30,7 @@ from fastledger.rpc.protocol import (
 Encoded: TypeAlias = Annotated[bytes, Meta(max_length=TRANSACTION_BYTES_MAX)]
 PageSize: TypeAlias = Annotated[int, Meta(ge=1, le=QUERY_PAGE_MAX)]
 Height: TypeAlias = Annotated[int, Meta(ge=0, le=2**53 - 1)]
-Kind: TypeAlias = Annotated[str, Meta(max_length=32)]
+KindName: TypeAlias = Annotated[str, Meta(max_length=32)]
 Label: TypeAlias = Annotated[str, Meta(max_length=64)]
 FilePath: TypeAlias = Annotated[str, Meta(min_length=1, max_length=4096)]
 
@@ -146,15 +146,15 @@ class TransactionStatusView(msgspec.Struct, frozen=True):
 
 
 class QueryParams(Params, frozen=True):
-    """All conditions that are set must hold. ``signer`` and ``subject`` are identity ids.
+    """All conditions that are set must hold. ``signed_by`` and ``subject`` are identity ids.
 
     ``ids`` names entities by their tables: ``{"record": id}`` finds what names the record.
     ``status`` finds all that were executed or all that were refused, ``code`` those of one result. Heights and times
     bound a range, both ends included. ``cursor`` is the ``next_cursor`` of the page before.
     """
 
-    kind: Kind | None = None
-    signer: Hex16 | None = None
+    kind: KindName | None = None
+    signed_by: Hex16 | None = None
     subject: Hex16 | None = None
     ids: Annotated[dict[str, Hex16], Meta(max_length=8)] = {}
     token: Hex16 | None = None

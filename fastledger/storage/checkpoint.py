@@ -13,14 +13,14 @@ from typing import Any, TypeAlias, TypeVar
 from fastledger._native.lmdb_batch import PostingRuns, encode_seqs, seal_many, sorted_items
 from fastledger.errors import InputError
 from fastledger.storage import keys
-from fastledger.storage.lmdb_engine import Transaction
+from fastledger.storage.lmdb_engine import LmdbTransaction
 
 ValueT = TypeVar("ValueT")
 # Puts some of it, given a transaction and the numbers of the databases; about how many leaves that wrote to.
-Piece: TypeAlias = Callable[[Transaction, Mapping[str, int]], int]
+WritePiece: TypeAlias = Callable[[LmdbTransaction, Mapping[str, int]], int]
 # Keys, and the value of each.
 Items: TypeAlias = tuple[list[bytes], list[ValueT]]
-_Put: TypeAlias = Callable[[list[bytes], list[Any], Transaction, Mapping[str, int]], int]
+_Put: TypeAlias = Callable[[list[bytes], list[Any], LmdbTransaction, Mapping[str, int]], int]
 PIECE_PUTS = 1_024
 
 
@@ -66,7 +66,7 @@ class Checkpoint:
         tables = (self.state[0], self.txids[0], self.blocks[0], self._seqs[0], self.meta)
         return sum(map(len, tables)) + len(self._runs)
 
-    def pieces(self, puts_max: int = PIECE_PUTS) -> Iterator[Piece]:
+    def pieces(self, puts_max: int = PIECE_PUTS) -> Iterator[WritePiece]:
         """Yields the puts of everything but ``meta``, in pieces of at most ``puts_max``.
 
         :meth:`put_meta` comes after them. Each piece must be put before the next is asked for, and the pieces can be
@@ -84,11 +84,11 @@ class Checkpoint:
         while self._runs:
             yield partial(self._put_runs, puts_max)
 
-    def put_meta(self, txn: Transaction, databases: Mapping[str, int]) -> None:
+    def put_meta(self, txn: LmdbTransaction, databases: Mapping[str, int]) -> None:
         """Puts ``meta``, the last piece: it names the height at which the index now stands."""
         txn.put_many(databases["meta"], list(self.meta), list(self.meta.values()))
 
-    def _put_runs(self, runs_max: int, txn: Transaction, databases: Mapping[str, int]) -> int:
+    def _put_runs(self, runs_max: int, txn: LmdbTransaction, databases: Mapping[str, int]) -> int:
         return txn.put_runs(databases["postings"], self._runs, runs_max)
 
 
@@ -101,19 +101,19 @@ def parts_of(items: Items[ValueT], size_max: int) -> Iterator[Items[ValueT]]:
 
 
 def _put_state(
-    names: list[bytes], values: list[bytes | None], txn: Transaction, databases: Mapping[str, int]
+    names: list[bytes], values: list[bytes | None], txn: LmdbTransaction, databases: Mapping[str, int]
 ) -> int:
     held, sealed, gone = seal_many(names, values)
     pages = txn.delete_many(databases["state"], gone) if gone else 0
     return pages + txn.put_many(databases["state"], held, sealed)
 
 
-def _put_txids(names: list[bytes], seqs: list[int], txn: Transaction, databases: Mapping[str, int]) -> int:
+def _put_txids(names: list[bytes], seqs: list[int], txn: LmdbTransaction, databases: Mapping[str, int]) -> int:
     return txn.put_many(databases["txids"], names, encode_seqs(seqs))
 
 
 def _put_bytes(
-    database: str, names: list[bytes], values: list[bytes], txn: Transaction, databases: Mapping[str, int]
+    database: str, names: list[bytes], values: list[bytes], txn: LmdbTransaction, databases: Mapping[str, int]
 ) -> int:
     return txn.put_many(databases[database], names, values)
 

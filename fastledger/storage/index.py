@@ -17,7 +17,7 @@ from fastledger.limits import CHECKPOINT_PAGES_MAX, LMDB_MAP_BYTES, LMDB_READERS
 from fastledger.storage import keys
 from fastledger.storage.checkpoint import PIECE_PUTS, Checkpoint, CheckpointBatch
 from fastledger.storage.files import OsFiles
-from fastledger.storage.lmdb_engine import CURSOR_LAST, Environment, Transaction
+from fastledger.storage.lmdb_engine import CURSOR_LAST, Environment, LmdbTransaction
 from fastledger.storage.redo import RedoFile
 from fastledger.version import INDEX_FORMAT_VERSION
 
@@ -46,7 +46,7 @@ class IndexOutdatedError(FormatVersionError):
 class IndexView:
     """The index as one committed transaction left it; used by one thread at a time."""
 
-    def __init__(self, transaction: Transaction, databases: Mapping[str, int]) -> None:
+    def __init__(self, transaction: LmdbTransaction, databases: Mapping[str, int]) -> None:
         self._transaction = transaction
         self._databases = databases
         self._state = databases["state"]

@@ -7,7 +7,7 @@ the one bundled with py-lmdb: its shared object exports the table of functions t
 through (``MdbApi`` in its ``mdb_api.h``), which names its own version. Its layout may
 change with any release but those of 3.0: another one is refused with a typed error.
 
-Nothing here is checked by the C side: a :class:`Transaction` refuses calls after its end, an
+Nothing here is checked by the C side: a :class:`LmdbTransaction` refuses calls after its end, an
 :class:`Environment` ends its transactions before it closes, and nobody else may call the functions.
 """
 
@@ -245,7 +245,7 @@ _open_paths: set[Path] = set()
 _API = _Api()
 
 
-class Transaction:
+class LmdbTransaction:
     """One LMDB transaction. A read transaction may move between threads but is used by one at a time."""
 
     def __init__(self, environment: "Environment", handle: int) -> None:
@@ -360,7 +360,7 @@ class Transaction:
 class Cursor:
     """A cursor over one database; it is closed before its transaction ends."""
 
-    def __init__(self, transaction: Transaction, api: _Api, database: int) -> None:
+    def __init__(self, transaction: LmdbTransaction, api: _Api, database: int) -> None:
         self._transaction = transaction
         self._api = api
         self._key = _Value()
@@ -424,7 +424,7 @@ class Environment:
         self.databases: dict[str, int] = {}
         self._identity = path.resolve()
         self._write_lock = threading.Lock()
-        self._readers: set[Transaction] = set()
+        self._readers: set[LmdbTransaction] = set()
         self._inside_changed = threading.Condition()
         self._inside = 0  # blocks of read() that are under way
         self._closing = False
@@ -507,21 +507,21 @@ class Environment:
         inside = self._map_start <= address < self._map_end
         return not inside or address + size <= self.file_end
 
-    def _begin(self, flags: int, begin: _Call) -> Transaction:
+    def _begin(self, flags: int, begin: _Call) -> LmdbTransaction:
         if self._handle is None:
             raise LedgerClosedError(f"{self.path} is closed")
         handle = _pointer()
         self._check(begin(self._handle, None, flags, ctypes.byref(handle)))
-        return Transaction(self, cast(int, handle.value))
+        return LmdbTransaction(self, cast(int, handle.value))
 
-    def begin_read(self) -> Transaction:
+    def begin_read(self) -> LmdbTransaction:
         """Begins a read transaction that the caller ends, with ``abort()``, before another thread may close."""
         transaction = self._begin(_TXN_RDONLY, self.api.read_begin)
         self._readers.add(transaction)
         return transaction
 
     @contextmanager
-    def read(self) -> Iterator[Transaction]:
+    def read(self) -> Iterator[LmdbTransaction]:
         """Yields a read transaction for the length of the block, which :meth:`close` waits for."""
         with self._inside_changed:
             if self._closing:
@@ -539,7 +539,7 @@ class Environment:
                 self._inside_changed.notify_all()
 
     @contextmanager
-    def write(self) -> Iterator[Transaction]:
+    def write(self) -> Iterator[LmdbTransaction]:
         """Yields a write transaction, committed at the end of the block; takes everything back if that raises."""
         # Two threads of one process must not meet at LMDB's own mutex: it knows nothing of the GIL.
         with self._write_lock:
@@ -551,7 +551,7 @@ class Environment:
                 raise
             transaction.commit()
 
-    def ended(self, transaction: Transaction) -> None:
+    def ended(self, transaction: LmdbTransaction) -> None:
         self._readers.discard(transaction)
 
     def sync(self) -> None:

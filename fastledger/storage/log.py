@@ -38,7 +38,7 @@ from fastledger.storage.frames import (
 from fastledger.storage.head import EMPTY, HeadFile, LogPosition
 from fastledger.storage.recovery import Recovered, recover, repair
 from fastledger.storage.segments import SegmentFiles
-from fastledger.storage.verify import LogCheck, Progress
+from fastledger.storage.verify import LogCheck, LogProgress
 
 __all__ = ["FrameRef", "LogPin", "LogPosition", "SegmentLog"]
 
@@ -352,7 +352,7 @@ class SegmentLog:
         header = self._segments.header(first)
         return self._segments.walk(Place(first, SEGMENT_HEADER_BYTES), header.checksum, end)
 
-    def verify(self, progress: Progress | None = None) -> list[CorruptionError]:
+    def verify(self, progress: LogProgress | None = None) -> list[CorruptionError]:
         """Reads every byte of every segment and of HEAD, padding and preallocated space too.
 
         Returns the errors found. ``progress`` gets (bytes done, bytes in all). Appends wait while the last segment
@@ -365,7 +365,7 @@ class SegmentLog:
             check.last_segments(self._tip.end)
             return [*check.errors, *self._head.check()]
 
-    def verify_sealed(self, pin: LogPin, progress: Progress | None = None) -> list[CorruptionError]:
+    def verify_sealed(self, pin: LogPin, progress: LogProgress | None = None) -> list[CorruptionError]:
         """Reads every byte of the segments before the pin's last one, which never change; returns the errors found.
 
         Appends do not wait.

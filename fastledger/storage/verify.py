@@ -17,14 +17,14 @@ from fastledger.storage.frames import (
 )
 from fastledger.storage.segments import SegmentFiles
 
-Progress = Callable[[int, int], None]
+LogProgress = Callable[[int, int], None]
 ERRORS_MAX = 1_000
 
 
 class LogCheck:
     """One verification of a log. ``errors`` are in file order; it stops reading once there are ERRORS_MAX."""
 
-    def __init__(self, segments: SegmentFiles, progress: Progress | None) -> None:
+    def __init__(self, segments: SegmentFiles, progress: LogProgress | None) -> None:
         self.errors: list[CorruptionError] = []
         self._segments = segments
         self._progress = progress

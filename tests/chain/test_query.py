@@ -24,7 +24,7 @@ from fastledger.subjects.record import RECORD_ERASED, UNKNOWN_RECORD
 
 NOBODY = bytes(16)
 HEART, GLUCOSE = TERM, "code:http://loinc.org|2339-0"
-NAMES = ("kind", "signer", "subject", "record", "folder", "consent", "token", "code")
+NAMES = ("kind", "signed_by", "subject", "record", "folder", "consent", "token", "code")
 
 
 @dataclass
@@ -73,7 +73,7 @@ class History:
         patient = self.world.patient
         planned = []
         for item in sealed:
-            names = {"signer": patient.identity, "subject": patient.identity, "record": item.record}
+            names = {"signed_by": patient.identity, "subject": patient.identity, "record": item.record}
             found = {token for term in tokens for token in patient.tokens(item.folder, term)[:1]}
             planned.append((item.transaction, Code.OK, names | {"folder": item.folder, "token": found}))
         self.add(*planned, blobs=tuple(item.blob for item in sealed))
@@ -86,8 +86,8 @@ class History:
 def settle(history: History) -> None:
     """The first blocks: who there is."""
     world = history.world
-    names = {wallet: {"signer": wallet.identity, "subject": wallet.identity} for wallet in world.wallets}
-    regulator = {"signer": world.regulator.identity}
+    names = {wallet: {"signed_by": wallet.identity, "subject": wallet.identity} for wallet in world.wallets}
+    regulator = {"signed_by": world.regulator.identity}
     history.add(
         (world.hospital.register(Role.ORGANISATION), Code.OK, names[world.hospital]),
         (world.clinic.register(Role.ORGANISATION), Code.OK, names[world.clinic]),
@@ -113,13 +113,13 @@ def settle(history: History) -> None:
 def care(history: History) -> None:
     """Records, consents, reads granted and refused, an amendment, a rotation and an erasure."""
     world, patient, clinic = history.world, history.world.patient, history.world.clinic
-    owner = {"signer": patient.identity}
+    owner = {"signed_by": patient.identity}
     vitals = patient.labels["vitals"]
     records = [patient.put_record("vitals", VITALS, (HEART,)) for _ in range(3)]
     history.put(*records, tokens=(HEART,))
     history.put(patient.put_record("laboratory", VITALS, (GLUCOSE, HEART)), tokens=(GLUCOSE, HEART))
     first = records[0].record
-    reader = {"signer": clinic.identity, "subject": patient.identity, "record": first}
+    reader = {"signed_by": clinic.identity, "subject": patient.identity, "record": first}
     history.add((clinic.access(first, Purpose.TREATMENT), CONSENT_MISSING, reader))
     consent = bytes(range(16))
     kem = world.ledger.entity(KEM_KEYS, clinic.identity).kem
@@ -134,7 +134,7 @@ def care(history: History) -> None:
         (
             clinic.access(NOBODY, Purpose.TREATMENT),
             UNKNOWN_RECORD,
-            {"signer": clinic.identity, "record": NOBODY},
+            {"signed_by": clinic.identity, "record": NOBODY},
         ),
     )
     history.add((patient.revoke_consent(consent), Code.OK, granted))
@@ -256,7 +256,7 @@ def conditions_of(history: History) -> st.SearchStrategy[dict[str, Any]]:
 
     def terms_of(fact: Fact) -> st.SearchStrategy[dict[str, Any]]:
         choices = {name: st.sampled_from(sorted(values)) for name, values in fact.terms.items() if values}
-        strangers = {name: st.just(NOBODY) for name in ("signer", "subject", "folder", "consent", "token")}
+        strangers = {name: st.just(NOBODY) for name in ("signed_by", "subject", "folder", "consent", "token")}
         own = st.fixed_dictionaries({}, optional=choices)
         return own | st.builds(lambda a, b: a | b, own, st.fixed_dictionaries({}, optional=strangers))
 
@@ -291,7 +291,7 @@ def test_a_cursor_stands_while_the_chain_grows(world: World) -> None:  # SPEC-QR
     submit = world.hospital.endorse
     first = [submit(world.doctor.identity, Role.PRACTITIONER) for _ in range(5)]
     world.submit(*first)
-    conditions = {"kind": "identity.endorse", "signer": world.hospital.identity}
+    conditions = {"kind": "identity.endorse", "signed_by": world.hospital.identity}
     page = world.ledger.query(limit=3, **conditions)
     newest = world.ledger.query(limit=3, newest_first=True, **conditions)
     more = [submit(world.doctor.identity, Role.PRACTITIONER) for _ in range(4)]
@@ -322,7 +322,7 @@ def test_a_page_looks_at_so_many_and_no_more(
     monkeypatch.setattr(query, "QUERY_CANDIDATES_MAX", 3)
     signer = history.world.patient.identity
     conditions: dict[str, Any]
-    for conditions in ({"signer": signer, "kind": "record.put"}, {"kind": "identity.register"}, {}):
+    for conditions in ({"signed_by": signer, "kind": "record.put"}, {"kind": "identity.register"}, {}):
         found: list[bytes] = []
         cursor = None
         while True:
@@ -357,11 +357,11 @@ def test_no_search_ends_in_the_middle_of_its_postings(world: World) -> None:  # 
     last = doctor.sign(doctor.erase_record(NOBODY).body)
     world.ledger.submit([last])
     for _ in range(2):
-        refused = {"signer": doctor.identity, "kind": "identity.revoke"}
+        refused = {"signed_by": doctor.identity, "kind": "identity.revoke"}
         assert pages(world.ledger, QUERY_PAGE_MAX, **refused) == expected
         assert pages(world.ledger, QUERY_PAGE_MAX, newest_first=True, **refused) == expected[::-1]
         # The one that meets both conditions stands behind all the others of its first.
-        page = world.ledger.query(signer=doctor.identity, kind="record.erase")
+        page = world.ledger.query(signed_by=doctor.identity, kind="record.erase")
         assert [entry.txid for entry in page] == [last.txid]
         world.ledger.checkpoint()
 
@@ -415,7 +415,7 @@ def test_queries_see_every_block_once_at_every_moment_of_a_checkpoint(
         assert pages(ledger, 3, newest_first=True) == history.matching({}, newest_first=True)
         for conditions in (
             {"kind": "record.put"},
-            {"signer": patient.identity},
+            {"signed_by": patient.identity},
             {"subject": patient.identity, "code": Code.OK},
             {"folder": patient.labels["vitals"], "kind": "record.put"},
             {"from_height": 3, "to_height": 6},
@@ -439,7 +439,7 @@ def test_readers_beside_a_writer_see_a_prefix(world: World) -> None:  # SPEC-QRY
 
     def read() -> None:
         while not done.is_set():
-            answers.append(pages(world.ledger, 9, signer=world.hospital.identity))
+            answers.append(pages(world.ledger, 9, signed_by=world.hospital.identity))
 
     thread = threading.Thread(target=read)
     thread.start()
@@ -451,7 +451,7 @@ def test_readers_beside_a_writer_see_a_prefix(world: World) -> None:  # SPEC-QRY
     finally:
         done.set()
         thread.join()
-    final = pages(world.ledger, 50, signer=world.hospital.identity)
+    final = pages(world.ledger, 50, signed_by=world.hospital.identity)
     assert len(final) >= 120
     assert len(answers) > 3
     for before, after in itertools.pairwise([*answers, final]):
@@ -466,7 +466,7 @@ def test_readers_beside_a_writer_see_a_prefix(world: World) -> None:  # SPEC-QRY
     [
         {"kind": "record.shred"},
         {"kind": ""},
-        {"signer": bytes(15)},
+        {"signed_by": bytes(15)},
         {"subject": bytes(17)},
         {"record": b""},
         {"folder": bytes(32)},
@@ -492,7 +492,7 @@ def test_bad_queries_are_refused(world: World, conditions: dict[str, Any]) -> No
 def test_bounds_beyond_the_chain_are_no_error(world: World, number: int, newest_first: bool) -> None:
     # SPEC-QRY-2
     for signer in (None, world.hospital.identity):
-        query = {"newest_first": newest_first, "signer": signer}
+        query = {"newest_first": newest_first, "signed_by": signer}
         everything = world.ledger.query(**query).entries
         assert everything
         below, above = ([], everything) if number < 0 else (everything, [])
@@ -510,7 +510,7 @@ def test_an_empty_chain_answers(tmp_path: Path) -> None:  # SPEC-QRY-1
             {"from_time": 5},
             {"to_time": 5},
             {"from_height": 0},
-            {"signer": NOBODY},
+            {"signed_by": NOBODY},
         ):
             for newest_first in (False, True):
                 page = ledger.query(newest_first=newest_first, **conditions)

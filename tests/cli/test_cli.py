@@ -227,7 +227,7 @@ def test_query_finds_and_pages(made: Cli) -> None:
     ):
         assert made.entries(*bounds) == [entry for entry in everything if entry["height"] == height]
     organisation = made.json("keys", "list")["wallets"][0]["identity"]
-    assert made.entries("--signer", organisation, "--kind", "identity.register")
+    assert made.entries("--signed-by", organisation, "--kind", "identity.register")
     assert made.entries("--subject", organisation, "--kind", "identity.endorse")
     assert made.entries("--token", "00" * 16) == []
     assert one["txid"] in made.run("query", made.ledger, "--kind", "record.put").stdout
@@ -241,7 +241,7 @@ def test_query_finds_and_pages(made: Cli) -> None:
         (("--code", "99999"), Exit.INPUT),
         (("--code", "²"), Exit.INPUT),
         (("--code", ""), Exit.INPUT),
-        (("--signer", "xyz"), Exit.USAGE),
+        (("--signed-by", "xyz"), Exit.USAGE),
         (("--id", "record=00"), Exit.USAGE),
         (("--limit", "0"), Exit.USAGE),
         (("--limit", "1001"), Exit.USAGE),

@@ -127,7 +127,7 @@ def test_following_prints_the_same_of_a_node_and_of_a_directory(
         ("--cursor", 0),
         ("--cursor", 3),
         ("--cursor", 0, "--kind", "identity.register"),
-        ("--cursor", 0, "--signer", world.patient.identity.hex()),
+        ("--cursor", 0, "--signed-by", world.patient.identity.hex()),
         ("--cursor", 0, "--topic", "blocks"),
         ("--cursor", 0, "--topic", "alerts"),
         (),

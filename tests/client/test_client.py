@@ -53,7 +53,7 @@ def readings(ledger: LedgerApi, world: NodeWorld, txid: bytes, consent: bytes, r
         ledger.transaction_count,
         [entry.encoded for entry in everything],
         [(entry.seq, entry.height, entry.index, entry.time_ms, entry.code) for entry in everything],
-        [entry.txid for entry in ledger.query(kind="record.put", signer=world.patient.identity)],
+        [entry.txid for entry in ledger.query(kind="record.put", signed_by=world.patient.identity)],
         [entry.txid for entry in ledger.query(newest_first=True, limit=3)],
         ledger.query(limit=2).next_cursor,
         ledger.query(code=UNKNOWN_SIGNER).entries,
@@ -265,8 +265,8 @@ def test_following_from_a_cursor(world: NodeWorld, client: Client) -> None:  # S
 
 
 def test_following_with_a_filter_and_from_now_on(world: NodeWorld, client: Client) -> None:  # SPEC-CLI-6
-    wanted = client.query(kind="record.put", signer=world.patient.identity, limit=1_000).entries
-    conditions = Filter(kind="record.put", signer=world.patient.identity.hex())
+    wanted = client.query(kind="record.put", signed_by=world.patient.identity, limit=1_000).entries
+    conditions = Filter(kind="record.put", signed_by=world.patient.identity.hex())
     for page in client.follow_pages(cursor=0, filter=conditions):
         wanted = [entry for entry in wanted if entry not in [event.entry for event in page.events]]
         if page.caught_up:

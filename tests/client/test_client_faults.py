@@ -144,7 +144,7 @@ def test_a_lost_answer_is_found_again(
     outcomes = through.submit(transactions)
     assert proxy.cut_count == 1
     assert [(item.ok, item.duplicate) for item in outcomes] == [(True, True)] * 3
-    found = [entry.txid for entry in through.query(signer=world.patient.identity, newest_first=True, limit=3)]
+    found = [entry.txid for entry in through.query(signed_by=world.patient.identity, newest_first=True, limit=3)]
     assert found == [item.txid for item in reversed(transactions)]
 
 

@@ -12,7 +12,7 @@ from mining import HONEST, START_MS, UnhashedPow, header_on, make_genesis, make_
 
 from fastledger.consensus.engine import Tip
 from fastledger.consensus.solo import SoloEngine
-from fastledger.consensus.tree import BlockTree, Entry, Status
+from fastledger.consensus.tree import BlockTree, TreeEntry, TreeStatus
 from fastledger.crypto.signing import SigningKey
 from fastledger.crypto.work import bits_to_target, block_work, target_to_bits
 from fastledger.errors import Code, InputError, NotFoundError, ReceiptError
@@ -44,11 +44,11 @@ def new_tree(entries_max: int = 1_000) -> BlockTree:
     return TightTree(Weighed([HONEST]), tip, sealed, entries_max=entries_max)
 
 
-def child(parent: Entry, number: int, weight: int = 1) -> SealedHeader:
+def child(parent: TreeEntry, number: int, weight: int = 1) -> SealedHeader:
     return header_on(parent.tip, parent.tip.time_ms + 1, weight, number=number)
 
 
-def grow(tree: BlockTree, parent: Entry, count: int, *, number: int = 0, stored: bool = True) -> list[Entry]:
+def grow(tree: BlockTree, parent: TreeEntry, count: int, *, number: int = 0, stored: bool = True) -> list[TreeEntry]:
     """``count`` blocks of weight 1 on top of ``parent``."""
     entries = []
     for _ in range(count):
@@ -66,7 +66,7 @@ def grow(tree: BlockTree, parent: Entry, count: int, *, number: int = 0, stored:
 class Node:
     """What the model knows of a block."""
 
-    entry: Entry
+    entry: TreeEntry
     parent: "Node | None"
     weight: int
     order: int
@@ -118,7 +118,7 @@ class TreeMachine(RuleBasedStateMachine):
             assert error.value.code is Code.BAD_BLOCK
             return
         entry = self.tree.add(sealed)
-        assert (entry.sealed, entry.status, entry.height) == (sealed, Status.HEADER, parent.entry.height + 1)
+        assert (entry.sealed, entry.status, entry.height) == (sealed, TreeStatus.HEADER, parent.entry.height + 1)
         node = Node(entry, parent, weight, self.order)
         parent.children.append(node)
         self.nodes.append(node)
@@ -158,7 +158,7 @@ class TreeMachine(RuleBasedStateMachine):
     def execute(self, index: int) -> None:
         node = self.pick(index)
         if node.stored and not node.invalid:
-            assert self.tree.mark_valid(node.entry.block_id).status is Status.VALID
+            assert self.tree.mark_valid(node.entry.block_id).status is TreeStatus.VALID
         else:
             with pytest.raises(RuntimeError):
                 self.tree.mark_valid(node.entry.block_id)

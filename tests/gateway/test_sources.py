@@ -16,7 +16,13 @@ from hypothesis import strategies as st
 
 from fastledger.errors import FhirError
 from fastledger.gateway import sources
-from fastledger.gateway.sources import Progress, SourceBundle, SourceResource, read_bundles, read_resources
+from fastledger.gateway.sources import (
+    ReadingProgress,
+    SourceBundle,
+    SourceResource,
+    read_bundles,
+    read_resources,
+)
 from fastledger.workload import generate, transaction_bundle
 
 PATIENT = b'{"resourceType" : "Patient","id":"a", "multipleBirthInteger":1.0}'
@@ -208,7 +214,7 @@ def test_progress_ends_at_the_total(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_bytes(BUNDLE)
     write_tar(tmp_path / "b.tar.gz", {"a.json": BUNDLE, "b.json": PATIENT}, "w:gz")
     (tmp_path / "c.json").write_bytes(b"{")
-    progress = Progress()
+    progress = ReadingProgress()
     seen = [progress.bytes_read for _ in read_resources([tmp_path], progress)]
     assert seen == sorted(seen)
     assert progress.bytes_read == progress.bytes_total == sum(f.stat().st_size for f in tmp_path.iterdir())
@@ -217,7 +223,7 @@ def test_progress_ends_at_the_total(tmp_path: Path) -> None:
 def test_reading_is_lazy(tmp_path: Path) -> None:
     for number in range(3):
         (tmp_path / f"{number}.json").write_bytes(BUNDLE)
-    progress = Progress()
+    progress = ReadingProgress()
     reader = read_bundles([tmp_path], progress)
     next(reader)
     assert progress.bytes_read <= len(BUNDLE) < progress.bytes_total

@@ -82,7 +82,7 @@ def test_what_a_repr_says() -> None:
     assert repr(Outcome(txid, Code.OK, 5, 0)) == "<Outcome durable a1b2c3d4… at 5/0>"
     assert repr(Outcome(txid, Code.EXPIRED)) == "<Outcome rejected expired a1b2c3d4…>"
     assert repr(Outcome(txid, Code.OK, 5, 0, duplicate=True)).endswith(" duplicate>")
-    assert repr(Query(limit=5, signer=txid[:16])) == "Query(signer=a1b2c3d4…, limit=5)"
+    assert repr(Query(limit=5, signed_by=txid[:16])) == "Query(signed_by=a1b2c3d4…, limit=5)"
     assert repr(FolderKey(txid[:16], 3, bytes(32))) == "FolderKey(folder=a1b2c3d4…, epoch=3)"
 
 

@@ -14,11 +14,11 @@ from node_world import raw_client, serve_world
 from fastledger.errors import Code, CorruptionError, InputError
 from fastledger.node.federation.driver import Federation
 from fastledger.node.federation.state import STATE_NAME, PeerState
-from fastledger.peers.scores import Ban, Subject, SubjectKind
+from fastledger.peers.scores import Ban, Party, PartyKind
 
 BANS = [
-    Ban(Subject(SubjectKind.ORGANISATION, "lab"), 2_000, "garbage"),
-    Ban(Subject(SubjectKind.ADDRESS, "192.0.2.1"), 3_000, "operator"),
+    Ban(Party(PartyKind.ORGANISATION, "lab"), 2_000, "garbage"),
+    Ban(Party(PartyKind.ADDRESS, "192.0.2.1"), 3_000, "operator"),
 ]
 
 

@@ -17,7 +17,7 @@ from fastledger.chain.store import BlockEntry, BlockPlaces
 from fastledger.errors import InputError, LedgerBusyError, LedgerClosedError, NotFoundError
 from fastledger.model.outcome import Outcome, Wait
 from fastledger.node import feed
-from fastledger.node.feed import Filter, Subscription
+from fastledger.node.feed import FeedFilter, Subscription
 from fastledger.node.options import IngestOptions
 from fastledger.node.reads import Reads
 from fastledger.node.service import NodeService, ServiceOptions
@@ -302,9 +302,9 @@ async def test_a_cursor_resumes_without_gap_or_double(world: World, node: NodeSe
 
 async def test_filters_ring_only_for_what_they_ask(world: World, node: NodeService) -> None:  # SPEC-SUB-3
     sealed = world.patient.put_record("vitals", b"{}", (TERM,))
-    by_kind = node.feed.follow("transactions", conditions=Filter(kind="record.put"))
-    by_subject = node.feed.follow("transactions", conditions=Filter(subject=world.patient.identity))
-    by_signer = node.feed.follow("transactions", conditions=Filter(signer=world.doctor.identity))
+    by_kind = node.feed.follow("transactions", conditions=FeedFilter(kind="record.put"))
+    by_subject = node.feed.follow("transactions", conditions=FeedFilter(subject=world.patient.identity))
+    by_signer = node.feed.follow("transactions", conditions=FeedFilter(signed_by=world.doctor.identity))
     for subscription in (by_kind, by_subject, by_signer):
         page = await asyncio.wait_for(subscription.next_page(), 20)
         assert page.caught_up and not page.entries
@@ -401,7 +401,7 @@ async def test_closed_subscriptions_are_forgotten(world: World, node: NodeServic
     subscriptions = [
         node.feed.follow("blocks"),
         node.feed.follow("alerts"),
-        node.feed.follow("transactions", conditions=Filter(signer=world.doctor.identity)),
+        node.feed.follow("transactions", conditions=FeedFilter(signed_by=world.doctor.identity)),
     ]
     assert node.feed.subscription_count == 3
     for subscription in subscriptions:

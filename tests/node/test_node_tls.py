@@ -13,7 +13,7 @@ from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from fastledger.errors import CertificateError, Code
-from fastledger.node.authority import Authority
+from fastledger.node.authority import CertificateAuthority
 from fastledger.node.options import ServerTlsOptions
 from fastledger.node.tls import PeerIdentity, ServerTls, client_context, peer_identity
 
@@ -27,8 +27,8 @@ class Site:
     folder: Path
 
     @property
-    def authority(self) -> Authority:
-        return Authority.open(self.folder)
+    def authority(self) -> CertificateAuthority:
+        return CertificateAuthority.open(self.folder)
 
     def config(self, mode: str = "required") -> ServerTlsOptions:
         return ServerTlsOptions(
@@ -47,7 +47,7 @@ class Site:
 
 @pytest.fixture
 def site(tmp_path: Path) -> Site:
-    authority = Authority.create(tmp_path / "ca", names=["hospital.example", "127.0.0.0/8"])
+    authority = CertificateAuthority.create(tmp_path / "ca", names=["hospital.example", "127.0.0.0/8"])
     authority.issue("node-1", "node", names=["node.hospital.example", "127.0.0.1"])
     authority.issue("lab", "client")
     authority.issue("ward", "client")
@@ -142,7 +142,7 @@ async def test_without_client_certificates_tls_1_2_is_the_least(site: Site) -> N
 async def test_a_foreign_authority_and_a_client_as_server_are_refused(
     site: Site, tmp_path: Path
 ) -> None:  # SPEC-NODE-111, SPEC-NODE-116
-    other = Authority.create(tmp_path / "other")
+    other = CertificateAuthority.create(tmp_path / "other")
     other.issue("lab", "client")
     stranger = client_context(
         ca=site.folder / "bundle.pem",
@@ -343,9 +343,9 @@ async def test_the_identity_is_the_certificates(site: Site) -> None:  # SPEC-NOD
 
 def test_a_damaged_authority_is_a_typed_error(site: Site) -> None:  # SPEC-NODE-116
     with pytest.raises(CertificateError, match="already"):
-        Authority.create(site.folder)
+        CertificateAuthority.create(site.folder)
     (site.folder / "issued.json").write_text("{")
     with pytest.raises(CertificateError, match="damaged"):
-        Authority.open(site.folder)
+        CertificateAuthority.open(site.folder)
     with pytest.raises(CertificateError, match="certs init"):
-        Authority.open(site.folder / "none")
+        CertificateAuthority.open(site.folder / "none")

@@ -11,7 +11,7 @@ import pytest
 from node_world import until
 
 from fastledger.errors import CertificateError
-from fastledger.node.authority import Authority
+from fastledger.node.authority import CertificateAuthority
 from fastledger.node.federation.tls import PeerTls
 from fastledger.node.federation.transport import CALLERS_MAX, HANDSHAKES_BURST, CallRates, Transport
 from fastledger.node.options import TlsOptions
@@ -58,7 +58,7 @@ class Site:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.authority = Authority.create(folder)
+        self.authority = CertificateAuthority.create(folder)
         for name in ("clinic", "hospital", "lab"):
             self.authority.issue(name, "node")
         self.authority.issue("visitor", "client")
@@ -124,7 +124,7 @@ async def test_two_organisations_meet_and_talk(site: Site) -> None:  # SPEC-FED-
 async def test_only_nodes_of_certified_organisations_get_in(
     site: Site, tmp_path: Path
 ) -> None:  # SPEC-FED-3, SPEC-FED-5
-    stranger = Authority.create(tmp_path / "other")
+    stranger = CertificateAuthority.create(tmp_path / "other")
     stranger.issue("clinic", "node")
     async with site.end("hospital", members="lab") as hospital:
         host, _, port = hospital.address.rpartition(":")

@@ -10,10 +10,10 @@ from fastledger.crypto.work import bits_to_target
 from fastledger.model.block import Block
 from fastledger.model.receipt import make_seal
 from fastledger.peers.compact import compact_form
-from fastledger.peers.scores import Subject, SubjectKind
+from fastledger.peers.scores import Party, PartyKind
 from fastledger.peers.wire import GetHeaders, Headers, WireHeader
 
-MALLORY = Subject(SubjectKind.ORGANISATION, "mallory")
+MALLORY = Party(PartyKind.ORGANISATION, "mallory")
 
 
 def is_out(stranger: Stranger) -> bool:

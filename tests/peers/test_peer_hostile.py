@@ -16,7 +16,7 @@ from fastledger.limits import (
     PEER_FRAME_BYTES_MAX,
 )
 from fastledger.model.block import Block
-from fastledger.peers.scores import Subject, SubjectKind
+from fastledger.peers.scores import Party, PartyKind
 from fastledger.peers.settings import CloseCode
 from fastledger.peers.sync import close_header
 from fastledger.peers.wire import (
@@ -168,7 +168,7 @@ def test_what_was_not_asked_for_is_an_offence(
         stranger.say(message)
         assert is_out(stranger), message
         points = victim.network._scores.points(
-            Subject(SubjectKind.ORGANISATION, f"pushy{number}"), net.now_ms
+            Party(PartyKind.ORGANISATION, f"pushy{number}"), net.now_ms
         )
         assert points > 40
     assert victim.chain.tree.get(block.block_id) is None

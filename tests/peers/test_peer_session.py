@@ -18,9 +18,9 @@ from fastledger.peers.scores import (
     Ban,
     Bucket,
     Offence,
+    Party,
+    PartyKind,
     ScoreBoard,
-    Subject,
-    SubjectKind,
     host_of,
 )
 from fastledger.peers.session import Link
@@ -39,7 +39,7 @@ from fastledger.peers.wire import (
 from fastledger.version import PEER_PROTOCOL_VERSION
 
 NOW = 1_000_000
-SOMEONE = Subject(SubjectKind.ORGANISATION, "someone")
+SOMEONE = Party(PartyKind.ORGANISATION, "someone")
 
 
 @pytest.fixture
@@ -161,7 +161,7 @@ def test_scores_and_bans_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:  
     monkeypatch.setattr("fastledger.peers.scores.PEER_BANS_MAX", 10)
     board = ScoreBoard(ban_ms=1_000)
     for number in range(40):
-        subject = Subject(SubjectKind.ADDRESS, f"host{number}")
+        subject = Party(PartyKind.ADDRESS, f"host{number}")
         board.charge(subject, Offence.STALLING, NOW)
         board.ban(subject, NOW + 1_000 + number, "operator")
     assert len(board._points) == 10

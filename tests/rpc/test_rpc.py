@@ -136,7 +136,7 @@ async def test_queries_page_by_every_condition(node: NodeWorld, client: RawClien
     cursor = None
     while True:
         page = await client.call(
-            "transaction.query", signer=patient, kind="record.put", limit=2, cursor=cursor
+            "transaction.query", signed_by=patient, kind="record.put", limit=2, cursor=cursor
         )
         found += [entry["txid"] for entry in page["entries"]]
         cursor = page["next_cursor"]

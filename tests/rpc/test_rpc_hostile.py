@@ -17,7 +17,7 @@ from node_world import NodeWorld, RawClient, raw_client, serve_world, until
 from test_rpc import SEQUENCE, registrations
 
 from fastledger import Code
-from fastledger.node.authority import Authority
+from fastledger.node.authority import CertificateAuthority
 from fastledger.node.options import ServerTlsOptions
 from fastledger.node.tls import ServerTls, client_context
 from fastledger.rpc.options import AccessOptions, ClientRule, RpcOptions
@@ -411,7 +411,7 @@ async def test_json_that_is_none_is_answered_on_a_socket_too(node: NodeWorld) ->
 
 
 async def test_tls_keeps_those_out_who_do_not_speak_it(tmp_path: Path) -> None:
-    authority = Authority.create(tmp_path / "authority")
+    authority = CertificateAuthority.create(tmp_path / "authority")
     authority.issue("node", "node", names=["localhost"])
     folder = tmp_path / "authority"
     tls = ServerTls(ServerTlsOptions(certificate=str(folder / "node.pem"), key=str(folder / "node.key")))

@@ -13,7 +13,7 @@ from node_world import until
 from fastledger import Ledger
 from fastledger.daemon.config.settings import LedgerConfig, NodeConfig, RpcConfig
 from fastledger.daemon.process import Daemon
-from fastledger.node.authority import Authority
+from fastledger.node.authority import CertificateAuthority
 from fastledger.node.options import LogOptions, ServerTlsOptions
 from fastledger.node.tls import ServerTls, client_context
 from fastledger.rpc.options import AccessOptions, ClientRule
@@ -27,7 +27,7 @@ class Site:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "ca"
-        self.authority = Authority.create(self.folder)
+        self.authority = CertificateAuthority.create(self.folder)
         self.authority.issue("node", "node", names=["127.0.0.1"])
         for name in CLIENTS:
             self.authority.issue(name, "client")
@@ -122,7 +122,7 @@ def test_only_the_certificate_on_the_list_is_revoked(tmp_path: Path) -> None:  #
     from cryptography.hazmat.primitives.serialization import Encoding
     from cryptography.x509 import load_pem_x509_certificate
 
-    authority = Authority.create(tmp_path)
+    authority = CertificateAuthority.create(tmp_path)
     authority.issue("node", "node", names=["127.0.0.1"])
     for name in CLIENTS:
         authority.issue(name, "client")

@@ -33,7 +33,7 @@ from fastledger.model.block import Block
 from fastledger.peers.network import PeerNetwork
 from fastledger.peers.options import PeerOptions
 from fastledger.peers.scores import Ban
-from fastledger.peers.settings import Action, Banned, Close, Dial, Send
+from fastledger.peers.settings import Banned, Close, Dial, NetworkAction, Send
 from fastledger.storage.journal import ForkJournal
 from fastledger.storage.log import SegmentLog
 from simulator.clock import NodeClock
@@ -297,7 +297,7 @@ class Node:
             case WrongHints():
                 run.trace(f"{self.name} got wrong hints with {_short(event.block_id)}")
 
-    def _carry_out(self, action: Action) -> None:
+    def _carry_out(self, action: NetworkAction) -> None:
         network = self.run.network
         match action:
             case Send():

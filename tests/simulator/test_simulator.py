@@ -13,9 +13,9 @@ from fastledger.chain.forks import chain as forks
 from fastledger.chain.forks.events import BlockConnected, ChainEvent
 from fastledger.chain.forks.mempool import Mempool
 from fastledger.chain.store import ChainStore, Overlay
-from fastledger.consensus.engine import Action, Event, FinaliseBlock, TipMoved
+from fastledger.consensus.engine import EngineAction, EngineEvent, FinaliseBlock, TipMoved
 from fastledger.consensus.pow import PowEngine
-from fastledger.consensus.tree import BlockTree, Entry
+from fastledger.consensus.tree import BlockTree, TreeEntry
 from fastledger.errors import Code
 from fastledger.peers.fetch import BlockFetcher
 from fastledger.peers.network import PeerNetwork
@@ -93,7 +93,7 @@ def test_a_miner_who_cheats_within_the_rules_does_no_harm(kind: str) -> None:
 def finality_too_soon(patch: Patch) -> None:
     """The depth is ignored: what is connected is final."""
 
-    def handle(self: PowEngine, event: Event) -> tuple[Action, ...]:
+    def handle(self: PowEngine, event: EngineEvent) -> tuple[EngineAction, ...]:
         if isinstance(event, TipMoved):
             return (FinaliseBlock(event.tip.height),)
         return real(self, event)
@@ -200,7 +200,7 @@ def blocks_not_fetched(patch: Patch) -> None:
 def branch_never_left(patch: Patch) -> None:
     """A node keeps to the first branch that it saw."""
 
-    def best(self: BlockTree) -> Entry:
+    def best(self: BlockTree) -> TreeEntry:
         held = getattr(self, "held", self.root)
         found = real(self)
         entry = found

@@ -9,7 +9,7 @@ from storage_faults import SimulatedCrash
 
 from fastledger.storage.files import OsFiles
 from fastledger.storage.index import Index
-from fastledger.storage.lmdb_engine import Environment, Transaction
+from fastledger.storage.lmdb_engine import Environment, LmdbTransaction
 
 CHAIN = b"testnet\0"
 CUT = 2  # pages, and so puts, of one transaction
@@ -35,7 +35,7 @@ def transactions_counted(before: Callable[[int], None]) -> Iterator[None]:
     write, count = Environment.write, 0
 
     @contextmanager
-    def counted(environment: Environment) -> Iterator[Transaction]:
+    def counted(environment: Environment) -> Iterator[LmdbTransaction]:
         nonlocal count
         before(count)
         with write(environment) as txn:

@@ -26,7 +26,7 @@ from fastledger.errors import (
 from fastledger.storage import keys
 from fastledger.storage.checkpoint import CheckpointBatch
 from fastledger.storage.index import DATABASES, Index
-from fastledger.storage.lmdb_engine import Environment, Transaction
+from fastledger.storage.lmdb_engine import Environment, LmdbTransaction
 from fastledger.storage.redo import REDO_NAME
 
 
@@ -153,14 +153,14 @@ def test_no_transaction_writes_more_pages_than_it_may(tmp_path: Path) -> None:  
     rng = random.Random(1)
     index = open_index(tmp_path, pages_max=64)
     written: list[int] = []
-    put_many = Transaction.put_many
+    put_many = LmdbTransaction.put_many
 
-    def counted(txn: Transaction, database: int, names: list[bytes], values: list[bytes]) -> int:
+    def counted(txn: LmdbTransaction, database: int, names: list[bytes], values: list[bytes]) -> int:
         written[-1] += (pages := put_many(txn, database, names, values))
         return pages
 
     with pytest.MonkeyPatch.context() as patch, transactions_counted(lambda _: written.append(0)):
-        patch.setattr(Transaction, "put_many", counted)
+        patch.setattr(LmdbTransaction, "put_many", counted)
         for _ in range(3):
             index.write_checkpoint(
                 CheckpointBatch(state={rng.randbytes(32): bytes(90) for _ in range(4_000)})
@@ -197,9 +197,9 @@ def test_kill_9_at_any_commit_is_made_good(
     tmp_path: Path, states: list[dict[str, dict[bytes, bytes]]], when: str
 ) -> None:  # SPEC-IDX-2
     def child(path: Path, fatal: int) -> None:
-        index, commit, count = open_index(path), Transaction.commit, 0
+        index, commit, count = open_index(path), LmdbTransaction.commit, 0
 
-        def deadly(txn: Transaction) -> None:
+        def deadly(txn: LmdbTransaction) -> None:
             nonlocal count
             count += 1
             if when == "after":
@@ -209,7 +209,7 @@ def test_kill_9_at_any_commit_is_made_good(
             if when == "before":
                 commit(txn)
 
-        Transaction.commit = deadly  # type: ignore[method-assign]
+        LmdbTransaction.commit = deadly  # type: ignore[method-assign]
         index.write_checkpoint(batch_of(2))
 
     fatal, killed = 0, True

@@ -11,7 +11,7 @@ from cuts import dying_after, open_index, transactions_counted
 from storage_faults import SimulatedCrash
 
 from fastledger.chain.replay import checkpoint_if_due
-from fastledger.chain.store import Ahead, BlockEntry, ChainStore, Layer
+from fastledger.chain.store import BlockEntry, ChainStore, Layer, Prefetched
 from fastledger.errors import StorageFullError
 from fastledger.storage import keys
 from fastledger.storage.index import Index, IndexView
@@ -33,7 +33,7 @@ class Model:
         self.terms: list[list[bytes]] = []
         self.first_seqs: list[int] = []
         self.coming = [self.rng.randbytes(32) for _ in range(TXIDS_MAX)]
-        self.aheads: list[Ahead] = []
+        self.aheads: list[Prefetched] = []
         self.taken = self.refused = 0
 
     def block(self) -> None:

@@ -149,7 +149,7 @@ BLOCK = (
     Step("the fork chain takes it in", "chain/forks/chain.py:ForkChain.add_block", "its header"),
     Step("seal, parent, time, work", "chain/forks/header_intake.py:HeaderIntake.add", "a place in the tree"),
     Step("shape, roots, form, signatures", "chain/forks/blocks.py:check_copy", "a checked copy", "native"),
-    Step("kept in the journal", "chain/forks/block_store.py:BlockShelf.put", "the heaviest branch", "disk"),
+    Step("kept in the journal", "chain/forks/block_store.py:BlockStore.put", "the heaviest branch", "disk"),
     Step("execute it, compare roots", "chain/executor.py:Executor.connect", "bodies, one by one"),
     Step("the rule for its kind", "state/transition.py:apply", "codes, writes, terms"),
     Step("deep enough: final, append, sync", "chain/executor.py:Executor.settle_final", "layers of state", "disk"),

@@ -192,7 +192,7 @@ class Dim(Entity, frozen=True):
 
 
 def test_tables_that_get_in_the_way(lamps: Subject) -> None:
-    for number, name in enumerate(("signer", "block", "transaction", "Lamp"), 1):
+    for number, name in enumerate(("signed_by", "block", "transaction", "Lamp"), 1):
         table = lamps.table(number, name, Lamp)
         with pytest.raises(AssertionError):
             check_a_table_s_name_is_free_everywhere(table)

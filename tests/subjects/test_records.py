@@ -238,6 +238,6 @@ def test_an_owner_recovers_folder_keys_from_the_chain(world: World) -> None:  # 
     sealed = world.put()
     world.patient._folder_keys.clear()
     for kind in ("folder.open", "folder.rotate"):
-        for entry in world.ledger.query(kind=kind, signer=world.patient.identity):
+        for entry in world.ledger.query(kind=kind, signed_by=world.patient.identity):
             world.patient.accept(entry.transaction)
     assert world.patient.open_record(sealed.blob, folder=sealed.folder, record=sealed.record) == VITALS

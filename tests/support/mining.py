@@ -11,7 +11,7 @@ from random import Random
 
 from fastledger.consensus.engine import Tip
 from fastledger.consensus.pow import PowEngine
-from fastledger.consensus.tree import BlockTree, Entry
+from fastledger.consensus.tree import BlockTree, TreeEntry
 from fastledger.crypto.work import bits_to_target
 from fastledger.limits import FUTURE_MS_MAX
 from fastledger.model.block import ZERO32, Header, HeaderBody, SealedHeader
@@ -96,12 +96,12 @@ class Race:
         self.tree = make_tree(self.engine, genesis)
         self.found = 0
         # The hostile miner's own blocks above ``base``, and how many of them are published.
-        self.base: Entry = self.tree.root
+        self.base: TreeEntry = self.tree.root
         self.branch: list[tuple[SealedHeader, Tip]] = []
         self.published = 0
 
     @property
-    def best(self) -> Entry:
+    def best(self) -> TreeEntry:
         return self.tree.best_stored()
 
     def publish(self, sealed: SealedHeader) -> None:

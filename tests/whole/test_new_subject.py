@@ -194,7 +194,7 @@ def test_index_query_entity_and_list(demo: ModuleType, place: Place) -> None:
                 {"certificate": certificate},
                 {"kind": "certificate.issue"},
                 {"subject": place.patient.identity},
-                {"signer": place.hospital.identity},
+                {"signed_by": place.hospital.identity},
             ):
                 assert txid in [entry.txid for entry in api.query(**conditions)]
             assert api.query(certificate=bytes(16)).entries == []

@@ -9,7 +9,7 @@ from fastledger.model.block import Block
 from fastledger.storage.journal import ForkJournal, JournalRef
 
 
-class BlockShelf:
+class BlockStore:
     """Holds the blocks above the last final one, by id."""
 
     def __init__(

@@ -16,7 +16,7 @@ from itertools import chain
 
 from fastledger.chain.admission import LOCAL, Batch, CpuShare, Pending, admit, lay_out
 from fastledger.chain.executor import Appended, Draft, Executor, Position
-from fastledger.chain.forks.block_store import BlockShelf
+from fastledger.chain.forks.block_store import BlockStore
 from fastledger.chain.forks.blocks import check_copy, pending_at, pendings_of, readmit
 from fastledger.chain.forks.events import (
     BlockConnected,
@@ -35,7 +35,7 @@ from fastledger.chain.forks.stopping import StoppingPlaces
 from fastledger.chain.forks.templates import Template, target_of
 from fastledger.chain.store import NOWHERE, ChainStore
 from fastledger.consensus.engine import BlockBuilt, Engine, FinaliseBlock, SealBlock, Tip, TipMoved, WorkFound
-from fastledger.consensus.tree import BlockTree, Entry, Status
+from fastledger.consensus.tree import BlockTree, TreeEntry, TreeStatus
 from fastledger.crypto.signing import SigningKey
 from fastledger.errors import BlockFault, Code, CorruptionError, InputError, LedgerError, StorageFullError
 from fastledger.limits import (
@@ -88,7 +88,7 @@ class ForkChain:
         self._erase = erase
         self._verify_threads = verify_threads
         self._cpu_share = CpuShare(verify_threads)
-        self._shelf = BlockShelf(journal, dead_bytes_min=journal_dead_bytes_min)
+        self._blocks = BlockStore(journal, dead_bytes_min=journal_dead_bytes_min)
         position = executor.tip_position
         self.tree = BlockTree(engine, position.tip, self._root_header(position), work=position.work)
         self._best = self.tree.root
@@ -121,7 +121,7 @@ class ForkChain:
         """Takes the blocks of the journal and goes to the best branch; what became final meanwhile stays final."""
         order: list[bytes] = []
         headers: list[SealedHeader] = []
-        for block in self._shelf.load():
+        for block in self._blocks.load():
             order.append(block.block_id)
             headers.append(block.sealed_header)
         for sealed in sorted(headers, key=lambda sealed: sealed.body.height):
@@ -191,12 +191,12 @@ class ForkChain:
 
     def has_block(self, block_id: bytes) -> bool:
         """Whether this node has a copy of the block, which :meth:`block` would return."""
-        return block_id in self._shelf or self._headers.holds(block_id)
+        return block_id in self._blocks or self._headers.holds(block_id)
 
     def block(self, block_id: bytes) -> Block | None:
         """Returns a good copy of a block, final or not; None where this node has none."""
         try:
-            block = self._shelf.get(block_id)
+            block = self._blocks.get(block_id)
         except (CorruptionError, InputError):
             self._lose(block_id)
             return None
@@ -240,7 +240,7 @@ class ForkChain:
                 fault.args[0], code=fault.code, block_id=block.block_id, condemns=fault.condemns
             ) from fault
 
-    def _store_copy(self, entry: Entry, block: Block) -> None:
+    def _store_copy(self, entry: TreeEntry, block: Block) -> None:
         if self._own.pop(entry.block_id, None) is not block:
             checked = check_copy(
                 block,
@@ -257,12 +257,12 @@ class ForkChain:
                 self._events.append(WrongHints(entry.block_id))
         # The seal of this copy was checked; a header alone may have come with another.
         entry.seal, entry.count = block.seal, block.count
-        self._shelf.put(block)
+        self._blocks.put(block)
         self.tree.mark_stored(entry.block_id)
         self._events.append(BlockStored(entry.block_id))
 
-    def _check_not_invalid(self, entry: Entry) -> None:
-        if entry.status == Status.INVALID:
+    def _check_not_invalid(self, entry: TreeEntry) -> None:
+        if entry.status == TreeStatus.INVALID:
             why = self._faults.get(entry.block_id, "it builds on one that is invalid")
             raise BlockFault(f"block {entry.block_id.hex()}: {why}", block_id=entry.block_id, condemns=True)
 
@@ -272,31 +272,31 @@ class ForkChain:
         """Goes to the best branch whose blocks are all here; where one of them proves invalid, to the next best."""
         self._store.renew()
         before = self._best
-        shelved: dict[bytes, tuple[Appended, Position]] = {}
+        detached: dict[bytes, tuple[Appended, Position]] = {}
         while (best := self._stops.best()) is not self._best:
             drop, connect = self.tree.path(self._best, best)
             for entry in drop:
                 appended = self._connected.pop(entry.block_id)
-                shelved[entry.block_id] = appended, self._executor.disconnect()
+                detached[entry.block_id] = appended, self._executor.disconnect()
                 self._best = _parent(entry)
             for entry in connect:
-                if self._stops.is_above(entry) or not self._connect(entry, shelved):
+                if self._stops.is_above(entry) or not self._connect(entry, detached):
                     break
                 self._best = entry
                 self._note_stop()
         if self._best is not before:
             self._moved(before)
 
-    def _connect(self, entry: Entry, shelved: dict[bytes, tuple[Appended, Position]]) -> bool:
+    def _connect(self, entry: TreeEntry, detached: dict[bytes, tuple[Appended, Position]]) -> bool:
         """Puts the next block on top; False where it turned out to be invalid, or its copy to be damaged."""
         block_id = entry.block_id
-        if block_id in shelved:
-            appended, position = shelved[block_id]
+        if block_id in detached:
+            appended, position = detached[block_id]
             self._executor.reconnect(appended, position)
             self._connected[block_id] = appended
             return True
         try:
-            block = self._shelf.get(block_id)
+            block = self._blocks.get(block_id)
             draft = None if block is None else self._drafted(block)
             batch = self._checked.pop(block_id, None)
             if block is not None and batch is None and draft is None:
@@ -330,24 +330,24 @@ class ForkChain:
         """The number of the newest rule set that this release knows."""
         return self._executor.registry.newest_rule_set
 
-    def _condemn(self, entry: Entry, why: str) -> None:
+    def _condemn(self, entry: TreeEntry, why: str) -> None:
         invalid = self.tree.mark_invalid(entry.block_id)
         self._faults[entry.block_id] = why
         self._forget_copies([other.block_id for other in invalid])
 
     def _forget_copies(self, block_ids: Sequence[bytes]) -> None:
-        self._shelf.forget(block_ids)
+        self._blocks.forget(block_ids)
         for block_id in block_ids:
             self._checked.pop(block_id, None)
 
     def _lose(self, block_id: bytes) -> None:
         """Forgets a copy that the journal gave back with other bytes, so that it is fetched again."""
-        self._shelf.forget([block_id])
+        self._blocks.forget([block_id])
         entry = self.tree.get(block_id)
         if entry is not None and entry.has_data and block_id not in self._connected:
             self.tree.forget_data(block_id)
 
-    def _moved(self, before: Entry) -> None:
+    def _moved(self, before: TreeEntry) -> None:
         """Reports the way from ``before`` to the present tip; transactions leave the pool, or come back."""
         drop, connect = self.tree.path(before, self._best)
         txids = [list(self._connected[entry.block_id].layer.txids) for entry in connect]
@@ -364,13 +364,13 @@ class ForkChain:
             if isinstance(action, FinaliseBlock):
                 self._final_height = max(self._final_height, action.height)
 
-    def _block_of(self, entry: Entry) -> Block:
-        block = self._shelf.get(entry.block_id)
+    def _block_of(self, entry: TreeEntry) -> Block:
+        block = self._blocks.get(entry.block_id)
         if block is None:
             raise RuntimeError(f"{entry!r} is connected and not here")
         return block
 
-    def _put_back(self, drop: Sequence[Entry], kept: set[bytes]) -> None:
+    def _put_back(self, drop: Sequence[TreeEntry], kept: set[bytes]) -> None:
         """Puts the transactions that only dropped blocks held back into the pool, in the order of the blocks."""
         returned: list[Pending] = []
         told: list[ChainEvent] = []
@@ -401,19 +401,19 @@ class ForkChain:
 
     def _settle(self) -> None:
         """Syncs the journal, then makes blocks final: a power cut must not take the blocks above a final one."""
-        self._shelf.sync()
+        self._blocks.sync()
         entry = self._due()
         if entry is not self.tree.root:
             self._finalise(entry)
             with suppress(StorageFullError):  # the old journal stays in use
-                self._shelf.compact()
+                self._blocks.compact()
 
-    def _due(self) -> Entry:
+    def _due(self) -> TreeEntry:
         """Returns the highest block to become final: none off a heavier chain whose blocks are on their way."""
         target = min(self._final_height, self._best.height)
         return self.tree.agreed(target) if target > self.tree.root.height else self.tree.root
 
-    def _finalise(self, root: Entry) -> None:
+    def _finalise(self, root: TreeEntry) -> None:
         self._store.renew()
         _, entries = self.tree.path(self.tree.root, root)
         layers = self._executor.settle_final([self._block_of(entry) for entry in entries])
@@ -451,7 +451,7 @@ class ForkChain:
 
     def _forget_strays(self) -> None:
         """Forgets the blocks whose headers the tree has dropped."""
-        self._shelf.forget([block_id for block_id in self._shelf.ids() if self.tree.get(block_id) is None])
+        self._blocks.forget([block_id for block_id in self._blocks.ids() if self.tree.get(block_id) is None])
 
     # Transactions.
 
@@ -588,7 +588,7 @@ class ForkChain:
         return draft if draft is not None and draft.execution.time_ms == body.time_ms else None
 
 
-def _parent(entry: Entry) -> Entry:
+def _parent(entry: TreeEntry) -> TreeEntry:
     if entry.parent is None:
         raise RuntimeError(f"{entry!r} has no parent in the tree")
     return entry.parent

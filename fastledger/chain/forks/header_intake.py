@@ -10,7 +10,7 @@ from typing import NamedTuple
 from fastledger.chain.forks.events import ChainEvent, FinalityConflict
 from fastledger.chain.forks.headers import HeaderChain
 from fastledger.consensus.engine import Engine, Tip
-from fastledger.consensus.tree import BlockTree, Entry, Status
+from fastledger.consensus.tree import BlockTree, TreeEntry, TreeStatus
 from fastledger.errors import BlockFault, Code, InputError
 from fastledger.limits import HEADERS_MAX, HELD_BLOCKS_MAX, HELD_BYTES_MAX, HELD_HEADERS_MAX, HELD_MS_MAX
 from fastledger.model.block import Block, SealedHeader
@@ -60,7 +60,7 @@ class HeaderIntake:
         for index, sealed in enumerate(headers):
             block_id = sealed.block_id
             entry = self._tree.get(block_id)
-            if entry is not None and entry.status == Status.INVALID:
+            if entry is not None and entry.status == TreeStatus.INVALID:
                 fault = BlockFault("the block is invalid", block_id=block_id, condemns=True, index=index)
                 break
             if entry is None and not self._chain.is_final(block_id, sealed.body.height):
@@ -89,7 +89,7 @@ class HeaderIntake:
     def _check_early(self, sealed: SealedHeader, block_id: bytes, now_ms: int, index: int) -> None:
         """Raises ``BlockFault`` for an early header that could not be taken at its time either."""
         parent = self._tree.get(sealed.header.previous_id)
-        if parent is None or parent.status == Status.INVALID or sealed.body.height != parent.height + 1:
+        if parent is None or parent.status == TreeStatus.INVALID or sealed.body.height != parent.height + 1:
             raise BlockFault(
                 "a header from the future on no known parent",
                 code=Code.UNKNOWN_PARENT,
@@ -160,7 +160,7 @@ class HeaderIntake:
         if branch[-1].body.height > root.height and first.block_id not in self._told:
             self._conflicts[first.block_id] = tuple(branch)
 
-    def take_events(self, best: Entry) -> list[ChainEvent]:
+    def take_events(self, best: TreeEntry) -> list[ChainEvent]:
         """Returns a conflict for each branch off the final chain that has more work than ``best``, each once."""
         if not self._conflicts:
             return []
@@ -174,7 +174,7 @@ class HeaderIntake:
             del self._told[old]
         return found
 
-    def _outweighs(self, branch: Sequence[SealedHeader], best: Entry) -> bool:
+    def _outweighs(self, branch: Sequence[SealedHeader], best: TreeEntry) -> bool:
         """Whether a branch off the final chain keeps the engine's rules and more work than ours after the fork."""
         start, root = branch[0].body.height, self._tree.root
         if root.height - start > HEADERS_MAX:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from fastledger.chain.store import NOWHERE, BlockEntry, ChainStore
 from fastledger.consensus.engine import Tip
-from fastledger.consensus.tree import BlockTree, Entry
+from fastledger.consensus.tree import BlockTree, TreeEntry
 from fastledger.errors import InputError, LedgerError
 from fastledger.limits import LOCATOR_IDS_MAX
 from fastledger.model.block import HEADER_BYTES, ZERO32, Block, Header, HeaderBody, SealedHeader
@@ -99,7 +99,7 @@ class HeaderChain:
         """Returns the index entry of the final block at a height; None where there is none."""
         return self._store.entry_at(height) if 0 <= height <= self._tree.root.height else None
 
-    def id_at(self, tip: Entry, height: int) -> bytes | None:
+    def id_at(self, tip: TreeEntry, height: int) -> bytes | None:
         """Returns the id of the block at ``height`` of the chain that ends in ``tip``; None where it has none."""
         if height > tip.height or height < 0:
             return None
@@ -108,7 +108,7 @@ class HeaderChain:
         entry = self.entry_at(height)
         return None if entry is None else entry.block_id
 
-    def height_of(self, tip: Entry, block_id: bytes) -> int | None:
+    def height_of(self, tip: TreeEntry, block_id: bytes) -> int | None:
         """Returns the height of a block of the chain that ends in ``tip``; None where it is not of that chain."""
         entry = self._tree.get(block_id)
         if entry is not None:
@@ -136,7 +136,7 @@ class HeaderChain:
         """Whether the log holds a final block with this id."""
         return self._place_of(block_id) is not None
 
-    def locator(self, tip: Entry) -> list[bytes]:
+    def locator(self, tip: TreeEntry) -> list[bytes]:
         """Returns ids from ``tip`` down to genesis: ten in a row, then with gaps that double."""
         heights: list[int] = []
         height, gap = tip.height, 1
@@ -147,7 +147,7 @@ class HeaderChain:
         ids = (self.id_at(tip, height) for height in (*heights, 0))
         return [block_id for block_id in ids if block_id is not None]
 
-    def after(self, tip: Entry, locator: Sequence[bytes], limit: int) -> list[SealedHeader]:
+    def after(self, tip: TreeEntry, locator: Sequence[bytes], limit: int) -> list[SealedHeader]:
         """Returns up to ``limit`` headers behind the first id of ``locator`` in the chain, or behind genesis.
 
         It ends before a header whose seal, read from the disk, does not verify.
@@ -161,7 +161,7 @@ class HeaderChain:
         good = check_seals(stored, self._chain_id, threads=self._verify_threads)
         return headers[: good.index(0)] if 0 in good else headers
 
-    def _headers(self, tip: Entry, heights: range) -> Iterator[SealedHeader]:
+    def _headers(self, tip: TreeEntry, heights: range) -> Iterator[SealedHeader]:
         root = self._tree.root
         for height in heights:
             if height > root.height:

@@ -30,7 +30,7 @@ from fastledger.model.outcome import Outcome
 from fastledger.stage_times import StageTimes
 
 T = TypeVar("T")
-Job: TypeAlias = Callable[[ForkChain], object]
+ChainJob: TypeAlias = Callable[[ForkChain], object]
 Subscriber: TypeAlias = Callable[[Sequence[ChainEvent]], None]
 # Retries of what is known get the verdict that it got.
 _MAY_BE_KNOWN = frozenset((Code.DUPLICATE, Code.EXPIRED))
@@ -63,7 +63,7 @@ class ForkPipeline(Stages):
         self._chain = chain
         self._clock_ms = clock_ms
         self._on_durable = on_durable
-        self._inbox: deque[Job] = deque()
+        self._inbox: deque[ChainJob] = deque()
         self._calls: set[Future[Any]] = set()
         self._submitted: set[Submission] = set()
         self._tracker: SubmissionTracker[Submission] = SubmissionTracker()

@@ -5,7 +5,7 @@ follow for a lesser branch. Blocks above it are neither stored nor executed, and
 upgrade they are fetched again.
 """
 
-from fastledger.consensus.tree import BlockTree, Entry
+from fastledger.consensus.tree import BlockTree, TreeEntry
 
 
 class StoppingPlaces:
@@ -15,7 +15,7 @@ class StoppingPlaces:
         self._tree = tree
         self._ids: dict[bytes, None] = {}
 
-    def add(self, entry: Entry) -> list[bytes]:
+    def add(self, entry: TreeEntry) -> list[bytes]:
         """Adds a block that was executed, and forgets the data of all that follow; returns the ids of those."""
         for block_id in list(self._ids):
             if self._tree.get(block_id) is None:
@@ -31,7 +31,7 @@ class StoppingPlaces:
                 forgotten.append(above.block_id)
         return forgotten
 
-    def below(self, entry: Entry) -> Entry | None:
+    def below(self, entry: TreeEntry) -> TreeEntry | None:
         """The place that ``entry`` lies above; None where it lies above none."""
         for block_id in self._ids:
             place = self._tree.get(block_id)
@@ -41,11 +41,11 @@ class StoppingPlaces:
                 return place
         return None
 
-    def is_above(self, entry: Entry) -> bool:
+    def is_above(self, entry: TreeEntry) -> bool:
         """Whether this release can judge no copy of the block."""
         return bool(self._ids) and self.below(entry) is not None
 
-    def best(self) -> Entry:
+    def best(self) -> TreeEntry:
         """The block to go to: that of most work among those that are held, or the place where the best chain stops."""
         if self._ids:
             place = self.below(self._tree.best_header())

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from fastledger._native.ecdsa import HINTS_FULL
 from fastledger.chain.admission import Pending
 from fastledger.chain.executor import Draft
-from fastledger.consensus.engine import Action, SearchWork
+from fastledger.consensus.engine import EngineAction, SearchWork
 from fastledger.errors import InputError
 from fastledger.model.block import HEADER_BYTES, Block, Header, HeaderBody
 
@@ -61,7 +61,7 @@ class Template:
         )
 
 
-def target_of(actions: Sequence[Action]) -> int:
+def target_of(actions: Sequence[EngineAction]) -> int:
     """Returns the target of the search that an engine asks for; raises ``RuntimeError`` where it asks for none."""
     search = next((action for action in actions if isinstance(action, SearchWork)), None)
     if search is None:

@@ -14,7 +14,7 @@ missed.
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Protocol
@@ -25,6 +25,7 @@ from fastledger.errors import BlockFault, CorruptionError, InputError, Unreachab
 from fastledger.model.block import Block, SealedHeader
 from fastledger.model.genesis import Genesis
 from fastledger.model.reports import RepairReport
+from fastledger.pace import Progress
 from fastledger.storage.directory import LedgerDirectory
 from fastledger.storage.frames import Frame
 from fastledger.storage.index import Index
@@ -36,7 +37,6 @@ DONE_NAME = "DONE"
 DAMAGED_NAME = "log.damaged"
 HEADERS = 500
 BLOCKS = 16
-Progress = Callable[[str, int, int], None]
 
 
 class BlockSource(Protocol):

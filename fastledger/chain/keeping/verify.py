@@ -37,8 +37,6 @@ from fastledger.storage.index import WALK_KEYS, Index, IndexView, compare_views,
 from fastledger.storage.log import LogPin, SegmentLog
 from fastledger.subjects.record import RECORDS, VERSIONS, Record
 
-PROBLEMS_MAX = 100
-
 
 @dataclass
 class Verification:

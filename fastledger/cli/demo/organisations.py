@@ -191,14 +191,14 @@ class NetWorld:
     def __init__(self, folder: Path, options: NetOptions | None = None) -> None:
         """Makes keys, certificates, genesis document and ledgers, and starts nothing."""
         from fastledger.client.wallet import Wallet
-        from fastledger.node.authority import Authority
+        from fastledger.node.authority import CertificateAuthority
 
         self.folder = folder
         self.options = options or NetOptions()
         self.wires = Wires()
         self.regulator = Wallet.create()
         self.members = {name: Member(name, folder / name) for name in self.options.names}
-        self.authority = Authority.create(folder / "authority")
+        self.authority = CertificateAuthority.create(folder / "authority")
         for name in self.members:
             self.authority.issue(name, "node")
         self.genesis = self._found()

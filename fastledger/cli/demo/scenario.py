@@ -13,7 +13,7 @@ from fastledger.client.wallet import Wallet
 from fastledger.crypto.keystore import Keystore
 from fastledger.errors import AccessRefused, Code, FhirError, InputError
 from fastledger.gateway.fhir import describe, validate
-from fastledger.gateway.sources import Progress, SourceBundle, read_bundles
+from fastledger.gateway.sources import ReadingProgress, SourceBundle, read_bundles
 from fastledger.model.genesis import Genesis
 from fastledger.model.query import Entry
 from fastledger.model.receipt import verify_statement
@@ -120,7 +120,7 @@ class Scenario:
     def _bundles(
         self, sources: Sequence[Path], patients: int, seed: int, bar: ProgressBar
     ) -> Iterator[SourceBundle | FhirError]:
-        progress = Progress()
+        progress = ReadingProgress()
         bundles: Iterable[SourceBundle | FhirError] = (
             read_bundles(sources, progress) if sources else generate(seed=seed, patients=patients)
         )

@@ -14,13 +14,12 @@ from typing import Any
 import msgspec
 from msgspec import inspect, structs
 
-from fastledger.daemon.config.lines import locate_keys
+from fastledger.daemon.config.lines import Key, locate_keys
 from fastledger.daemon.config.settings import NodeConfig, relation_problems
 from fastledger.errors import ConfigError
 
 CONFIG_BYTES_MAX = 1 << 20
 ENVIRONMENT_PREFIX = "FASTLEDGER_NODE__"
-Key = tuple[str | int, ...]
 # TOML's one kind of array, as structs have it.
 _ARRAYS: Mapping[type[inspect.Type], type[tuple[Any, ...]] | type[frozenset[Any]]] = {
     inspect.VarTupleType: tuple,

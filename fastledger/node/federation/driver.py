@@ -49,13 +49,13 @@ from fastledger.node.logs import Log
 from fastledger.peers.addresses import is_address
 from fastledger.peers.network import PeerNetwork
 from fastledger.peers.port import BlobPort, BlobSink, SnapshotPort
-from fastledger.peers.scores import Ban, Subject
+from fastledger.peers.scores import Ban, Party
 from fastledger.peers.settings import (
-    Action,
     Banned,
     Close,
     CloseCode,
     Dial,
+    NetworkAction,
     PeerInfo,
     Send,
 )
@@ -290,7 +290,7 @@ class Federation:
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(work)
 
-    def _perform(self, actions: Sequence[Action], byte_count: int) -> None:
+    def _perform(self, actions: Sequence[NetworkAction], byte_count: int) -> None:
         """Carries out the network's actions on the loop; the frames of one link go in one write."""
         transport = self._transport
         self._inbox_bytes -= byte_count
@@ -527,11 +527,11 @@ class Federation:
         await asyncio.to_thread(self._state.add_peer, address)
         await self.ask(lambda network, _now_ms: network.add_peer(address))
 
-    async def ban(self, subject: Subject, duration_ms: int) -> None:
+    async def ban(self, subject: Party, duration_ms: int) -> None:
         """Shuts an organisation or a host out for a time, also after a restart."""
         await self.ask(lambda network, now_ms: network.ban(subject, duration_ms, now_ms))
 
-    async def unban(self, subject: Subject) -> bool:
+    async def unban(self, subject: Party) -> bool:
         """Lets an organisation or a host in again; False where it was not shut out."""
         found = await self.ask(lambda network, _now_ms: network.unban(subject))
         self._remember_bans()

@@ -29,7 +29,7 @@ TEMPLATE_COST_FACTOR = 4
 RATE_WINDOW_S = 10.0
 
 
-class Template(Protocol):
+class SearchTemplate(Protocol):
     """The part of a block without work that the miner needs."""
 
     @property
@@ -46,8 +46,8 @@ class Miner:
     def __init__(
         self,
         *,
-        template: Callable[[], Template | None],
-        found: Callable[[Template, bytes, int], None],
+        template: Callable[[], SearchTemplate | None],
+        found: Callable[[SearchTemplate, bytes, int], None],
         threads: int = 1,
         percent: int = 100,
         renew_ms: int = 1_000,
@@ -186,7 +186,7 @@ class Miner:
             self.blocks_found += 1
             self._found(template, work.header, work.extra_nonce)
 
-    def _paced(self, template: Template) -> Callable[[int], bytes]:
+    def _paced(self, template: SearchTemplate) -> Callable[[int], bytes]:
         """Returns the template's ``make_header`` with a rest before each further header, for the share of time."""
         last = time.monotonic()
 

@@ -9,7 +9,7 @@ from typing import Literal
 import msgspec
 
 from fastledger.errors import CorruptionError
-from fastledger.peers.scores import Ban, Subject, SubjectKind
+from fastledger.peers.scores import Ban, Party, PartyKind
 
 STATE_NAME = "peers.json"
 STATE_BYTES_MAX = 4 << 20
@@ -50,7 +50,7 @@ class PeerState:
     def bans(self) -> tuple[Ban, ...]:
         """The bans that were saved; some may have ended since."""
         return tuple(
-            Ban(Subject(SubjectKind[ban.kind.upper()], ban.name), ban.until_ms, ban.why)
+            Ban(Party(PartyKind[ban.kind.upper()], ban.name), ban.until_ms, ban.why)
             for ban in self._state.bans
         )
 
@@ -69,7 +69,7 @@ class PeerState:
     def set_bans(self, bans: "list[Ban]") -> None:
         """Saves exactly these bans."""
         held = [
-            _Ban("address" if ban.subject.kind is SubjectKind.ADDRESS else "organisation", *_rest(ban))
+            _Ban("address" if ban.subject.kind is PartyKind.ADDRESS else "organisation", *_rest(ban))
             for ban in bans
         ]
         with self._lock:

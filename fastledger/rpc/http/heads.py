@@ -4,9 +4,10 @@ from typing import NamedTuple
 
 from aiohttp import web
 
+from fastledger.rpc.protocol import RPC_PATH
+
 HEADS_MAX = 512
 HEAD_BYTES_MAX = 1_024
-RPC_PATH = "/v1/rpc"
 _REQUEST_LINE = f"POST {RPC_PATH} HTTP/1.1\r\n".encode()
 _END = b"\r\n\r\n"
 

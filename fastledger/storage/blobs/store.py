@@ -44,7 +44,7 @@ from fastledger.storage.blobs.packs import (
     blob_bytes,
 )
 from fastledger.storage.files import READ_CHUNK_BYTES, Buffer, OsFiles
-from fastledger.storage.verify import ERRORS_MAX, Progress
+from fastledger.storage.verify import ERRORS_MAX, LogProgress
 
 HashMany = Callable[[Sequence[Buffer]], list[bytes]]
 Unwanted = Callable[[Sequence[bytes]], Collection[bytes]]
@@ -410,7 +410,7 @@ class BlobStore:
             page = self._index.after(page[-1][0], PENDING_BLOBS_MAX)
 
     def verify(
-        self, progress: Progress | None = None, step: Callable[[int], None] = lambda _byte_count: None
+        self, progress: LogProgress | None = None, step: Callable[[int], None] = lambda _byte_count: None
     ) -> list[CorruptionError]:
         """Reads every byte of every pack and file, and every entry of the index; returns at most ERRORS_MAX errors.
 

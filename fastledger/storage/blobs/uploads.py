@@ -51,7 +51,7 @@ Adopt = Callable[[Path, bytes], None]
 CheckRoom = Callable[[int, int], None]
 
 UPLOAD_MAGIC = b"FLUPLDv\0"
-ID_BYTES = 16
+UPLOAD_ID_BYTES = 16
 OWNER_BYTES = 32
 MARK_EVERY_BYTES = 16 * 1024 * 1024
 BUSY_RETRY_MS = 5_000
@@ -224,7 +224,7 @@ class Uploads:
             raise InputError(f"an upload of {size} bytes with a digest of {len(digest)}")
         if size > self.upload_bytes_max:
             raise InputError(f"upload of {size} bytes is too long", code=Code.OVERSIZED)
-        upload_id = self._files.random_bytes(ID_BYTES).hex()
+        upload_id = self._files.random_bytes(UPLOAD_ID_BYTES).hex()
         now_ms = self._clock_ms()
         upload = _Upload(upload_id, size, digest, owner, now_ms, now_ms)
         with upload.lock:

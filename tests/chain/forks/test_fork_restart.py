@@ -216,7 +216,7 @@ def test_damage_while_running_is_fetched_again(tmp_path: Path) -> None:  # SPEC-
     ours.mine(2)
     rival = theirs.mine(3)
     ours.take(rival[0])
-    ours.chain._shelf._memory.clear()
+    ours.chain._blocks._memory.clear()
     path = tmp_path / "0" / "forks" / "journal"
     flip(path, path.stat().st_size - 1)
     assert ours.chain.block(rival[0].block_id) is None

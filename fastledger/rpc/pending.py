@@ -5,13 +5,13 @@ from collections.abc import Sequence
 
 from fastledger.model.outcome import Outcome
 
-UNDER_WAY_MAX = 100_000
+PENDING_MAX = 100_000
 
 
-class UnderWay:
+class PendingTransactions:
     """A bounded set of ids whose transactions were answered before they were durable; the oldest are dropped."""
 
-    def __init__(self, count_max: int = UNDER_WAY_MAX) -> None:
+    def __init__(self, count_max: int = PENDING_MAX) -> None:
         self._txids: OrderedDict[bytes, None] = OrderedDict()
         self._count_max = count_max
 
