@@ -1,7 +1,7 @@
-"""Following the chain: a subscription is a cursor and a bell, not a queue.
+"""Following the chain: a subscription is a cursor and a wake-up, not a queue.
 
 What a subscriber has not taken yet stays where it is, in the chain; so a slow one costs no memory, delays nobody,
-and resumes after a break where it stopped, without gap or double (SPEC-SUB-1..3). A bell rings only when a new block
+and resumes after a break where it stopped, without gap or double (SPEC-SUB-1..3). It is woken only when a new block
 holds something that the subscription asked for.
 """
 
@@ -36,7 +36,7 @@ class FeedFilter:
     signed_by: bytes | None = None
     subject: bytes | None = None
 
-    def bell_term(self) -> bytes | None:
+    def wake_term(self) -> bytes | None:
         """Returns the rarest index term of the conditions, without which no transaction can match.
 
         Returns None where there is none.
@@ -71,27 +71,27 @@ class Subscription:
     """One reader's place in the chain; made by :meth:`Feed.follow`, used by one task at a time."""
 
     def __init__(self, feed: "Feed", topic: Topic, cursor: int, conditions: FeedFilter) -> None:
-        """Makes a subscription with its bell rung; callers use :meth:`Feed.follow`."""
+        """Makes a subscription that is awake; callers use :meth:`Feed.follow`."""
         self.topic = topic
         self.cursor = cursor
         self.conditions = conditions
         self._feed = feed
-        self._bell = asyncio.Event()
-        self._bell.set()
+        self._woken = asyncio.Event()
+        self._woken.set()
         self._caught_up = False
 
-    def bell_terms(self) -> Sequence[bytes] | None:
-        """Returns the index terms any of which makes a block ring; None where every block rings."""
+    def wake_terms(self) -> Sequence[bytes] | None:
+        """Returns the index terms any of which makes a block wake it; None where every block does."""
         if self.topic == "blocks":
             return None
         if self.topic == "alerts":
             return REGISTRY.alert_terms
-        term = self.conditions.bell_term()
+        term = self.conditions.wake_term()
         return None if term is None else (term,)
 
-    def ring(self) -> None:
+    def wake(self) -> None:
         """Wakes the reader, since there may be something new; called on the loop."""
-        self._bell.set()
+        self._woken.set()
 
     async def next_page(self) -> FeedPage:
         """Returns the next events, waiting for some where there are none yet; the cursor moves behind them.
@@ -100,16 +100,16 @@ class Subscription:
         the node stops, ``LedgerBusyError`` where too many read, ``InputError`` for a bad condition.
         """
         while True:
-            await self._bell.wait()
+            await self._woken.wait()
             self._feed.check_open()
-            # Before the read: what becomes durable during it rings again.
-            self._bell.clear()
+            # Before the read: what becomes durable during it wakes again.
+            self._woken.clear()
             page = await self._feed.read_page(self)
             first_time = page.caught_up and not self._caught_up
             self._caught_up = page.caught_up
             self.cursor = page.next_cursor
             if not page.caught_up:
-                self._bell.set()
+                self._woken.set()
             if page.blocks or page.entries or first_time:
                 return page
 
@@ -119,7 +119,7 @@ class Subscription:
 
 
 class Feed:
-    """The subscriptions to a ledger; it rings their bells as blocks become durable."""
+    """The subscriptions to a ledger; it wakes them as blocks become durable."""
 
     def __init__(self, ledger: Ledger, reads: Reads, loop: asyncio.AbstractEventLoop) -> None:
         """Must be called on the event loop that follows."""
@@ -166,7 +166,7 @@ class Feed:
         if cursor is None:
             cursor = self._ledger.height + 1 if topic == "blocks" else self._ledger.transaction_count
         subscription = Subscription(self, topic, cursor, conditions or FeedFilter())
-        terms = subscription.bell_terms()
+        terms = subscription.wake_terms()
         if terms is None:
             self._unfiltered.add(subscription)
         for term in terms or ():
@@ -176,7 +176,7 @@ class Feed:
     def forget(self, subscription: Subscription) -> None:
         """Drops a subscription, for :meth:`Subscription.close`."""
         self._unfiltered.discard(subscription)
-        for term in subscription.bell_terms() or ():
+        for term in subscription.wake_terms() or ():
             followers = self._by_term.get(term)
             if followers is not None:
                 followers.discard(subscription)
@@ -193,7 +193,7 @@ class Feed:
         self._remove_listener()
         self._closed = True
         for subscription in self._all():
-            subscription.ring()
+            subscription.wake()
 
     def _all(self) -> set[Subscription]:
         return self._unfiltered.union(*self._by_term.values())
@@ -210,7 +210,7 @@ class Feed:
 
     def _ring(self, layers: Sequence[Layer]) -> None:
         for subscription in self._unfiltered:
-            subscription.ring()
+            subscription.wake()
         if not self._by_term:
             return
         for layer in layers:
@@ -218,7 +218,7 @@ class Feed:
             present = {terms[i : i + TERM_BYTES] for i in range(0, len(terms), TERM_BYTES)}
             for term in present & self._by_term.keys():
                 for subscription in self._by_term[term]:
-                    subscription.ring()
+                    subscription.wake()
 
     # Pages.
 

@@ -199,7 +199,7 @@ class Stream:
                     page = await subscription.next_page()
                 except LedgerBusyError as busy:
                     await asyncio.sleep(busy.retry_after_ms / 1000)
-                    subscription.ring()
+                    subscription.wake()
                     continue
                 await self._send_page(name, subscription, page)
         except ConnectionError:
@@ -218,7 +218,7 @@ class Stream:
             if self._connection.is_write_paused and place + 1 < len(chunks):
                 # The rest is dropped rather than kept: it stands in the chain.
                 subscription.cursor = next_cursor
-                subscription.ring()
+                subscription.wake()
                 return
 
     async def _end(self, name: str, error: Exception) -> None:

@@ -309,12 +309,12 @@ async def test_filters_ring_only_for_what_they_ask(world: World, node: NodeServi
         page = await asyncio.wait_for(subscription.next_page(), 20)
         assert page.caught_up and not page.entries
     await node.ingest.submit_batch([tx.encoded for tx in patients(world, 5)])
-    assert not any(subscription._bell.is_set() for subscription in (by_kind, by_subject, by_signer))
+    assert not any(subscription._woken.is_set() for subscription in (by_kind, by_subject, by_signer))
     world.ledger.submit([sealed.transaction], [sealed.blob])[0].raise_for_status()
     for subscription in (by_kind, by_subject):
         (entry,) = await take(subscription, 1)
         assert entry.txid == sealed.transaction.txid
-    assert not by_signer._bell.is_set()
+    assert not by_signer._woken.is_set()
     # What it passed over lies behind its cursor.
     assert by_kind.cursor == world.ledger.transaction_count
 
