@@ -53,6 +53,8 @@ def count(report: Report, tally: Counter[str]) -> None:
     tally["deepest"] = max(tally["deepest"], report.deepest)
     tally["bans"] += report.bans
     tally["finality conflicts"] += report.finality_conflicts
+    tally["activations"] += report.activated
+    tally["nodes left behind"] += report.left_behind
     for kind, times in report.struck.items():
         tally[f"fault {kind}"] += times
 

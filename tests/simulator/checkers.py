@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from fastledger.errors import Code
 from fastledger.limits import TREE_ENTRIES_MAX
 from fastledger.model.block import Block
 from fastledger.model.ids import identity_id
+from fastledger.subjects.chain import RULE_SETS
 from fastledger.subjects.consent import CONSENTS, Consent, ConsentGrant
 from simulator.replay import Replay, ReplayError, signed
 
@@ -279,6 +281,41 @@ class Bans(Checker):
                     self.fail(f"{node.name} never banned {liar.organisation} ({liar.kind}), which lied to it")
 
 
+class Releases(Checker):
+    """No node goes on under a rule set that its release lacks, and no block holds a kind that is not in force."""
+
+    name = "releases"
+
+    def __init__(self, run: "Run") -> None:
+        super().__init__(run)
+        self._key = RULE_SETS.prefix + run.genesis.chain_id
+
+    def on_start(self, node: "Node") -> None:
+        self._check(node)
+
+    def on_work(self, node: "Node") -> None:
+        self._check(node)
+
+    def _check(self, node: "Node") -> None:
+        value = node.process.store.lookup()(self._key)
+        if value is None:
+            return
+        tip = node.chain.tip
+        step = RULE_SETS.decode(value).at(tip.height)
+        if step.rule_set > node.release:
+            self.fail(
+                f"{node.name} of release {node.release} stands at height {tip.height},"
+                f" and rule set {step.rule_set} is in force since {step.height}"
+            )
+
+    def at_end(self) -> None:
+        if self.run.options.rogue:
+            return
+        for txid, (height, _, code) in self.run.replay.places.items():
+            if code == Code.KIND_NOT_IN_FORCE:
+                self.fail(f"transaction {_short(txid)} at height {height} is of a kind that is not in force")
+
+
 CHECKERS: tuple[type[Checker], ...] = (
     Agreement,
     Durability,
@@ -288,6 +325,7 @@ CHECKERS: tuple[type[Checker], ...] = (
     Signed,
     Bounds,
     Bans,
+    Releases,
     Liveness,
 )
 

@@ -77,7 +77,12 @@ class Process:
             segment_bytes=segment_bytes,
         )
         self.executor = Executor(
-            genesis=genesis, store=self.store, log=self.log, engine=self.engine, key=node.key
+            genesis=genesis,
+            store=self.store,
+            log=self.log,
+            engine=self.engine,
+            key=node.key,
+            registry=run.releases[node.release],
         )
         if checkpoint is not None:
             if self.log.end.height < checkpoint.tip.height:
@@ -141,6 +146,7 @@ class Node:
         self.bans: dict[str, Ban] = {}
         self.hash_share = 0.0
         self.honest = True
+        self.release = 2  # the newest rule set that it knows
         self.absent = False  # does not start again by itself
         self.flipped = False  # its disk was damaged: it may have lost what it said it keeps
         self.open_process: Process | None = None
@@ -221,6 +227,12 @@ class Node:
         if self.running:
             self._end("killed")
 
+    def upgrade(self) -> None:
+        """The node is stopped, and comes back as the newer release."""
+        self.run.trace(f"{self.name} is upgraded")
+        self.release = 2
+        self.kill()
+
     def power_cut(self) -> None:
         """What was not synced is in part lost, whether the process runs or not."""
         if self.running:
@@ -285,6 +297,10 @@ class Node:
                 run.trace(f"{self.name} connects {event.height} {_short(event.block.block_id)}")
                 if self.honest:
                     run.tell(lambda checker: checker.on_work(self))
+                run.reached(event.height)
+                if self.chain.release_needed is not None and self.name not in run.left_behind:
+                    run.left_behind.add(self.name)
+                    run.trace(f"{self.name} is left behind at {event.height}")
             case Reorganised():
                 run.reorganised(self, event.depth)
             case BlocksFinal():

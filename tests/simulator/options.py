@@ -9,6 +9,8 @@ import random
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Self
 
+from fastledger.limits import ACTIVATION_NOTICE_BLOCKS_MIN
+
 MINUTE_MS = 60_000
 SECOND_MS = 1_000
 
@@ -86,6 +88,11 @@ class Options:
     hostile: tuple[str, ...] = ()
     rogue: str = ""
     stale_templates: bool = False
+    # Releases: so many nodes begin without rule set 2, which the authority's vote activates at a height (0: nobody
+    # votes), and are upgraded one by one until the faults stop; ``cancels``: the authority thinks better of it.
+    older: int = 0
+    activation_height: int = 0
+    cancels: bool = False
 
     @classmethod
     def draw(cls, seed: int) -> Self:
@@ -166,7 +173,8 @@ class _draw:
         # A pool is memory: what a dead node alone had taken is gone, and nobody promised otherwise.
         found["retries"] = found["retries"] or any(found[name] for name in _DEADLY)
         options = self._cls(**found)
-        return replace(options, finality_depth=options.depth_needed)
+        options = replace(options, finality_depth=options.depth_needed)
+        return _releases(options, random.Random(f"{self._salt}/_releases"))
 
 
 def _some(rng: random.Random, chance: float = 0.5) -> bool:
@@ -247,6 +255,21 @@ def _users(rng: random.Random) -> dict[str, Any]:
         "short_window_share": 0.2 if _some(rng, 0.3) else 0.0,
         "retries": _some(rng),
     }
+
+
+def _releases(options: Options, rng: random.Random) -> Options:
+    """Runs through an activation are long: the vote has to come in time, and is final before it takes effect."""
+    if not _some(rng, 0.25):
+        return options
+    height = ACTIVATION_NOTICE_BLOCKS_MIN + options.finality_depth + rng.randint(4, 8)
+    return replace(
+        options,
+        older=rng.randint(1, options.nodes),
+        activation_height=height,
+        cancels=_some(rng, 0.2),
+        faults_ms=(height + rng.randint(4, 10)) * options.spacing_ms,
+        retries=True,
+    )
 
 
 def _others(rng: random.Random) -> dict[str, Any]:

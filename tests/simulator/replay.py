@@ -10,19 +10,22 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 
+import msgspec
 from coincurve import PublicKey
 from coincurve.ecdsa import cdata_to_der, deserialize_compact
 
 from fastledger.crypto.merkle import HistoryTree, leaf_hashes, merkle_root
 from fastledger.errors import Code
 from fastledger.model.block import Block, result_entries
+from fastledger.model.body import Body
 from fastledger.model.genesis import Genesis
 from fastledger.model.transaction import Transaction, signing_input
 from fastledger.state.context import Context
-from fastledger.state.registry import BlockOpening
+from fastledger.state.registry import BlockOpening, NotInForce, Rules
 from fastledger.state.transition import apply
 from fastledger.state.view import View, next_state_root
 from fastledger.subjects.catalogue import REGISTRY
+from fastledger.subjects.chain import RULE_SETS
 from fastledger.subjects.consent import ConsentGrant
 from fastledger.subjects.folder import FolderOpen
 from fastledger.subjects.identity import IdentityRegister
@@ -54,6 +57,17 @@ def decoded(encoded: bytes) -> Transaction:
     if txid != transaction.txid:
         raise ReplayError(f"the id of {transaction.txid.hex()} is {txid.hex()}")
     return transaction
+
+
+def body_under(rules: Rules, transaction: Transaction) -> Body | NotInForce:
+    """The body as a rule set reads it, from the map in the transaction."""
+    kind = rules.by_name.get(transaction.kind)
+    if kind is None:
+        return NotInForce(transaction.kind)
+    try:
+        return msgspec.convert(transaction.body_map, kind.body)
+    except msgspec.ValidationError:
+        raise ReplayError(f"a body that is none of {transaction.kind}") from None
 
 
 def claim_of(transaction: Transaction) -> list[Claim]:
@@ -160,10 +174,19 @@ class Replay:
         if wrong:
             raise ReplayError(f"height {height}: wrong {', '.join(wrong)}")
 
+    def rules_at(self, height: int) -> Rules:
+        """The rule set of the next block, as the state says."""
+        return REGISTRY.rules(self.rule_set_at(height))
+
+    def rule_set_at(self, height: int) -> int:
+        """Its number, which is that of genesis before anything was executed."""
+        value = self.state.get(RULE_SETS.prefix + self.genesis.chain_id)
+        return self.genesis.rule_set if value is None else RULE_SETS.decode(value).at(height).rule_set
+
     def _pay(self, view: View, block: Block) -> None:
         """The genesis schedule's reward, and whatever else is due at a block."""
-        body = block.body
-        REGISTRY.rules(1).open_block(view, BlockOpening(self.genesis, block.height, body.time_ms, body.proposer))
+        opening = BlockOpening(self.genesis, block.height, block.body.time_ms, block.body.proposer)
+        self.rules_at(block.height).open_block(view, opening)
 
     def _judge(self, view: View, block: Block, index: int, transaction: Transaction) -> Code:
         txid, time_ms = transaction.txid, block.body.time_ms
@@ -181,7 +204,8 @@ class Replay:
             height=block.height,
             time_ms=time_ms,
         )
-        code = apply(context, REGISTRY.rules(1), transaction.signer, transaction.body)
+        rules = self.rules_at(block.height)
+        code = apply(context, rules, transaction.signer, body_under(rules, transaction))
         self.places[txid] = (block.height, index, code)
         if code == Code.OK:
             self._claim(transaction)

@@ -5,12 +5,16 @@ import random
 import traceback
 from collections import deque
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
+
+from beacon import declared, release
 
 from fastledger.crypto.work import target_to_bits
 from fastledger.errors import Code
 from fastledger.model.genesis import Genesis, WorkParameters
+from fastledger.state.registry import Registry
 from simulator.checkers import CHECKERS, Checker, Violation
 from simulator.clock import START_MS, NodeClock, Schedule
 from simulator.faults import Storm
@@ -28,7 +32,7 @@ SAMPLE_MS = MINUTE_MS
 RETRY_MS = (3 * MINUTE_MS, 10 * MINUTE_MS)
 ROGUE_SHARE = 0.15
 # What a node may answer to a good transaction: all of these are sent again.
-PATIENT_CODES = frozenset((Code.OK, Code.DUPLICATE, Code.EXPIRED, Code.POOL_FULL))
+PATIENT_CODES = frozenset((Code.OK, Code.DUPLICATE, Code.EXPIRED, Code.POOL_FULL, Code.RELEASE_NEEDED))
 
 
 @dataclass
@@ -47,6 +51,8 @@ class Report:
     struck: dict[str, int]
     bans: int
     finality_conflicts: int
+    activated: int = 0  # whether the run's rule set came into force
+    left_behind: int = 0  # how many nodes stood before it without knowing it
     failure: str = ""
     checker: str = ""
     options: list[str] = field(default_factory=list)
@@ -91,6 +97,12 @@ class Run:
             else:
                 self.rogues.append(make_rogue(self, number, key, clock))
         self.honest = list(self.nodes)
+        self.releases: dict[int, Registry] = {}
+        self.left_behind: set[str] = set()
+        older = self.source("releases")
+        for node in older.sample(self.nodes, options.older):
+            node.release = 1
+            self.schedule.at(int(older.triangular(0.3, 1.0, 1.0) * options.faults_ms), node.upgrade)
         self.liars: list[Liar] = make_liars(self, liar_keys)
         self._share_power()
         self._introduce()
@@ -158,6 +170,13 @@ class Run:
             self.tell(lambda checker: checker.on_final(node, height, block_id))
             self.acknowledged(node, height, txids)
 
+    def reached(self, height: int) -> None:
+        """A node has a block of this height: those who waited for it send what they have."""
+        for wish in self.wishes:
+            if 0 < wish.behind <= height:
+                wish.behind = 0
+                self.schedule.after(wish.at_ms, partial(self._try, wish))
+
     def acknowledged(self, node: Node, height: int, txids: list[bytes]) -> None:
         """A node told its users that these transactions are durable."""
         for txid in txids:
@@ -198,7 +217,9 @@ class Run:
         """From the first event to the last check."""
         failure = checker = ""
         try:
-            self._run()
+            with declared() if self.options.activation_height else nullcontext():
+                self.releases = {number: release(number) for number in (1, 2)}
+                self._run()
         except Violation as violation:
             failure, checker = str(violation), violation.checker
         except Exception:  # whatever a node lets out is a bug, and the seed that shows it is worth the most
@@ -216,7 +237,8 @@ class Run:
         for liar in self.liars:
             liar.begin()
         for wish in self.wishes:
-            self.schedule.at(wish.at_ms, partial(self._try, wish))
+            if not wish.behind:
+                self.schedule.at(wish.at_ms, partial(self._try, wish))
         self.storm.begin()
         self._sample()
         self.schedule.run_until(options.faults_ms)
@@ -243,6 +265,7 @@ class Run:
         if self.options.rest_ms:
             return self.options.rest_ms
         blocks = self.options.finality_depth + 10 + 4 * self.options.finality_depth**0.5
+        blocks += self.options.activation_height  # those who are left behind find none
         return int(1.5 * blocks * self.options.spacing_ms) + 10 * MINUTE_MS
 
     def _settle(self) -> None:
@@ -261,7 +284,8 @@ class Run:
         for wish in self.wishes:
             if not wish.done:
                 wish.done = self._is_done(wish, lowest.height, lowest.time_ms)
-        return len(tips) == 1 and all(wish.done for wish in self.wishes)
+        through = lowest.height > self.options.activation_height or not self.options.activation_height
+        return len(tips) == 1 and through and all(wish.done for wish in self.wishes)
 
     def _is_done(self, wish: Wish, height: int, time_ms: int) -> bool:
         transaction = wish.transaction
@@ -269,6 +293,8 @@ class Run:
             return False
         if wish.forged:
             return wish.tries > 0
+        if wish.optional and transaction.txid not in self.final_heights:
+            return True
         at = self.final_heights.get(transaction.txid)
         return at <= height if at is not None else transaction.expires_ms < time_ms
 
@@ -297,9 +323,11 @@ class Run:
 
     def _check_answer(self, node: Node, wish: Wish, code: Code) -> None:
         self.trace(f"{node.name} says {code.slug} to a {wish.claim[0]}")
-        if wish.forged and code not in (Code.BAD_SIGNATURE, Code.EXPIRED):
+        if wish.forged and code not in (Code.BAD_SIGNATURE, Code.EXPIRED, Code.RELEASE_NEEDED):
             raise Violation("signed", f"{node.name} took a forged transaction ({code.slug})")
-        if not wish.forged and code not in PATIENT_CODES:
+        # The older release can make nothing of such a body, the newer one nothing yet.
+        early = wish.optional and code in (Code.UNKNOWN_KIND, Code.BAD_BODY)
+        if not wish.forged and not early and code not in PATIENT_CODES:
             raise Violation("liveness", f"{node.name} refuses a good transaction: {code.slug}")
 
     def _report(self, failure: str, checker: str) -> Report:
@@ -317,6 +345,8 @@ class Run:
             struck=self.storm.struck,
             bans=self.bans,
             finality_conflicts=self.finality_conflicts,
+            activated=int(self.replay.rule_set_at(len(self.replay.ids)) > self.genesis.rule_set),
+            left_behind=len(self.left_behind),
             failure=failure,
             checker=checker,
             options=self.options.lines(),

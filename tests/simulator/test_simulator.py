@@ -7,11 +7,12 @@ from functools import cache
 
 import pytest
 
-from fastledger.chain import admission
+from fastledger.chain import admission, executor
 from fastledger.chain.admission import Pending
 from fastledger.chain.forks import chain as forks
 from fastledger.chain.forks.events import BlockConnected, ChainEvent
 from fastledger.chain.forks.mempool import Mempool
+from fastledger.chain.in_force import RulesInForce
 from fastledger.chain.store import ChainStore, Overlay
 from fastledger.consensus.engine import EngineAction, EngineEvent, FinaliseBlock, TipMoved
 from fastledger.consensus.pow import PowEngine
@@ -21,6 +22,7 @@ from fastledger.peers.fetch import BlockFetcher
 from fastledger.peers.network import PeerNetwork
 from fastledger.peers.scores import ScoreBoard
 from fastledger.state.context import Context
+from fastledger.state.registry import Rules
 from fastledger.storage.journal import ForkJournal
 from fastledger.storage.log import SegmentLog
 from fastledger.subjects.catalogue import REGISTRY
@@ -220,6 +222,25 @@ def put_back_forgotten(patch: Patch) -> None:
     patch.setattr(Mempool, "put_back", lambda self, pendings: None)
 
 
+def bodies_kept_from_the_pool(patch: Patch) -> None:
+    """A block's transaction is taken for what the pool had made of it, under the rule set of that time."""
+
+    def fit(batch: admission.Batch, rules: Rules) -> None:
+        kept = list(batch.bodies)
+        real(batch, rules)
+        if batch.in_block:
+            batch.bodies[:] = [old if old is not None else new for old, new in zip(kept, batch.bodies, strict=True)]
+
+    real = admission.fit_bodies
+    patch.setattr(executor, "fit_bodies", fit)
+
+
+def older_rules_go_on(patch: Patch) -> None:
+    """A release that lacks the rule set goes on with the one that it knows."""
+    patch.setattr(RulesInForce, "rules", property(lambda self: self.next.latest_known))
+    patch.setattr(RulesInForce, "release_needed", None)
+
+
 POWER_CUTS = CALM.with_changes(power_cut_every_ms=MINUTE_MS, finality_depth=5)
 PARTED = CROWDED.with_changes(
     delay_ms_max=100,
@@ -228,6 +249,8 @@ PARTED = CROWDED.with_changes(
     partition_kinds=("cut",),
 )
 PARTED = PARTED.with_changes(finality_depth=PARTED.depth_needed)
+# Two of three are left behind for a while, or not at all, as their upgrades come.
+MIXED = CROWDED.with_changes(activation_height=28, faults_ms=14 * MINUTE_MS, older=2, transactions=4)
 PLANTED: list[tuple[str, Callable[[Patch], None], Options]] = [
     ("agreement", finality_too_soon, CROWDED),
     ("durability", journal_not_synced, POWER_CUTS),
@@ -240,6 +263,8 @@ PLANTED: list[tuple[str, Callable[[Patch], None], Options]] = [
     ("bounds", pool_without_bounds, CALM),
     ("bans", nobody_is_banned, CALM.with_changes(hostile=("garbage",))),
     ("bans", broken_links_are_offences, CALM.with_changes(break_every_ms=MINUTE_MS)),
+    ("bans", bodies_kept_from_the_pool, MIXED.with_changes(nodes=5, seed=4)),
+    ("releases", older_rules_go_on, MIXED),
     ("liveness", blocks_not_fetched, CALM.with_changes(latecomers=1, rest_ms=20 * MINUTE_MS)),
     ("liveness", branch_never_left, CROWDED.with_changes(rest_ms=20 * MINUTE_MS)),
     (

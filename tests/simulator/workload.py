@@ -9,12 +9,15 @@ import hashlib
 import random
 from dataclasses import dataclass, field
 
+from beacon import Dim, Light, LightInColour
+
 from fastledger.crypto.hpke import KemSuite
 from fastledger.crypto.signing import SigningKey
 from fastledger.model.body import Body
 from fastledger.model.genesis import Authority
 from fastledger.model.ids import identity_id
 from fastledger.model.transaction import Transaction
+from fastledger.subjects.chain import ChainActivate, ChainCancel
 from fastledger.subjects.consent import ConsentGrant, ConsentRevoke, Purpose, Right
 from fastledger.subjects.folder import FolderOpen
 from fastledger.subjects.identity import IdentityEndorse, IdentityRegister, Role
@@ -67,6 +70,8 @@ class Wish:
     claim: Claim
     window_ms: int = LONG_WINDOW_MS
     forged: bool = False
+    optional: bool = False  # it may never become possible
+    behind: int = 0  # not before the first node has this height, and then within some seconds; 0: whenever it is time
     transaction: Transaction | None = None
     tries: int = 0
     done: bool = False
@@ -109,6 +114,8 @@ class Script:
         """Wishes in the order of their time."""
         while len(self._wishes) < self._options.transactions:
             self._life()
+        if self._options.activation_height:
+            self._activation(random.Random(f"releases/{self._options.seed}"))
         self._wishes.sort(key=lambda wish: wish.at_ms)
         return self._wishes
 
@@ -143,6 +150,25 @@ class Script:
         if rng.random() < 0.3:
             body = self._body("consent", self._id(), patient, doctor)
             self._add(at_ms, patient, body, ("forged", self._id()), forged=True)
+
+    def _activation(self, rng: random.Random) -> None:
+        """The vote for rule set 2, and lights that mean something else from its height on, sent about then."""
+        options = self._options
+        height = options.activation_height
+        vote = ChainActivate(rule_set=2, height=height, release="9.1.0")
+        self._wishes.append(Wish(rng.randint(0, options.spacing_ms), REGULATOR, vote, ("vote", b"")))
+        if options.cancels:
+            at_ms = int((height - rng.uniform(0.5, 8)) * options.spacing_ms)
+            self._wishes.append(Wish(at_ms, REGULATOR, ChainCancel(rule_set=2, height=height), ("vote", b"")))
+        for number in range(30):
+            name, level = seeded_bytes(16, "beacon", options.seed, number), rng.randint(1, 200)
+            body = Light(name, level) if number % 4 else LightInColour(name, level, rng.randint(0, 1))
+            if number % 10 == 0:
+                body = Dim(name)
+            wish = Wish(0, REGULATOR, body, ("light", name), optional=not isinstance(body, Light))
+            wish.at_ms = rng.randint(0, options.spacing_ms)
+            wish.behind = height + rng.choice((-9, -3, -2, -2, -1, -1, 0, 1))
+            self._wishes.append(wish)
 
     def _claimed(
         self, at_ms: int, owner: Person, kind: str, name: bytes, grantee: Person = REGULATOR
