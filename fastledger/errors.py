@@ -36,9 +36,7 @@ Messages carry codes, ids, lengths and offsets, never payload bytes (SPEC-PRIV-2
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, ClassVar
-
-from fastledger.version import VERSION
+from typing import ClassVar
 
 CODE_MAX = 2**16 - 1
 
@@ -418,27 +416,16 @@ class ReleaseNeededError(LedgerError):
     """The chain goes on under a rule set that this release does not know; nothing is lost, and reading goes on.
 
     ``rule_set`` is in force from block ``height`` on. ``release`` is the first release that has it, as those who voted
-    for it told; empty where they told none.
+    for it told; empty where they told none. A client gets 0 and an empty text, and the node's message.
     """
 
     default_code = Code.RELEASE_NEEDED
 
-    def __init__(self, *, rule_set: int, height: int, release: str) -> None:
-        wanted = f"release {release} or newer" if release else "a newer release"
-        super().__init__(
-            f"rule set {rule_set} is in force from height {height} on, and release {VERSION} does not know it: "
-            f"install {wanted} and start again"
-        )
+    def __init__(self, message: str, *, rule_set: int = 0, height: int = 0, release: str = "") -> None:
+        super().__init__(message)
         self.rule_set = rule_set
         self.height = height
         self.release = release
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _release_needed, (self.rule_set, self.height, self.release)
-
-
-def _release_needed(rule_set: int, height: int, release: str) -> ReleaseNeededError:
-    return ReleaseNeededError(rule_set=rule_set, height=height, release=release)
 
 
 class UnreachableError(LedgerError):

@@ -7,6 +7,7 @@ from fastledger.model.genesis import Genesis
 from fastledger.state.registry import Registry, Rules
 from fastledger.state.view import Lookup, Writes
 from fastledger.subjects.chain import RULE_SETS, RuleSetStep, rule_sets_of
+from fastledger.version import VERSION
 
 
 class InForce(NamedTuple):
@@ -78,6 +79,11 @@ class RulesInForce:
         found = self.next
         return release_needed(found.step) if found.rules is None else None
 
+    @property
+    def scheduled(self) -> RuleSetStep | None:
+        """The rule set that is decided on and begins after the next block; None where there is none."""
+        return self._sets.scheduled(self._height)
+
     def at(self, height: int) -> Rules:
         """The rule set at a height up to the next block's; raises ``ReleaseNeededError`` for one it does not know."""
         return rules_of(self._registry, self._sets.at(height))
@@ -92,4 +98,11 @@ def rules_of(registry: Registry, step: RuleSetStep) -> Rules:
 
 def release_needed(step: RuleSetStep) -> ReleaseNeededError:
     """The error that tells what an operator has to install to go on from a step."""
-    return ReleaseNeededError(rule_set=step.rule_set, height=step.height, release=step.release)
+    wanted = f"release {step.release} or newer" if step.release else "a newer release"
+    return ReleaseNeededError(
+        f"rule set {step.rule_set} is in force from height {step.height} on, and release {VERSION} does not know it: "
+        f"install {wanted} and start again",
+        rule_set=step.rule_set,
+        height=step.height,
+        release=step.release,
+    )

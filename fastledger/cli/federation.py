@@ -40,12 +40,13 @@ def list_peers(output: Output, target: Target) -> None:
         found = client.peers()
     output.table(
         "peers",
-        ("organisation", "address", "by", "height", "rtt ms", "in", "out", "points"),
+        ("organisation", "address", "by", "rules", "height", "rtt ms", "in", "out", "points"),
         [
             (
                 peer["organisation"],
                 peer["address"],
                 "them" if peer["inbound"] else "us",
+                peer["rule_set"] or "-",
                 peer["height"] if peer["ready"] else "(handshake)",
                 peer["rtt_ms"] if peer["rtt_ms"] is not None else "-",
                 f"{peer['bytes_received']:,}",

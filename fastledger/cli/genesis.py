@@ -9,6 +9,7 @@ import msgspec
 from fastledger.cli.options import HexBytes, command_options
 from fastledger.cli.output import Output
 from fastledger.errors import Code, InputError
+from fastledger.limits import AUTHORITIES_MAX, RULE_SET_MAX
 
 PUBLIC_BYTES_MAX = 64 * 1024
 PUBLIC_KEY_BYTES = 33
@@ -63,6 +64,16 @@ def genesis() -> None:
     help="Hashes that the first block costs: about the members' hashes a second x spacing.",
 )
 @click.option(
+    "--rule-set",
+    type=click.IntRange(1, RULE_SET_MAX),
+    help="Rule set in force from the first block on  [default: the newest of this release].",
+)
+@click.option(
+    "--activation-quorum",
+    type=click.IntRange(1, AUTHORITIES_MAX),
+    help="Authorities that have to agree on a newer rule set  [default: more than half].",
+)
+@click.option(
     "--reward",
     "rewards",
     type=Reward(),
@@ -78,12 +89,15 @@ def create(
     authorities: tuple[Path, ...],
     rewards: tuple[tuple[int, int], ...],
     first_hashes: int | None,
+    rule_set: int | None,
+    activation_quorum: int | None,
     **numbers: int | None,
 ) -> None:
     """Write a new document to FILE; every organisation begins its ledger with it."""
     from fastledger.clock import system_clock_ms
     from fastledger.crypto.work import target_to_bits
-    from fastledger.model.genesis import Genesis, WorkParameters
+    from fastledger.model.genesis import MAJORITY, Genesis, WorkParameters
+    from fastledger.subjects.catalogue import REGISTRY
 
     if len(set(proposers)) != len(proposers):
         raise InputError("two proposers have one key", code=Code.BAD_GENESIS)
@@ -98,6 +112,8 @@ def create(
         authorities=tuple(_authority(path) for path in authorities),
         engine=engine,
         work=WorkParameters(**given, rewards=rewards),
+        rule_set=rule_set or REGISTRY.newest_rule_set,
+        activation_quorum=MAJORITY if activation_quorum is None else activation_quorum,
     )
     try:
         with file.open("xb") as out:
@@ -135,6 +151,8 @@ def _described(document: Any) -> dict[str, Any]:
         "created_ms": document.created_ms,
         "proposers": [key.hex() for key in document.proposers],
         "authorities": [authority.key.hex() for authority in document.authorities],
+        "rule_set": document.rule_set,
+        "activation_quorum": document.activation_quorum,
     }
     if document.work is not None:
         described |= document.work.to_map()

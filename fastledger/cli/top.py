@@ -20,11 +20,13 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 BODY_BYTES_MAX = 16 << 20
+SCHEDULED_ROWS = ((("next rule set", "rule_set_scheduled"), ("from height", "rule_set_height")),)
 FEDERATION_ROWS = (
     (("tip", "tip_height"), ("final", "final_height")),
     (("peers", "peers"), ("bans", "bans")),
     (("to fetch, blocks", "sync_lag_blocks"), ("in the pool", "mempool")),
     (("reorganisations", "reorganisations"), ("hashes/s", "hashes_per_second")),
+    (("left behind, peers", "peers_left_behind"), ("", "")),
 )
 Labels = tuple[tuple[str, str], ...]
 
@@ -136,6 +138,9 @@ def figures(before: Sample, now: Sample) -> dict[str, Any]:
         "connections": int(now.total("fastledger_rpc_connections")),
         "subscribers": int(now.total("fastledger_subscribers")),
         "subscriber_lag_blocks": int(now.total("fastledger_subscriber_lag_blocks")),
+        "rule_set": int(now.total("fastledger_rule_set", which="in force")),
+        "rule_set_scheduled": int(now.total("fastledger_rule_set", which="scheduled")),
+        "rule_set_height": int(now.total("fastledger_rule_set_height")),
         "disk_free_bytes": int(now.total("fastledger_disk_free_bytes")),
         **_federation_figures(now),
         "stage_shares": {name: round(spent / busy, 3) if busy else 0.0 for name, spent in stages.items()},
@@ -155,6 +160,7 @@ def _federation_figures(now: Sample) -> dict[str, Any]:
         "sync_lag_blocks": int(now.total(f"{name}_sync_lag_blocks")),
         "mempool": int(now.total(f"{name}_mempool_transactions")),
         "reorganisations": int(now.total(f"{name}_reorganisations_total")),
+        "peers_left_behind": int(now.total(f"{name}_peers_left_behind")),
         "hashes_per_second": int(now.total(f"{name}_hash_rate")),
     }
 
@@ -178,7 +184,8 @@ def frame(address: str, shown: Mapping[str, Any]) -> "RenderableType":
         (("fsync p99 ms ≤", "fsync_p99_ms"), ("disk free GiB", "disk_free_bytes")),
         (("pending", "pending"), ("queue", "queue_depth")),
         (("connections", "connections"), ("subscribers", "subscribers")),
-        (("behind, blocks", "subscriber_lag_blocks"), ("", "")),
+        (("behind, blocks", "subscriber_lag_blocks"), ("rule set", "rule_set")),
+        *(SCHEDULED_ROWS if shown["rule_set_scheduled"] else ()),
         *(FEDERATION_ROWS if "tip_height" in shown else ()),
     )
     for row in rows:

@@ -32,7 +32,7 @@ _ADDRESS = re.compile(r"[0-9a-f.:]{2,45}|unix")
 _INTEGERS = (
     *("height", "index", "count", "transactions", "blocks", "bytes", "length", "offset", "limit", "line"),
     *("duration_us", "duration_ms", "age_ms", "retry_after_ms", "not_after_ms", "interval_ms", "lag"),
-    *("depth", "peers", "link"),
+    *("depth", "peers", "link", "rule_set"),
     *("queue_depth", "connections", "subscribers", "subscription", "status", "code", "port", "pid", "signal"),
     *(
         "requests",

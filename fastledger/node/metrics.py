@@ -180,9 +180,24 @@ class _LedgerCollector(Collector):
         ):
             if name in status:
                 yield GaugeMetricFamily(f"fastledger_{name}", text, value=status[name])
+        yield from self._rules(status.get("rules", {}))
         yield from self._entries(status)
         yield from self._stages()
         yield from self._disk()
+
+    def _rules(self, rules: Mapping[str, Any]) -> Iterator[Any]:
+        family = GaugeMetricFamily(
+            "fastledger_rule_set",
+            "Rule sets: of the next block, the newest that this release knows, one that is scheduled (0: none).",
+            labels=["which"],
+        )
+        scheduled = rules.get("scheduled") or {}
+        family.add_metric(["in force"], rules.get("in_force", 0))
+        family.add_metric(["known"], rules.get("newest_known", 0))
+        family.add_metric(["scheduled"], scheduled.get("rule_set", 0))
+        yield family
+        text = "Height at which the scheduled rule set begins; 0 where none is scheduled."
+        yield GaugeMetricFamily("fastledger_rule_set_height", text, value=scheduled.get("height", 0))
 
     def _entries(self, status: Mapping[str, Any]) -> Iterator[Any]:
         family = GaugeMetricFamily("fastledger_index_entries", "Entries of the index.", labels=["database"])

@@ -26,6 +26,7 @@ from fastledger.errors import (
     LedgerHaltedError,
     NotFoundError,
     RateLimitedError,
+    ReleaseNeededError,
     StorageFullError,
     TransactionError,
     UnauthenticatedError,
@@ -45,6 +46,7 @@ _STATUSES: tuple[tuple[type[FastLedgerError], int], ...] = (
     (LedgerBusyError, 503),
     (LedgerClosedError, 503),
     (LedgerHaltedError, 503),
+    (ReleaseNeededError, 503),
     (StorageFullError, 507),
 )
 _OWN_STATUS = {Code.OVERSIZED: 413}

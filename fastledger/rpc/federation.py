@@ -12,7 +12,7 @@ from fastledger.peers.settings import PeerInfo
 from fastledger.rpc.http.routes import Caller
 from fastledger.rpc.methods import Method, RpcContext, method
 from fastledger.rpc.protocol import Count, Hex32
-from fastledger.rpc.views import Nothing, Params
+from fastledger.rpc.views import Nothing, Params, RuleSetStepView, RulesView
 
 BAN_MS_DEFAULT = 24 * 3_600_000
 BAN_MS_MAX = 10 * 365 * 24 * 3_600_000
@@ -38,6 +38,7 @@ class FederationStatusView(msgspec.Struct, frozen=True):
 
     ``header_height`` is proven by work, ``lag_blocks`` of it are not executed yet; ``claimed_height`` is peers'
     word. ``reorganisations`` and the ``stale_blocks`` that they dropped are counted since the node's start.
+    ``left_behind`` are the peers whose release lacks the rule set that is scheduled, or in force.
     """
 
     organisation: str
@@ -52,6 +53,8 @@ class FederationStatusView(msgspec.Struct, frozen=True):
     lag_blocks: Count
     syncing: bool
     mempool: Count
+    rules: RulesView
+    left_behind: list[str]
     peers: Count
     bans: Count
     clock_offset_ms: int
@@ -224,6 +227,18 @@ def _mining(federation: Federation) -> MiningView:
     )
 
 
+def _rules(context: RpcContext, federation: Federation) -> RulesView:
+    """Those of the best chain, final or not."""
+    figures, needed = federation.figures, context.service.ledger.release_needed
+    step = figures.scheduled
+    return RulesView(
+        figures.rule_set,
+        figures.rule_set_known,
+        None if step is None else RuleSetStepView(step.rule_set, step.height, step.release),
+        None if needed is None else str(needed),
+    )
+
+
 def _status(context: RpcContext, federation: Federation) -> FederationStatusView:
     figures = federation.figures
     work = context.service.ledger.genesis.work
@@ -240,6 +255,8 @@ def _status(context: RpcContext, federation: Federation) -> FederationStatusView
         figures.lag,
         federation.is_syncing,
         figures.mempool,
+        _rules(context, federation),
+        list(figures.left_behind),
         sum(peer.ready for peer in figures.peers),
         len(figures.bans),
         figures.sync.clock_offset_ms,

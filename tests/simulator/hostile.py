@@ -128,8 +128,8 @@ class Liar:
         self.run.network.send(self, link, data)
 
     def oracle(self) -> Any:
-        """The chain of some running node; None where none runs."""
-        running = [node for node in self.run.honest if node.running]
+        """The chain of some running node that can go on from its tip; None where there is none."""
+        running = [node for node in self.run.honest if node.running and node.chain.release_needed is None]
         return running[self.rng.randrange(len(running))].chain if running else None
 
     def hello(self) -> Hello:

@@ -33,6 +33,7 @@ from fastledger.chain.forks.headers import HeaderChain, KnownById
 from fastledger.chain.forks.mempool import Mempool
 from fastledger.chain.forks.stopping import StoppingPlaces
 from fastledger.chain.forks.templates import Template, target_of
+from fastledger.chain.in_force import RulesInForce
 from fastledger.chain.store import NOWHERE, ChainStore
 from fastledger.consensus.engine import BlockBuilt, Engine, FinaliseBlock, SealBlock, Tip, TipMoved, WorkFound
 from fastledger.consensus.tree import BlockTree, TreeEntry, TreeStatus
@@ -319,6 +320,11 @@ class ForkChain:
         """Where this release cannot judge what comes after the tip, gives up the copies that it has of that."""
         if self._executor.in_force.release_needed is not None:
             self._forget_copies(self._stops.add(self._best))
+
+    @property
+    def in_force(self) -> RulesInForce:
+        """The rule sets of the best chain up to the next block, and what is decided on."""
+        return self._executor.in_force
 
     @property
     def release_needed(self) -> LedgerError | None:

@@ -81,6 +81,7 @@ class Member:
         self.peer_port = free_port()
         self.process: subprocess.Popen[bytes] | None = None
         self.environment: dict[str, str] = {}
+        self.program: Sequence[str] = ("-m", "fastledger")
         self._client: Client | None = None
 
     @property
@@ -107,8 +108,7 @@ class Member:
         """Starts the node's process; :meth:`connect` waits until it answers."""
         command = [
             sys.executable,
-            "-m",
-            "fastledger",
+            *self.program,
             "node",
             "start",
             "--config",

@@ -36,6 +36,7 @@ from fastledger.chain.forks.events import (
 )
 from fastledger.chain.forks.pipeline import ForkPipeline
 from fastledger.chain.forks.templates import Template
+from fastledger.chain.in_force import RulesInForce
 from fastledger.clock import system_clock_ms
 from fastledger.errors import CertificateError, Code, FastLedgerError, InputError, LedgerBusyError
 from fastledger.node.federation.figures import Figures
@@ -60,6 +61,7 @@ from fastledger.peers.settings import (
     Send,
 )
 from fastledger.peers.wire import MESSAGES
+from fastledger.subjects.chain import RuleSetStep
 
 T = TypeVar("T")
 _KINDS = {tag: kind.__name__ for tag, kind in MESSAGES.items()}
@@ -127,6 +129,7 @@ class Federation:
         self._figures_at = 0.0
         self._progress = (-1, 0.0)
         self._traffic: Counter[str] = Counter()
+        self._warned: tuple[RuleSetStep, bool] | None = None
         self.figures = Figures()
         self.reorganisations = 0
         self.stale_blocks = 0
@@ -387,12 +390,26 @@ class Federation:
             final_height=chain.final.height,
             work=chain.work,
             mempool=len(chain.mempool),
+            rule_set=chain.in_force.next.step.rule_set,
+            rule_set_known=chain.newest_rule_set,
+            scheduled=chain.in_force.scheduled,
             sync=self._network.sync_status(),
             peers=self._network.peers(),
             bans=self._network.bans(self._clock_ms()),
         )
         if tip.height > self._progress[0]:
             self._progress = (tip.height, self._figures_at)
+        self._warn_of_rules(chain.in_force)
+
+    def _warn_of_rules(self, in_force: RulesInForce) -> None:
+        """Logs once what an operator has to install before a rule set begins, and that it was not done in time."""
+        stopped = in_force.release_needed is not None
+        step = in_force.next.step if stopped else in_force.scheduled
+        if step is None or (step, stopped) == self._warned or step.rule_set <= self.figures.rule_set_known:
+            return
+        self._warned = step, stopped
+        log = self._log.error if stopped else self._log.warning
+        log("federation.release-needed", rule_set=step.rule_set, height=step.height, version=step.release or "newer")
 
     # What the chain tells, on its thread.
 

@@ -26,6 +26,9 @@ class FederationMetrics:
         self.mempool = self._gauge("mempool_transactions", "Transactions that wait for a block.")
         self.sync_lag = self._gauge("sync_lag_blocks", "Blocks that peers have proven and this node lacks.")
         self.syncing = self._gauge("syncing", "1 while the node catches up with its peers.")
+        self.left_behind = self._gauge(
+            "peers_left_behind", "Peers whose release lacks the rule set that is scheduled, or in force."
+        )
         self.hash_rate = self._gauge("hash_rate", "Hashes a second of this node's miner; 0 while it is off.")
         self.clock_offset = self._gauge(
             "clock_offset_seconds", "Median of the peers' clocks before this node's."
@@ -70,6 +73,7 @@ class FederationMetrics:
         self.mempool.set(figures.mempool)
         self.sync_lag.set(figures.lag)
         self.syncing.set(figures.sync.syncing)
+        self.left_behind.set(len(figures.left_behind))
         self.clock_offset.set(figures.sync.clock_offset_ms / 1000)
         self.hash_rate.set(hash_rate)
         self._grow(("mined",), mined, self.mined)
