@@ -38,6 +38,7 @@ class Connection(web.RequestHandler):
         "_head_since",
         "_held",
         "_idle_since",
+        "_looked_at",
         "_received",
         "_unpaused",
         "_watch",
@@ -71,6 +72,8 @@ class Connection(web.RequestHandler):
         self._at_request = True
         self._first: bytes | None = None
         self._received = 0
+        # How much had come when a head was looked for, and the head.
+        self._looked_at: tuple[int, bytes | None] = (0, None)
         # Of the fast path: whether an answer is under way, who waits for its end, what came meanwhile.
         self._answering = False
         self._answered: asyncio.Future[None] | None = None
@@ -171,6 +174,7 @@ class Connection(web.RequestHandler):
             self._at_request = False
             self._first = data[:HEAD_BYTES_MAX]
             self._received = 0
+            self._looked_at = (0, None)
         self._received += len(data)
         if not self._busy and not self._head_since:
             self._head_since = self.listener.loop.time()
@@ -185,8 +189,15 @@ class Connection(web.RequestHandler):
         """Returns the bytes of the head of ``request``, or None where other bytes came with the request."""
         if self._first is None:
             return None
-        known = self.listener.heads.find(self._first)
-        head = whole_head(self._first, request) if known is None else known[0]
+        if self._looked_at[0] == self._received:
+            return self._looked_at[1]
+        head = self._find_head(self._first, request)
+        self._looked_at = (self._received, head)
+        return head
+
+    def _find_head(self, first: bytes, request: web.BaseRequest) -> bytes | None:
+        known = self.listener.heads.find(first)
+        head = whole_head(first, request) if known is None else known[0]
         if head is None or self._received != len(head) + (request.content_length or 0):
             return None
         return head
