@@ -70,7 +70,7 @@ def test_export_and_import(made: Cli, tmp_path: Path) -> None:
     stranger = tmp_path / "stranger.key"
     save_node_key(stranger, SigningKey.generate(), None)
     refused = made.error("import", blocks, tmp_path / "foreign", "--node-key", stranger)
-    assert refused["error"] == "not-authorised"
+    assert refused["error"] == "not-a-proposer"
     blocks.write_bytes(blocks.read_bytes()[:-5])
     assert made.error("import", blocks, tmp_path / "short", code=Exit.LEDGER)["error"] == "corrupt"
     assert not (tmp_path / "short").exists() and not (tmp_path / "foreign").exists()

@@ -62,7 +62,7 @@ def test_work_parameters_stand_in_the_genesis_document() -> None:  # SPEC-WORK-9
 def test_a_solo_document_is_what_it_was() -> None:  # SPEC-WORK-9
     genesis = Genesis.create(created_ms=START_MS, proposers=(HONEST,))
     assert set(cbor2.loads(genesis.encoded)) == {
-        *("version", "created_ms", "engine", "proposers", "authorities", "salt")
+        *("version", "created_ms", "engine", "proposers", "authorities", "salt", "rule_set", "activation_quorum")
     }
     assert genesis.block(ZERO32).header.bits == 0
     assert isinstance(make_engine(genesis), SoloEngine)

@@ -47,7 +47,7 @@ CODES = """
 314 rate-limited 315 unauthenticated 316 bad-request 317 upload-conflict 318 unknown-upload 319 unreachable
 320 unknown-parent 321 below-final 322 tree-full 323 pool-full 324 not-a-proposer 325 read-only
 900 locked 901 closed 902 halted 903 busy 904 storage-full 905 corrupt 906 format-version 907 storage 908 cancelled
-909 installation
+909 installation 910 release-needed
 """
 
 
@@ -451,6 +451,9 @@ def body_strategy(world: World) -> st.SearchStrategy[Body]:
         "size": lengths,
         "digest": st.sampled_from([bytes(32), b"\1" * 32]),
         "tokens": st.lists(st.just(bytes(16)), max_size=2),
+        "rule_set": st.integers(1, 3),
+        "height": st.integers(0, 100) | st.just(2**53 - 1),
+        "release": st.sampled_from(["", "1.2.0"]),
     }
 
     def of(body: type[Body]) -> st.SearchStrategy[Body]:

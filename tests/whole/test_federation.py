@@ -26,6 +26,7 @@ from fastledger.peers.wire import BlockMessage, GetHeaders, Headers, Inventory, 
 from fastledger.rpc.federation import FederationStatusView, PeersView
 from fastledger.storage.frames import FRAME_HEADER_BYTES
 from fastledger.storage.salvage import Salvage
+from fastledger.subjects.catalogue import REGISTRY
 
 PARTITION_S = float(os.environ.get("FASTLEDGER_FEDERATION_PARTITION_S", "6"))
 SPACING_MS = 500
@@ -442,6 +443,12 @@ def test_organisations_found_a_chain_by_hand(tmp_path: Path) -> None:  # SPEC-FE
         *("genesis", "create", document, *proposers, "--authority", tmp_path / "regulator.json"),
         *("--spacing-ms", 2_000, "--finality-depth", 20, "--first-hashes", 1_000, "--reward", "0:50"),
     )
+    assert (made["rule_set"], made["activation_quorum"]) == (REGISTRY.newest_rule_set, 1)
+    older = [*proposers, "--authority", tmp_path / "regulator.json", "--rule-set", 1]
+    chosen = cli.json("genesis", "create", tmp_path / "older.cbor", *older, "--activation-quorum", 1)
+    assert (chosen["rule_set"], chosen["activation_quorum"]) == (1, 1)
+    refused = cli.error("genesis", "create", tmp_path / "g", *older, "--activation-quorum", 2)
+    assert refused["error"] == "bad-genesis"
     assert made["proposers"] == keys and made["rewards"] == ["0:50"] and made["finality_depth"] == 20
     assert cli.json("genesis", "show", document)["digest"] == made["digest"]
     assert cli.error("genesis", "create", document, *proposers)["error"] == "bad-genesis"
@@ -455,7 +462,7 @@ def test_organisations_found_a_chain_by_hand(tmp_path: Path) -> None:  # SPEC-FE
     )
     cli.json("node", "key", tmp_path / "stranger")
     assert (
-        cli.error("node", "init", tmp_path / "stranger", "--genesis", document)["error"] == "not-authorised"
+        cli.error("node", "init", tmp_path / "stranger", "--genesis", document)["error"] == "not-a-proposer"
     )
 
 
