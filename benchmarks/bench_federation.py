@@ -59,7 +59,7 @@ def measure_sync(folder: Path, thousands: int) -> dict[str, Any]:
         first, late = world["first"], world["late"]
         world.start("first")
         batches = begin(world, first, thousands)
-        before = first.connect().transaction_count
+        before = first.connect().tip().transaction_count
         began = time.perf_counter()
         submit(first, batches)
         expected = before + sum(map(len, batches))
@@ -84,7 +84,7 @@ def measure_sync(folder: Path, thousands: int) -> dict[str, Any]:
 def wait_for_count(world: NetWorld, member: Member, count: int) -> None:
     """Until the node holds so many final transactions."""
     client = member.connect()
-    world.wait_for(lambda: client.transaction_count >= count, "the transactions", timeout_s=SYNC_WAIT_S)
+    world.wait_for(lambda: client.tip().transaction_count >= count, "the transactions", timeout_s=SYNC_WAIT_S)
 
 
 def measure_gossip(folder: Path, thousands: int) -> dict[str, Any]:
@@ -95,10 +95,10 @@ def measure_gossip(folder: Path, thousands: int) -> dict[str, Any]:
         members = list(world.members.values())
         batches = begin(world, members[0], thousands)
         world.wait_for(
-            lambda: len({member.connect().transaction_count for member in members}) == 1, "one beginning"
+            lambda: len({member.connect().tip().transaction_count for member in members}) == 1, "one beginning"
         )
         kinds_before = sent_by_kind(members)
-        count_before, bytes_before = members[0].connect().transaction_count, world.wires.byte_count
+        count_before, bytes_before = members[0].connect().tip().transaction_count, world.wires.byte_count
         threads = [
             threading.Thread(target=submit, args=(member, batches[place :: len(members)]))
             for place, member in enumerate(members)

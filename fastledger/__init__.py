@@ -14,7 +14,7 @@ TYPE_CHECKING = False  # as type checkers know it; ``typing`` itself takes longe
 
 # What type checkers and editors see. A name that is added here is added to _HOMES as well; a test compares the two.
 if TYPE_CHECKING:
-    from fastledger.chain.aio import AsyncLedger as AsyncLedger
+    from fastledger.chain.aio.ledger import AsyncLedger as AsyncLedger
     from fastledger.chain.ledger import Ledger as Ledger
     from fastledger.chain.options import LedgerOptions as LedgerOptions
     from fastledger.chain.restore import import_blocks as import_blocks
@@ -22,11 +22,10 @@ if TYPE_CHECKING:
     from fastledger.chain.restore import restore_snapshot as restore_snapshot
     from fastledger.client.aio import AsyncClient as AsyncClient
     from fastledger.client.aio import ClientOptions as ClientOptions
+    from fastledger.client.aio_api import AsyncLedgerApi as AsyncLedgerApi
     from fastledger.client.api import LedgerApi as LedgerApi
     from fastledger.client.http import ClientTls as ClientTls
     from fastledger.client.sync import Client as Client
-    from fastledger.client.wallet import SealedRecord as SealedRecord
-    from fastledger.client.wallet import Wallet as Wallet
     from fastledger.crypto.hpke import KemSuite as KemSuite
     from fastledger.crypto.keystore import Keystore as Keystore
     from fastledger.crypto.signing import SigningKey as SigningKey
@@ -48,11 +47,14 @@ if TYPE_CHECKING:
     from fastledger.subjects.consent import Purpose as Purpose
     from fastledger.subjects.consent import Right as Right
     from fastledger.subjects.identity import Role as Role
+    from fastledger.wallet.wallet import SealedRecord as SealedRecord
+    from fastledger.wallet.wallet import Wallet as Wallet
 
 # Each public name -> the module that defines it.
 _HOMES = {
     "AsyncClient": "fastledger.client.aio",
-    "AsyncLedger": "fastledger.chain.aio",
+    "AsyncLedgerApi": "fastledger.client.aio_api",
+    "AsyncLedger": "fastledger.chain.aio.ledger",
     "Authority": "fastledger.model.genesis",
     "Client": "fastledger.client.sync",
     "ClientOptions": "fastledger.client.aio",
@@ -74,12 +76,12 @@ _HOMES = {
     "RestoreReport": "fastledger.model.reports",
     "Right": "fastledger.subjects.consent",
     "Role": "fastledger.subjects.identity",
-    "SealedRecord": "fastledger.client.wallet",
+    "SealedRecord": "fastledger.wallet.wallet",
     "SigningKey": "fastledger.crypto.signing",
     "Transaction": "fastledger.model.transaction",
     "Verified": "fastledger.model.receipt",
     "VerifyReport": "fastledger.model.reports",
-    "Wallet": "fastledger.client.wallet",
+    "Wallet": "fastledger.wallet.wallet",
     "WorkParameters": "fastledger.model.genesis",
     "import_blocks": "fastledger.chain.restore",
     "restore_backup": "fastledger.chain.restore",

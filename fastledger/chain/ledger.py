@@ -8,31 +8,31 @@ call it from several threads or use ``submit_nowait``. :class:`fastledger.AsyncL
 """
 
 import threading
-from array import array
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import Future
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
-from fastledger._native.scan import scan_many
 from fastledger.chain.admission import Batch, CpuShare, admit, cut_sequence, lay_out, look_ahead
 from fastledger.chain.block_cache import BlockCache
 from fastledger.chain.durable_rules import DurableRules
 from fastledger.chain.entities import EntityReader
 from fastledger.chain.envelopes import Envelopes, Pins, ReadGrant, access_body, check_granted
 from fastledger.chain.executor import Executor, Position
+from fastledger.chain.following import Following
 from fastledger.chain.keeping.facade import Keeping
 from fastledger.chain.keeping.keeper import Keeper
 from fastledger.chain.keeping.snapshots import erased_envelopes, open_index_and_log
 from fastledger.chain.opening import Parts, make_pipeline
 from fastledger.chain.options import LedgerOptions
 from fastledger.chain.query import load_entry, run_query
+from fastledger.chain.records import RecordCalls
 from fastledger.chain.replay import begin_or_replay, checkpoint_position, damaged_block
 from fastledger.chain.stages import Submission
 from fastledger.chain.store import NOWHERE, ChainStore, Durable, Layer
+from fastledger.chain.submitting import Submitting
 from fastledger.consensus.engines import make_engine
 from fastledger.crypto.node_key import load_node_key, save_node_key
 from fastledger.crypto.signing import SigningKey
@@ -41,7 +41,6 @@ from fastledger.model.block import Block
 from fastledger.model.genesis import Authority, Genesis
 from fastledger.model.outcome import Outcome
 from fastledger.model.query import Entry, Page, Query
-from fastledger.model.receipt import make_receipt, make_statement
 from fastledger.model.reports import Collected
 from fastledger.model.transaction import Transaction
 from fastledger.stage_times import StageTimes
@@ -51,6 +50,7 @@ from fastledger.storage.blobs.uploads import Uploads
 from fastledger.storage.directory import LedgerDirectory
 from fastledger.storage.index import Index
 from fastledger.storage.log import FrameRef, SegmentLog
+from fastledger.streams import encoded_of
 from fastledger.subjects.record import RECORDS
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ if TYPE_CHECKING:
 BlockListener: TypeAlias = Callable[[Sequence[Layer]], None]
 
 
-class Ledger(Keeping, EntityReader):
+class Ledger(Keeping, EntityReader, Following, Submitting, RecordCalls):
     """An open ledger; make one with :meth:`create` or :meth:`open`."""
 
     def __init__(
@@ -75,6 +75,7 @@ class Ledger(Keeping, EntityReader):
         self._closed = False
         self._cpu_share = CpuShare(options.verify_threads, self.times)
         self._listeners: tuple[BlockListener, ...] = ()
+        self._changing_wakers = threading.Lock()
         self._closing = threading.Lock()
         self._engine = make_engine(genesis)
         self._read_block = BlockCache(self._load_block)
@@ -282,6 +283,7 @@ class Ledger(Keeping, EntityReader):
             if self._closed:
                 return
             self._closed = True
+            self._wake_all()
             self._keeper.close()
             try:
                 self._pipeline.close()
@@ -306,24 +308,6 @@ class Ledger(Keeping, EntityReader):
 
     # Submitting.
 
-    def submit(self, batch: Sequence[bytes | Transaction], blobs: Sequence[bytes] = ()) -> list[Outcome]:
-        """Returns the verdicts on a batch, in its order, once they are durable.
-
-        ``blobs`` are the envelopes that its records name; they are stored, and synced, first. A bad transaction gets
-        its own outcome and the rest goes through. Raises ``StorageFullError`` or ``LedgerHaltedError`` where nothing
-        can be promised: what was not acknowledged may be sent again, the same transaction enters once.
-        """
-        return self.begin(batch, blobs, wait=True).durable.result()
-
-    def submit_nowait(
-        self, batch: Sequence[bytes | Transaction], blobs: Sequence[bytes] = ()
-    ) -> "Future[list[Outcome]]":
-        """Submits a batch as :meth:`submit` does, and returns a future once the batch passed the border.
-
-        Raises ``LedgerBusyError`` with ``retry_after_ms`` where the queue is full.
-        """
-        return self.begin(batch, blobs).durable
-
     def begin(
         self, batch: Sequence[bytes | Transaction], blobs: Sequence[bytes] = (), *, wait: bool = False
     ) -> Submission:
@@ -335,10 +319,7 @@ class Ledger(Keeping, EntityReader):
         if blobs:
             with self.times.stage("blobs"):
                 self._envelopes.put(blobs)
-        encoded = [
-            item.encoded if isinstance(item, Transaction) else bytes(memoryview(item)) for item in batch
-        ]
-        return self._begin(*lay_out(encoded), wait=wait)
+        return self._begin(*lay_out([encoded_of(item) for item in batch]), wait=wait)
 
     def begin_sequence(self, data: bytes, *, wait: bool = False) -> Submission:
         """Submits a CBOR sequence of transactions (RFC 8742) as :meth:`begin` does a batch; none becomes an object.
@@ -391,6 +372,7 @@ class Ledger(Keeping, EntityReader):
     def _tell_listeners(self, layers: Sequence[Layer]) -> None:
         for listener in self._listeners:
             listener(layers)
+        self._wake_all()
 
     # Envelopes.
 
@@ -461,12 +443,14 @@ class Ledger(Keeping, EntityReader):
         """Returns the whole envelope that a signed ``access.read`` asks for. Raises as :meth:`authorise_read`."""
         return self._blobs.get(self.authorise_read(access).digest)
 
-    def collect_orphans(self, older_than_ms: int, *, pause: Callable[[], None] = lambda: None) -> Collected:
+    def collect_orphans(self, older_than_ms: int, *, pause: Callable[[], None] | None = None) -> Collected:
         """Destroys envelopes that no record has named for ``older_than_ms``; returns their number and bytes.
 
-        The time counts as for :meth:`Envelopes.collect_orphans`.
+        The time counts from the first collection that saw an envelope so, or from the end of its last put where that
+        is later: with 0 everything goes that no record names now. ``pause`` is called after each page of a walk over
+        the whole store.
         """
-        return self._envelopes.collect_orphans(older_than_ms, pause=pause)
+        return self._envelopes.collect_orphans(older_than_ms, pause=pause or (lambda: None))
 
     # Reading.
 
@@ -552,16 +536,6 @@ class Ledger(Keeping, EntityReader):
         with self._store.snapshot() as snapshot:
             return run_query(query, snapshot, self._read_block, first_height=self.first_height)
 
-    def prove(self, txid: bytes) -> bytes:
-        """Returns the transparent statement of ``txid``: transaction and receipt in one, verifiable offline.
-
-        :func:`fastledger.verify_statement` verifies it. Raises ``NotFoundError``.
-        """
-        entry = self.get(txid)
-        block = self.block(entry.height)
-        txids = scan_many(block.transactions, array("Q", block.offsets)).txids
-        return make_statement(entry.encoded, make_receipt(block, txids, entry.index))
-
     def _load_block(self, ref: FrameRef) -> Block:
         if ref == NOWHERE:
             raise NotFoundError("the block was pruned", code=Code.PRUNED)
@@ -579,9 +553,11 @@ class Ledger(Keeping, EntityReader):
 
     # Keeping.
 
-    def checkpoint(self) -> None:
-        """Writes everything durable to the index, so that the next opening replays nothing."""
+    def checkpoint(self) -> int:
+        """Writes everything durable to the index, so that the next opening replays nothing; returns the height."""
+        height = self.height
         self._pipeline.checkpoint()
+        return height
 
     def status(self) -> dict[str, Any]:
         """Returns figures for people and metrics."""

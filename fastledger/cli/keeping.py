@@ -234,12 +234,8 @@ def create_snapshot(output: Output, target: Target, destination: Path, rate: int
     A node writes it on its own machine: SNAPSHOT is an absolute path there, or a name in the backup directory of its
     configuration.
     """
-    from fastledger.chain.keeping.snapshots import snapshot_report
-    from fastledger.model.reports import SnapshotReport
-
     with target.open(replica=True) as ledger, _progress(output, "snapshot") as progress:
-        made = ledger.snapshot(destination, rate_bytes_per_second=rate, progress=progress)
-    report = made if isinstance(made, SnapshotReport) else snapshot_report(made)
+        report = ledger.snapshot(destination, rate_bytes_per_second=rate, progress=progress)
     output.answer(
         {name: value.hex() if isinstance(value, bytes) else value for name, value in asdict(report).items()}
     )

@@ -52,10 +52,10 @@ def new(
     suite: str,
 ) -> None:
     """Make a wallet called NAME."""
-    from fastledger.client.wallet import Wallet
     from fastledger.crypto.hpke import KemSuite
     from fastledger.crypto.keystore import Keystore
     from fastledger.errors import Code, InputError
+    from fastledger.wallet.wallet import Wallet
 
     keystore = Keystore.open(keystore_path, read_password(password_file))
     if name in keystore.names():
@@ -73,9 +73,9 @@ def new(
 @command_options
 def list_wallets(output: Output, keystore_path: Path, password_file: Path | None) -> None:
     """List the entries: of wallets their identities and how many folder keys each holds."""
-    from fastledger.client.wallet import Wallet
     from fastledger.crypto.keystore import Keystore
     from fastledger.errors import KeystoreError
+    from fastledger.wallet.wallet import Wallet
 
     keystore = Keystore.open(keystore_path, read_password(password_file))
     wallets: list[dict[str, Any]] = []
@@ -121,8 +121,8 @@ def passwd(
 @command_options
 def public(output: Output, name: str, keystore_path: Path, password_file: Path | None, out: Path) -> None:
     """Write the public keys of wallet NAME, as a genesis document wants them of a regulator."""
-    from fastledger.client.wallet import Wallet
     from fastledger.crypto.keystore import Keystore
+    from fastledger.wallet.wallet import Wallet
 
     wallet = Wallet.load(Keystore.open(keystore_path, read_password(password_file)), name)
     authority = wallet.authority

@@ -42,9 +42,9 @@ def init(output: Output, target: Target, keystore_path: Path, password_file: Pat
 def make_ledger(ledger_path: Path, keystore_path: Path, password: str) -> dict[str, str]:
     """Makes a ledger and a keystore with the two wallets that start it; returns what was made, by name."""
     from fastledger.chain.ledger import Ledger
-    from fastledger.client.wallet import Wallet
     from fastledger.crypto.keystore import Keystore
     from fastledger.subjects.identity import Role
+    from fastledger.wallet.wallet import Wallet
 
     regulator, organisation = Wallet.create(), Wallet.create()
     keystore = Keystore.create(keystore_path, password)

@@ -16,7 +16,7 @@ from fastledger.limits import PASSWORD_BYTES_MAX
 from fastledger.times import time_ms
 
 if TYPE_CHECKING:
-    from fastledger.chain.ledger import Ledger
+    from fastledger.client.api import LedgerApi
     from fastledger.client.sync import Client
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
@@ -71,7 +71,7 @@ class Target:
             raise click.UsageError("this command works on a ledger directory, not on a node")
         return Path(self.place)
 
-    def open(self, *, replica: bool = False) -> "Ledger | Client":
+    def open(self, *, replica: bool = False) -> "LedgerApi":
         """Opens the ledger, or connects to the node; either is a context manager and a ``LedgerApi``.
 
         ``replica``: a ledger is opened without its key, to be read.

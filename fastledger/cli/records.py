@@ -38,9 +38,9 @@ def ingest(
 ) -> None:
     """Validate, seal, sign and commit FHIR SOURCES: bundles, directories, tar(.xz), NDJSON."""
     from fastledger.client.ingest import Custodian, Ingest
-    from fastledger.client.wallet import Wallet
     from fastledger.crypto.keystore import Keystore
     from fastledger.gateway.sources import ReadingProgress, read_bundles
+    from fastledger.wallet.wallet import Wallet
 
     keystore = Keystore.open(keystore_path, read_password(password_file))
     progress = ReadingProgress()
@@ -87,11 +87,11 @@ def read(
     purpose: str,
 ) -> None:
     """Read RECORD through the audit and print its content."""
-    from fastledger.client.wallet import Wallet
     from fastledger.crypto.keystore import Keystore
     from fastledger.errors import Code, InputError
     from fastledger.subjects.consent import Purpose
     from fastledger.subjects.record import RECORDS
+    from fastledger.wallet.wallet import Wallet
 
     if purpose not in set(Purpose):
         raise InputError("no such purpose of use", code=Code.BAD_BODY)

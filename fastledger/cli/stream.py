@@ -14,8 +14,7 @@ from fastledger.errors import Code, InputError
 from fastledger.limits import QUERY_PAGE_MAX
 
 if TYPE_CHECKING:
-    from fastledger.chain.ledger import Ledger
-    from fastledger.client.sync import Client
+    from fastledger.model.following import FollowEvent
     from fastledger.model.query import Entry
 
 FILE_BYTES_MAX = 1024 * 1024 * 1024
@@ -41,62 +40,30 @@ def follow(
 
     A node is followed until the command is interrupted, a directory until its end.
     """
-    from fastledger.chain.ledger import Ledger
-
-    wanted = {name: value for name, value in conditions.items() if value is not None}
-    if topic == "blocks" and wanted:
-        raise InputError("blocks have no kind, signer or subject", code=Code.BAD_QUERY)
     with target.open() as ledger:
-        if isinstance(ledger, Ledger):
-            lines = _local_events(ledger, topic, cursor, wanted)
-        else:
-            lines = _node_events(ledger, topic, cursor, wanted, until_now)
-        for line in lines:
-            click.echo(msgspec.json.encode(line).decode())
+        for page in ledger.follow_pages(topic, cursor=cursor, **conditions):  # type: ignore[arg-type]
+            for event in page.events:
+                click.echo(msgspec.json.encode(_line(event)).decode())
+            # To a directory nothing is added while this process holds it.
+            if page.caught_up and (until_now or not target.is_node):
+                return
 
 
-def _node_events(
-    client: "Client", topic: Any, cursor: int | None, conditions: dict[str, Any], until_now: bool
-) -> Iterator[dict[str, Any]]:
-    from fastledger.rpc.protocol import Filter
-
-    texts = {name: value.hex() if isinstance(value, bytes) else value for name, value in conditions.items()}
-    for page in client.follow_pages(topic, cursor=cursor, filter=Filter(**texts) if texts else None):
-        for event in page.events:
-            if event.entry is not None:
-                yield _entry_line(event.entry)
-            elif event.block is not None:
-                yield {"cursor": event.cursor, **msgspec.to_builtins(event.block)}
-        if until_now and page.caught_up:
-            return
-
-
-def _local_events(
-    ledger: "Ledger", topic: str, cursor: int | None, conditions: dict[str, Any]
-) -> Iterator[dict[str, Any]]:
-    """Yields the lines of a followed directory, which nothing is added to while this process holds it."""
-    if topic == "blocks":
-        first_seq = 0
-        for height in range(ledger.height + 1):
-            block = ledger.block(height)
-            if height >= (ledger.height + 1 if cursor is None else cursor):
-                yield {
-                    "cursor": height + 1,
-                    "height": height,
-                    "block_id": block.block_id.hex(),
-                    "previous_id": block.header.previous_id.hex(),
-                    "time_ms": block.body.time_ms,
-                    "first_seq": first_seq,
-                    "transactions": block.count,
-                }
-            first_seq += block.count
-        return
-    start: int | None = ledger.transaction_count if cursor is None else cursor
-    while start is not None:
-        page = ledger.query(alerts=topic == "alerts", cursor=start, limit=QUERY_PAGE_MAX, **conditions)
-        for entry in page:
-            yield _entry_line(entry)
-        start = page.next_cursor
+def _line(event: "FollowEvent") -> dict[str, Any]:
+    if event.entry is not None:
+        return _entry_line(event.entry)
+    block = event.block
+    if block is None:
+        return {"cursor": event.cursor}
+    return {
+        "cursor": event.cursor,
+        "height": block.height,
+        "block_id": block.block_id.hex(),
+        "previous_id": block.previous_id.hex(),
+        "time_ms": block.time_ms,
+        "first_seq": block.first_seq,
+        "transactions": block.transaction_count,
+    }
 
 
 def _entry_line(entry: "Entry") -> dict[str, Any]:

@@ -9,7 +9,6 @@ are stored once, and an access read resumes by its ticket. Payloads are never lo
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
@@ -17,35 +16,39 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from fastledger.client.calls import Calls
-from fastledger.client.follow import Follower, FollowEvent, FollowPage
-from fastledger.client.http import ClientTls, Transport, load_http
+from fastledger.client.follow import Follower, conditions_of
+from fastledger.client.http import ClientTls, Transport, load_http, tls_context
 from fastledger.client.operating import NodeOperator
 from fastledger.client.retry import Retry
-from fastledger.client.submission import Chunk, encoded_of, prepare
+from fastledger.client.submission import Chunk, prepare_off_loop
 from fastledger.client.transfer import Transfers
 from fastledger.client.views import strange
-from fastledger.client.wallet import SealedRecord, Wallet
 from fastledger.errors import Code, InputError, NotFoundError, TransactionError, UnreachableError
 from fastledger.limits import (
     BATCH_BYTES_MAX,
     BATCH_TRANSACTIONS_MAX,
     TRANSACTION_BYTES_MAX,
 )
-from fastledger.model.outcome import Outcome, Wait
+from fastledger.model.following import FollowEvent, FollowPage
+from fastledger.model.outcome import Outcome, Wait, check_wait
 from fastledger.model.query import Entry, Topic
 from fastledger.model.transaction import Transaction
-from fastledger.rpc.protocol import (
-    CBOR_SEQUENCE_TYPE,
-    Filter,
-    decode_outcomes,
+from fastledger.rpc.protocol import CBOR_SEQUENCE_TYPE, decode_outcomes
+from fastledger.streams import (
+    BATCH_BYTES,
+    BATCH_TRANSACTIONS,
+    IN_FLIGHT,
+    BatchCutter,
+    encoded_of,
+    outcomes_of,
 )
 from fastledger.subjects.access import AccessRead
 from fastledger.subjects.consent import Purpose
 from fastledger.subjects.record import RECORDS
+from fastledger.wallet.wallet import SealedRecord, Wallet
 
 T = TypeVar("T")
 WAIT_FOR_MS_MAX = 500
-IN_FLIGHT = 4
 ACCESSES_MAX = 3
 TRANSACTIONS_PATH = "/v1/transactions"
 
@@ -58,8 +61,8 @@ class ClientOptions:
     connections_max: int = 16
     connect_timeout_ms: int = 5_000
     request_timeout_ms: int = 30_000
-    batch_transactions: int = 1_000
-    batch_bytes: int = 4 * 1024 * 1024
+    batch_transactions: int = BATCH_TRANSACTIONS
+    batch_bytes: int = BATCH_BYTES
 
     def __post_init__(self) -> None:
         """Refuses bounds that no node grants."""
@@ -71,6 +74,8 @@ class ClientOptions:
 
 class AsyncClient(NodeOperator):
     """A node over the network; make one with :meth:`connect`, on the event loop that uses it."""
+
+    options: ClientOptions
 
     def __init__(self, transport: Transport, options: ClientOptions) -> None:
         """Use :meth:`connect`."""
@@ -100,7 +105,7 @@ class AsyncClient(NodeOperator):
         transport = Transport(
             url,
             token=token,
-            tls=tls,
+            context=await tls_context(url, tls),
             connections_max=options.connections_max,
             connect_timeout_ms=options.connect_timeout_ms,
             request_timeout_ms=options.request_timeout_ms,
@@ -112,6 +117,10 @@ class AsyncClient(NodeOperator):
             await client.close()
             raise
         return client
+
+    def __repr__(self) -> str:
+        chain = f" chain {self.chain_id.hex()}" if hasattr(self, "genesis") else ""
+        return f"<{type(self).__name__} {self.url}{chain}>"
 
     @property
     def url(self) -> str:
@@ -127,12 +136,15 @@ class AsyncClient(NodeOperator):
         *,
         wait: Wait = "durable",
     ) -> list[Outcome]:
-        """The verdicts on a batch, in its order, once they are durable; the envelopes are stored first.
+        """Returns the verdicts on a batch, in its order, once they are durable.
 
-        With ``wait`` *accepted* or *ordered* the answer comes earlier and promises less. The requests that a long batch
-        takes go one after another, so what depends on earlier transactions of the batch finds them there. Where an
-        answer was lost, the repetition finds the first verdict and says so by ``duplicate``.
+        ``blobs`` are the envelopes that its records name; they are stored, and synced, first. With ``wait`` *accepted*
+        or *ordered* the verdicts come earlier and promise less. A bad transaction gets its own outcome and the rest
+        goes through. The requests that a long batch takes go one after another, so what depends on earlier
+        transactions of the batch finds them there. Where an answer was lost, the repetition finds the first verdict
+        and says so by ``duplicate``.
         """
+        check_wait(wait)
         if blobs:
             await self._transfers.store(blobs)
         outcomes = await self._submit_all(batch, wait)
@@ -141,7 +153,7 @@ class AsyncClient(NodeOperator):
         return outcomes
 
     async def _submit_all(self, batch: Sequence[bytes | Transaction], wait: Wait) -> list[Outcome]:
-        prepared = prepare(
+        prepared = await prepare_off_loop(
             batch,
             transactions_max=self.options.batch_transactions,
             bytes_max=self.options.batch_bytes,
@@ -195,35 +207,39 @@ class AsyncClient(NodeOperator):
         in_flight: int = IN_FLIGHT,
         wait: Wait = "durable",
     ) -> AsyncGenerator[Outcome, None]:
-        """The verdicts on a stream, in its order; at most ``in_flight`` batches are under way.
+        """Yields the verdicts on a stream of transactions in its order; at most ``in_flight`` batches are under way.
 
         Batches that are under way together may enter the chain in either order: transactions that depend on others of
-        the stream need ``in_flight=1``. Envelopes have to be stored before (:meth:`store_blobs`).
+        the stream need ``in_flight=1``. Envelopes have to be stored before, with :meth:`store_blobs`. Raises what
+        :meth:`submit` does, and ``InputError`` with ``BAD_QUERY`` where ``in_flight`` is less than 1.
         """
-        if in_flight < 1:
-            raise InputError("a stream needs a batch in flight", code=Code.BAD_QUERY)
-        running: deque[asyncio.Task[list[Outcome]]] = deque()
-        try:
-            async with aclosing(_batches(transactions, self.options)) as batches:
-                async for batch in batches:
-                    if len(running) >= in_flight:
-                        for outcome in await running.popleft():
-                            yield outcome
-                    running.append(asyncio.create_task(self._submit_all(batch, wait)))
-            while running:
-                for outcome in await running.popleft():
-                    yield outcome
-        finally:
-            for task in running:
-                task.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
+        cutter = BatchCutter(
+            transactions_max=self.options.batch_transactions, bytes_max=self.options.batch_bytes
+        )
+        outcomes = outcomes_of(
+            lambda batch: self._submit_all(batch, wait), transactions, in_flight=in_flight, cutter=cutter
+        )
+        async with aclosing(outcomes):
+            async for outcome in outcomes:
+                yield outcome
 
     async def store_blobs(self, blobs: Sequence[bytes]) -> list[bytes]:
-        """Has the node keep envelopes, each once; returns their digests once they are synced."""
+        """Has the node keep envelopes ahead of the records that name them; returns their digests once they are synced.
+
+        Each is sent once, and those that the node has not at all. Raises ``LedgerBusyError`` where too many wait for a
+        record already.
+        """
         return await self._transfers.store(blobs)
 
+    async def missing_blobs(self, digests: Sequence[bytes]) -> list[bytes]:
+        """Returns those of ``digests`` whose envelopes have to be stored before a record may name them."""
+        return await self._transfers.missing(digests)
+
     async def wait_for(self, txid: bytes, *, timeout_ms: int = 60_000) -> Entry:
-        """The transaction ``txid`` once it is durable, whoever submitted it; ``NotFoundError`` if not in time."""
+        """Returns the transaction ``txid`` once it is durable, whoever submitted it.
+
+        Raises ``NotFoundError`` where it is not durable after ``timeout_ms``.
+        """
         ends = time.monotonic() + timeout_ms / 1000
         wait_s = 0.005
         while True:
@@ -237,7 +253,7 @@ class AsyncClient(NodeOperator):
     # Records.
 
     async def read(self, access: bytes | Transaction) -> bytes:
-        """Submits a signed ``access.read`` and returns the envelope, once the read stands in the audit.
+        """Submits a signed ``access.read`` and returns the whole envelope, once the read stands in the audit.
 
         Raises ``AccessRefused`` where the rules refuse (the refusal is audited too), ``TransactionError`` where the
         transaction is rejected or was used before.
@@ -252,8 +268,13 @@ class AsyncClient(NodeOperator):
     async def put_record(
         self, wallet: Wallet, folder: str | bytes, content: bytes, terms: Iterable[str] = ()
     ) -> SealedRecord:
-        """Seals ``content`` with the wallet's folder key and has it durable; raises where it is not."""
-        sealed = wallet.put_record(folder, content, terms)
+        """Seals ``content`` with the wallet's key of ``folder`` (a label or an id) and has it durable.
+
+        ``terms`` are what it can be found by. Returns the sealed record with its ids. Raises ``TransactionError`` with
+        the code where the record is rejected or refused, and ``EnvelopeError`` where the wallet has no such key.
+        """
+        # Sealing takes as long as the content is; the wallet is only read.
+        sealed = await asyncio.to_thread(wallet.put_record, folder, content, terms)
         (outcome,) = await self.submit([sealed.transaction], [sealed.blob])
         outcome.raise_for_status()
         return sealed
@@ -261,14 +282,19 @@ class AsyncClient(NodeOperator):
     async def read_record(
         self, wallet: Wallet, record: bytes, purpose: Purpose, *, version: int = 0
     ) -> bytes:
-        """Reads a record through the audit and opens it with the wallet's folder key; version 0 is the present one.
+        """Reads a record through the audit and returns its content, opened with the wallet's folder key.
 
-        Where the answer was lost for good another access is signed: the audit then has two.
+        Version 0 is the present one. Where the answer was lost for good another access is signed: the audit then has
+        two. Raises what :meth:`read` does, and ``EnvelopeError`` where the wallet has no key that opens the envelope.
         """
         envelope = await self._read_again(lambda: wallet.access(record, purpose, version=version))
         state = await self.entity(RECORDS, record)
-        return wallet.open_record(
-            envelope, folder=state.folder, record=record, version=version or state.version
+        return await asyncio.to_thread(
+            wallet.open_record,
+            envelope,
+            folder=state.folder,
+            record=record,
+            version=version or state.version,
         )
 
     async def _read_again(self, sign: Callable[[], Transaction]) -> bytes:
@@ -287,14 +313,19 @@ class AsyncClient(NodeOperator):
         topic: Topic = "transactions",
         *,
         cursor: int | None = None,
-        filter: Filter | None = None,
+        kind: str | None = None,
+        signed_by: bytes | None = None,
+        subject: bytes | None = None,
     ) -> AsyncGenerator[FollowEvent, None]:
-        """Events without end, each once and none left out, across reconnects (SPEC-CLI-6).
+        """Yields durable events without end, each once and none left out, also across reconnects (SPEC-CLI-6).
 
-        ``cursor`` resumes behind the event that had it; 0 is the beginning, None means from now on. Raises the last
-        error once the node was silent for the deadline of the retries.
+        The topic is *transactions*, *blocks* or *alerts*; ``kind``, ``signed_by`` and ``subject`` (16-byte ids)
+        are conditions on transactions. ``cursor`` resumes behind the event that had it; 0 is the beginning, None means
+        from now on. Raises ``InputError`` with ``BAD_QUERY`` for conditions that make no sense, and the last error once
+        the node was silent for the deadline of the retries.
         """
-        async with aclosing(self.follow_pages(topic, cursor=cursor, filter=filter)) as pages:
+        pages = self.follow_pages(topic, cursor=cursor, kind=kind, signed_by=signed_by, subject=subject)
+        async with aclosing(pages):
             async for page in pages:
                 for event in page.events:
                     yield event
@@ -304,16 +335,22 @@ class AsyncClient(NodeOperator):
         topic: Topic = "transactions",
         *,
         cursor: int | None = None,
-        filter: Filter | None = None,
+        kind: str | None = None,
+        signed_by: bytes | None = None,
+        subject: bytes | None = None,
     ) -> AsyncGenerator[FollowPage, None]:
-        """Gives the events of :meth:`follow` by the page, with the cursor behind what a filter passed over."""
-        follower = Follower(self._transport, self._retry, topic, cursor, filter)
+        """Yields what :meth:`follow` does by the page, with the cursor behind what the conditions passed over.
+
+        The first page that has caught up with the chain comes even if it is empty. Raises what :meth:`follow` does.
+        """
+        conditions = conditions_of(topic, kind, signed_by, subject)
+        follower = Follower(self._transport, self._retry, topic, cursor, conditions)
         async with aclosing(follower.pages()) as pages:
             async for page in pages:
                 yield page
 
     async def close(self) -> None:
-        """Closes the connections; what waits gets ``UnreachableError``."""
+        """Closes the connections; what waits gets ``UnreachableError``. May be called twice."""
         await self._calls.close()
         await self._transport.close()
 
@@ -327,34 +364,3 @@ class AsyncClient(NodeOperator):
         traceback: TracebackType | None,
     ) -> None:
         await self.close()
-
-
-async def _batches(
-    transactions: AsyncIterable[bytes | Transaction] | Iterable[bytes | Transaction], options: ClientOptions
-) -> AsyncGenerator[list[bytes], None]:
-    """A stream cut into batches of one request each."""
-    batch: list[bytes] = []
-    size = 0
-    async with aclosing(_each(transactions)) as items:
-        async for item in items:
-            encoded = encoded_of(item)
-            if batch and (
-                len(batch) >= options.batch_transactions or size + len(encoded) > options.batch_bytes
-            ):
-                yield batch
-                batch, size = [], 0
-            batch.append(encoded)
-            size += len(encoded)
-    if batch:
-        yield batch
-
-
-async def _each(
-    items: AsyncIterable[bytes | Transaction] | Iterable[bytes | Transaction],
-) -> AsyncGenerator[bytes | Transaction, None]:
-    if isinstance(items, AsyncIterable):
-        async for item in items:
-            yield item
-    else:
-        for item in items:
-            yield item

@@ -1,18 +1,25 @@
 """What callers need of a ledger, whether it lies in a directory of theirs or behind a node."""
 
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import PurePath
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, BinaryIO, Protocol, Self
 
 from fastledger.limits import QUERY_PAGE_DEFAULT
+from fastledger.model.following import FollowEvent, FollowPage, Tip
 from fastledger.model.genesis import Genesis
-from fastledger.model.outcome import Outcome
-from fastledger.model.query import Entry, Page, Query
-from fastledger.model.reports import VerifyReport
+from fastledger.model.outcome import Outcome, Wait
+from fastledger.model.query import Entry, Page, Query, Topic
+from fastledger.model.receipt import Verified
+from fastledger.model.reports import BackupReport, ExportReport, PruneReport, SnapshotReport, VerifyReport
 from fastledger.model.transaction import Transaction
 from fastledger.pace import Progress
 from fastledger.state.entity import EntityPage, EntityT, EntityTable, KeyValue
+from fastledger.streams import IN_FLIGHT
+from fastledger.subjects.consent import Purpose
 from fastledger.subjects.record import RecordVersion
+from fastledger.wallet.wallet import SealedRecord, Wallet
 
 
 class LedgerApi(Protocol):
@@ -23,41 +30,73 @@ class LedgerApi(Protocol):
 
     @property
     def genesis(self) -> Genesis:
-        """What the chain is: its engine, proposers and authorities."""
+        """The chain's genesis document, at hand without disk or network: its engine, proposers and authorities."""
 
     @property
     def chain_id(self) -> bytes:
-        """8 bytes that stand in every transaction of this chain."""
+        """The 8 bytes that stand in every transaction of this chain, at hand as :attr:`genesis` is."""
 
-    @property
-    def height(self) -> int:
-        """The height of the newest durable block."""
+    def tip(self) -> Tip:
+        """Returns the end of the durable chain: height, head and count that belong together."""
 
-    @property
-    def head(self) -> bytes:
-        """The 32-byte id of the newest durable block."""
+    # Submitting.
 
-    @property
-    def transaction_count(self) -> int:
-        """How many transactions are durable."""
+    def submit(
+        self,
+        batch: Sequence[bytes | Transaction],
+        blobs: Sequence[bytes] = (),
+        *,
+        wait: Wait = "durable",
+    ) -> list[Outcome]:
+        """Returns the verdicts on a batch, in its order, once they are as far as ``wait`` says; ``blobs`` go first."""
 
-    def submit(self, batch: Sequence[bytes | Transaction], blobs: Sequence[bytes] = ()) -> list[Outcome]:
-        """The verdicts on a batch, in its order, once durable; ``blobs`` are stored first."""
+    def submit_stream(
+        self,
+        transactions: Iterable[bytes | Transaction],
+        *,
+        in_flight: int = IN_FLIGHT,
+        wait: Wait = "durable",
+    ) -> Iterator[Outcome]:
+        """Yields the verdicts on a stream in its order, with at most ``in_flight`` batches under way."""
+
+    def store_blobs(self, blobs: Sequence[bytes]) -> list[bytes]:
+        """Stores envelopes ahead of the records that name them; returns their digests once they are synced."""
+
+    def missing_blobs(self, digests: Sequence[bytes]) -> list[bytes]:
+        """Returns those of ``digests`` whose envelopes have to be stored before a record may name them."""
+
+    # Records.
 
     def read(self, access: bytes | Transaction) -> bytes:
-        """The envelope that a signed ``access.read`` asks for, once the read stands in the audit."""
+        """Returns the whole envelope that a signed ``access.read`` asks for, once the read stands in the audit."""
+
+    def put_record(
+        self, wallet: Wallet, folder: str | bytes, content: bytes, terms: Iterable[str] = ()
+    ) -> SealedRecord:
+        """Seals ``content`` with the wallet's key of a folder and has it durable; returns the sealed record."""
+
+    def read_record(self, wallet: Wallet, record: bytes, purpose: Purpose, *, version: int = 0) -> bytes:
+        """Reads a record through the audit and returns its content, opened with the wallet's folder key."""
+
+    # Reading.
 
     def get(self, txid: bytes) -> Entry:
-        """The transaction ``txid``."""
+        """Returns the transaction ``txid``; raises ``NotFoundError``."""
+
+    def wait_for(self, txid: bytes, *, timeout_ms: int = 60_000) -> Entry:
+        """Returns the transaction ``txid`` once it is durable; raises ``NotFoundError`` where it is not in time."""
 
     def query(self, query: Query | None = None, **conditions: Any) -> Page:
-        """A page of the transactions that meet a query."""
+        """Returns a page of the transactions that meet a query, or the conditions of one as keywords."""
 
-    def prove(self, txid: bytes) -> bytes:
-        """The transparent statement of ``txid``, verifiable offline."""
+    def prove(self, txid: bytes, *, verify: bool = False) -> bytes:
+        """Returns the transparent statement of ``txid``, verifiable offline."""
+
+    def verify_statement(self, statement: bytes, txid: bytes | None = None) -> Verified:
+        """Checks a transparent statement against the genesis document, without disk or network."""
 
     def entity(self, table: EntityTable[EntityT], *key: KeyValue) -> EntityT:
-        """The entity of ``table`` under ``key``, one value for each part of it."""
+        """Returns the entity of ``table`` under ``key``, one value for each part of it."""
 
     def entities(
         self,
@@ -67,19 +106,101 @@ class LedgerApi(Protocol):
         cursor: int | None = None,
         limit: int = QUERY_PAGE_DEFAULT,
     ) -> EntityPage[EntityT]:
-        """A page of the entities of ``table`` whose fields are as ``by`` says."""
+        """Returns a page of the entities of ``table`` whose fields are as ``by`` says."""
 
     def record_version(self, record: bytes, version: int = 0) -> RecordVersion:
-        """Digest, size and author of one version's envelope; 0 is the present version."""
-
-    def verify(self, progress: Progress | None = None) -> VerifyReport:
-        """Re-checks every byte, signature and root from disk."""
+        """Returns digest, size and author of one version's envelope; 0 is the present version."""
 
     def status(self) -> dict[str, Any]:
-        """Figures for people and metrics."""
+        """Returns figures for people and metrics."""
+
+    # Following.
+
+    def follow(
+        self,
+        topic: Topic = "transactions",
+        *,
+        cursor: int | None = None,
+        kind: str | None = None,
+        signed_by: bytes | None = None,
+        subject: bytes | None = None,
+    ) -> Iterator[FollowEvent]:
+        """Yields durable events without end, each once and none left out, from ``cursor`` on."""
+
+    def follow_pages(
+        self,
+        topic: Topic = "transactions",
+        *,
+        cursor: int | None = None,
+        kind: str | None = None,
+        signed_by: bytes | None = None,
+        subject: bytes | None = None,
+    ) -> Iterator[FollowPage]:
+        """Yields what :meth:`follow` does by the page."""
+
+    # Keeping. ``cancel`` is an event that ends the operation with ``OperationCancelledError``.
+
+    def verify(
+        self,
+        progress: Progress | None = None,
+        *,
+        online: bool = True,
+        rate_bytes_per_second: int | None = None,
+        cancel: threading.Event | None = None,
+    ) -> VerifyReport:
+        """Re-checks every byte, signature and root from disk, and returns the findings."""
+
+    def backup(
+        self,
+        destination: str | PurePath,
+        *,
+        include_node_key: bool = False,
+        include_snapshot: bool = False,
+        recheck: bool = False,
+        progress: Progress | None = None,
+        rate_bytes_per_second: int | None = None,
+        cancel: threading.Event | None = None,
+    ) -> BackupReport:
+        """Writes a consistent backup of this moment while submissions go on, where the ledger is."""
+
+    def snapshot(
+        self,
+        target: str | PurePath | None = None,
+        *,
+        progress: Progress | None = None,
+        rate_bytes_per_second: int | None = None,
+        cancel: threading.Event | None = None,
+    ) -> SnapshotReport:
+        """Writes the whole state at a height while submissions go on, where the ledger is."""
+
+    def prune(
+        self,
+        *,
+        before_height: int | None = None,
+        keep_blocks: int | None = None,
+        progress: Progress | None = None,
+        rate_bytes_per_second: int | None = None,
+        cancel: threading.Event | None = None,
+    ) -> PruneReport:
+        """Gives back the segments of old blocks, behind a kept snapshot."""
+
+    def export_ndjson(
+        self,
+        out: BinaryIO,
+        *,
+        from_height: int | None = None,
+        to_height: int | None = None,
+        progress: Progress | None = None,
+        rate_bytes_per_second: int | None = None,
+        cancel: threading.Event | None = None,
+    ) -> ExportReport:
+        """Writes a line of JSON to ``out`` for every durable transaction of a range of heights."""
+
+    def checkpoint(self) -> int:
+        """Writes everything durable to the index, so that the next opening replays nothing; returns the height."""
 
     def close(self) -> None:
-        """Lets go of the directory or the connections."""
+        """Lets go of the directory or the connections; may be called twice."""
 
     def __enter__(self) -> Self: ...
 

@@ -1,4 +1,4 @@
-"""JSON-RPC calls to one node. Calls that wait for a free lane travel together: one request carries what has gathered.
+"""JSON-RPC calls. Those that wait for a free lane travel together: one request carries what has gathered.
 
 A call that is alone goes at once, so nothing waits for company; under load a request carries dozens, which costs both
 sides a fraction of as many requests.
@@ -34,10 +34,10 @@ _NOT_JSON_RPC = "the node's answer is not JSON-RPC 2.0"
 
 
 class Calls:
-    """Makes JSON-RPC calls over a transport; they raise the node's errors and ``UnreachableError``."""
+    """JSON-RPC over a transport; raises the node's errors and ``UnreachableError``."""
 
     def __init__(self, transport: Transport, *, lanes: int = 2, calls_max: int = 32) -> None:
-        """Has at most ``lanes`` requests under way, with at most ``calls_max`` gathered calls in each."""
+        """At most ``lanes`` requests with at most ``calls_max`` gathered calls each are under way."""
         self._transport = transport
         self._lanes = lanes
         self._calls_max = calls_max
@@ -45,12 +45,12 @@ class Calls:
         self._running: set[asyncio.Task[None]] = set()
 
     async def call(self, method: str, params: dict[str, Any], result: type[T], *, answer_bytes_max: int) -> T:
-        """Makes a call in a request of its own, for what takes the node long or may be answered at length."""
+        """One call in a request of its own, for what takes the node long or may be answered at length."""
         raw = await self._send([_encode_call(method, params)], answer_bytes_max)
         return decode_result(_value(raw[0]), result)
 
     async def point(self, method: str, params: dict[str, Any], result: type[T]) -> T:
-        """Makes a short call, which may share its request; the answer has at most ``POINT_ANSWER_BYTES_MAX`` bytes."""
+        """One of many short calls, answered with at most ``POINT_ANSWER_BYTES_MAX`` bytes."""
         future: asyncio.Future[msgspec.Raw] = asyncio.get_running_loop().create_future()
         self._waiting.append((_encode_call(method, params), future))
         if len(self._running) < self._lanes:
@@ -76,7 +76,7 @@ class Calls:
                 _settle(future, answer)
 
     async def _send(self, calls: list[bytes], answer_bytes_max: int) -> list[_Answer]:
-        """Sends ``calls`` in one request and returns their answers in order; each call's id is its place."""
+        """The answers to ``calls``, in their order; each call's id is its place."""
         numbered = [b'{"jsonrpc":"2.0","id":%d,%s' % item for item in enumerate(calls)]
         single = len(calls) == 1
         body = numbered[0] if single else b"[" + b",".join(numbered) + b"]"
@@ -94,7 +94,7 @@ class Calls:
         return [placed[number] for number in range(len(calls))]
 
     async def close(self) -> None:
-        """Gives up the calls that are under way: their callers get ``UnreachableError``."""
+        """Gives up what is under way."""
         running = list(self._running)
         for task in running:
             task.cancel()
@@ -104,12 +104,12 @@ class Calls:
 
 
 def _encode_call(method: str, params: dict[str, Any]) -> bytes:
-    """Encodes a call without its id, which the request puts before it."""
+    """A call from behind its id on."""
     return b'"method":%s,"params":%s}' % (_encode(method), _encode(params))
 
 
 def _raise_common_error(answers: list[_Answer]) -> None:
-    """Raises the error of an answer that names no call: it is about the request as a whole."""
+    """An error that names no call is about the request as a whole."""
     if len(answers) == 1 and answers[0].id is None and answers[0].error is not None:
         raise error_of(answers[0].error)
 
@@ -132,7 +132,7 @@ def _settle(future: "asyncio.Future[msgspec.Raw]", answer: _Answer) -> None:
 
 
 def _fail(taken: "list[tuple[bytes, asyncio.Future[msgspec.Raw]]]", error: BaseException) -> None:
-    """Fails all who wait, each with an error of its own: one object raised twice would mix their tracebacks."""
+    """Everyone who waits gets an error of their own: one object raised twice would mix their tracebacks."""
     for _, future in taken:
         if future.done():
             continue
@@ -145,7 +145,7 @@ def _fail(taken: "list[tuple[bytes, asyncio.Future[msgspec.Raw]]]", error: BaseE
 
 
 def decode_result(raw: msgspec.Raw | bytes, result: type[T]) -> T:
-    """Returns a result of the expected type; raises ``UnreachableError`` for any other."""
+    """A result of the expected shape; raises ``UnreachableError`` for any other."""
     try:
         return msgspec.json.decode(raw, type=result)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):

@@ -30,12 +30,12 @@ def _classes(root: type[FastLedgerError]) -> Iterator[type[FastLedgerError]]:
 
 
 def _asked(cls: type[FastLedgerError]) -> set[str]:
-    """Returns the names of what the constructor of an error class asks for."""
+    """What a constructor wants to know."""
     return {name for name, item in signature(cls).parameters.items() if item.default is Parameter.empty}
 
 
 def _by_code(asked: set[str]) -> dict[Code, type[FastLedgerError]]:
-    """Returns for each code its most general error class, of those whose constructors ask for exactly ``asked``."""
+    """The most general class of each code, of those that are made of so much."""
     found: dict[Code, type[FastLedgerError]] = {}
     for cls in _classes(FastLedgerError):
         if cls.__module__ == errors.__name__ and _asked(cls) == asked:
@@ -68,7 +68,7 @@ def error_of(fault: RpcError, *, retry_after_ms: int | None = None) -> FastLedge
 
 
 def _foreign(code: int, message: str) -> FastLedgerError:
-    """Returns the exception for an error whose code this client does not know: JSON-RPC's own, or a newer node's."""
+    """JSON-RPC's own errors, and those of a node that is newer than this client."""
     if code == INTERNAL_ERROR:
         return LedgerError(message)
     if code < 0:

@@ -3,8 +3,7 @@
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import msgspec
 
@@ -12,9 +11,10 @@ from fastledger.client.calls import decode_result
 from fastledger.client.faults import error_of
 from fastledger.client.http import Transport
 from fastledger.client.retry import Retry, is_transient
-from fastledger.client.views import entry_of
-from fastledger.errors import FastLedgerError, UnreachableError
-from fastledger.model.query import Entry, Topic
+from fastledger.client.views import block_of, entry_of
+from fastledger.errors import Code, FastLedgerError, InputError, UnreachableError
+from fastledger.model.following import FollowEvent, FollowPage
+from fastledger.model.query import Query, Topic
 from fastledger.rpc.protocol import BlockView, Events, Filter, RpcError
 
 if TYPE_CHECKING:
@@ -26,27 +26,6 @@ EVENT = "subscription.event"
 ENDED = "subscription.ended"
 # What may come before the answer to a subscription: nothing but it, so a few messages are already too many.
 _STRANGERS_MAX = 16
-
-
-@dataclass(frozen=True, slots=True)
-class FollowEvent:
-    """One thing that happened: ``block`` under topic *blocks*, else ``entry``.
-
-    Kept by the caller, ``cursor`` resumes behind this event: ``follow(topic, cursor=event.cursor)``.
-    """
-
-    cursor: int
-    entry: Entry | None = None
-    block: BlockView | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class FollowPage:
-    """Some events; ``cursor`` resumes behind all of it, also where a filter left nothing of it."""
-
-    events: list[FollowEvent]
-    cursor: int
-    caught_up: bool
 
 
 class _Subscribed(msgspec.Struct):
@@ -154,7 +133,8 @@ class Follower:
                 raise UnreachableError(f"the node leaves out what follows cursor {cursor}")
             cursor = event.cursor
             entry = None if event.entry is None else entry_of(event.entry)
-            events.append(FollowEvent(cursor, entry, event.block))
+            block = None if event.block is None else block_of(event.block)
+            events.append(FollowEvent(cursor, entry, block))
         self.cursor = max(cursor, page.next_cursor)
         return FollowPage(events, self.cursor, page.caught_up)
 
@@ -168,6 +148,24 @@ class Follower:
         if place is None:
             raise UnreachableError("the node sends an event of another topic", transient=False)
         return place
+
+
+def conditions_of(
+    topic: Topic, kind: str | None, signed_by: bytes | None, subject: bytes | None
+) -> Filter | None:
+    """Returns the wire's form of conditions; raises ``InputError`` with ``BAD_QUERY`` where they make no sense."""
+    if topic not in get_args(Topic):
+        raise InputError("a topic is one of " + ", ".join(get_args(Topic)), code=Code.BAD_QUERY)
+    if (kind, signed_by, subject) == (None, None, None):
+        return None
+    if topic == "blocks":
+        raise InputError("blocks have no kind, signed_by or subject", code=Code.BAD_QUERY)
+    Query(signed_by=signed_by, subject=subject).check()
+    return Filter(
+        kind=kind,
+        signed_by=None if signed_by is None else signed_by.hex(),
+        subject=None if subject is None else subject.hex(),
+    )
 
 
 def _params(message: _Message) -> msgspec.Raw:

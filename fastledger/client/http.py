@@ -80,20 +80,21 @@ class Transport:
         url: str,
         *,
         token: str | None,
-        tls: ClientTls | None,
+        context: ssl.SSLContext | None,
         connections_max: int,
         connect_timeout_ms: int,
         request_timeout_ms: int,
     ) -> None:
-        """``request_timeout_ms`` bounds each exchange, and each wait for more bytes of a streamed one."""
+        """``context`` is what :func:`tls_context` made.
+
+        ``request_timeout_ms`` bounds each exchange, and each wait for more bytes of a streamed one.
+        """
         self.url = node_url(url)
         if token is not None and (not token.isascii() or not token.isprintable() or " " in token):
             raise InputError("a token is printable ASCII without spaces", code=Code.BAD_QUERY)
         headers = {PROTOCOL_HEADER: str(PROTOCOL_VERSION), "User-Agent": f"fastledger/{VERSION}"}
         if token is not None:
             headers["Authorization"] = f"Bearer {token}"
-        secure = self.url.startswith("https:")
-        context = (tls or ClientTls()).context() if secure else None
         import aiohttp
 
         self._session = aiohttp.ClientSession(
@@ -183,6 +184,17 @@ class Transport:
     async def close(self) -> None:
         """Closes every connection."""
         await self._session.close()
+
+
+async def tls_context(url: str, tls: ClientTls | None) -> "ssl.SSLContext | None":
+    """Returns what a connection to ``url`` is secured by, None for plain HTTP.
+
+    Certificates are read and parsed on another thread than the event loop's. Raises what :meth:`ClientTls.context`
+    does.
+    """
+    if not node_url(url).startswith("https:"):
+        return None
+    return await asyncio.to_thread((tls or ClientTls()).context)
 
 
 async def read_bounded(response: "aiohttp.ClientResponse", bytes_max: int) -> bytes:

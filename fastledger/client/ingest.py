@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fastledger.client.api import LedgerApi
-from fastledger.client.wallet import Wallet
 from fastledger.crypto.folders import FolderKey
 from fastledger.crypto.keystore import Keystore
 from fastledger.errors import Code, FhirError, NotFoundError
@@ -27,6 +26,7 @@ from fastledger.subjects.consent import Right
 from fastledger.subjects.folder import FOLDERS
 from fastledger.subjects.identity import IDENTITIES, Role
 from fastledger.subjects.record import RecordPut
+from fastledger.wallet.wallet import Wallet
 
 DIRECTORY = "directory"
 ORGANISATION_ENTRY = "organisation"

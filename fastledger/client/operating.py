@@ -45,11 +45,12 @@ class NodeOperator(FederationCalls):
     async def run_job(
         self, method: str, *, progress: Progress | None = None, **params: Any
     ) -> dict[str, Any]:
-        """The report of the job that ``method`` begins, once it has ended; ``progress`` gets (stage, done, total).
+        """Begins a job with the operator's method ``method``, and returns its report once it has ended.
 
         The job is begun once, however often the answer to that is lost: it is asked for under a random id. While
-        another job runs, this waits as for any busy node. Where the wait is cancelled, or ``progress`` raises, the
-        job is called off. Raises the job's error, and ``LedgerError`` where the node ended before its job did.
+        another job runs, this waits as for any busy node. ``progress`` is called with (stage, done, total). Cancelling
+        the task that waits calls the job off, and so does ``progress`` by raising. Raises the job's error, and
+        ``LedgerError`` where the node ended before its job did.
         """
         params["request"] = secrets.token_hex(REQUEST_BYTES)
         given = {name: value for name, value in params.items() if value is not None}
@@ -100,9 +101,12 @@ class NodeOperator(FederationCalls):
         online: bool = True,
         rate_bytes_per_second: int | None = None,
     ) -> VerifyReport:
-        """Has the node re-check every byte, signature and root from disk, as :meth:`run_job`.
+        """Has the node re-check every byte, signature and root from its disk, and returns the findings.
 
-        Submissions go on meanwhile unless ``online`` is false. Without a rate the node's configured one holds.
+        With ``online`` submissions go on meanwhile, and what is durable at the beginning is checked; without, they wait
+        until it is over, and the end of the log is checked as well. Without a rate the node's configured one holds.
+        ``progress`` is called with (stage, done, total). Cancelling the task that waits calls the job off. Raises what
+        :meth:`run_job` does.
         """
         report = await self.run_job(
             "node.verify", progress=progress, online=online, rate_bytes_per_second=rate_bytes_per_second
@@ -119,9 +123,13 @@ class NodeOperator(FederationCalls):
         progress: Progress | None = None,
         rate_bytes_per_second: int | None = None,
     ) -> BackupReport:
-        """Has the node write a backup on its own machine, as :meth:`run_job`; see ``Ledger.backup``.
+        """Has the node write a consistent backup on its own machine while submissions go on.
 
-        ``destination`` is an absolute path there, or a name in the backup directory where one is configured.
+        ``destination`` is an absolute path there, or a name in the backup directory where one is configured. Into an
+        older backup it writes what is new. ``include_snapshot`` makes restoring faster and the backup larger;
+        ``recheck`` reads again what the backup has already. Envelopes that were erased leave the backup with this run.
+        ``progress`` is called with (stage, done, total). Cancelling the task that waits calls the job off. Raises what
+        :meth:`run_job` does.
         """
         report = await self.run_job(
             "node.backup",
@@ -142,7 +150,14 @@ class NodeOperator(FederationCalls):
         progress: Progress | None = None,
         rate_bytes_per_second: int | None = None,
     ) -> PruneReport:
-        """Has the node give back the segments of old blocks, as :meth:`run_job`; see ``Ledger.prune``."""
+        """Has the node give back whole segments below a height, or all but the newest blocks, behind a kept snapshot.
+
+        One of ``before_height`` and ``keep_blocks`` is given; ``InputError`` with ``BAD_QUERY`` otherwise. State,
+        queries' terms, verdicts on retries and envelopes stay; the pruned blocks and their transactions do not, there
+        (SPEC-PRUNE-1..5).
+        ``progress`` is called with (stage, done, total). Cancelling the task that waits calls the job off. Raises what
+        :meth:`run_job` does.
+        """
         report = await self.run_job(
             "node.prune",
             progress=progress,
@@ -159,9 +174,13 @@ class NodeOperator(FederationCalls):
         progress: Progress | None = None,
         rate_bytes_per_second: int | None = None,
     ) -> SnapshotReport:
-        """Has the node write its whole state on its own machine, as :meth:`run_job`; ``target`` as for a backup.
+        """Has the node write its whole state at a height on its own machine, while submissions go on.
 
-        Without a target the node keeps the snapshot itself.
+        ``target`` is a new or empty directory, named as for :meth:`backup`; None has the node keep the snapshot itself.
+        Returns the height, what the snapshot commits to and its size. Raises ``InputError`` where the directory is not
+        empty.
+        ``progress`` is called with (stage, done, total). Cancelling the task that waits calls the job off. Raises what
+        :meth:`run_job` does.
         """
         report = await self.run_job(
             "node.snapshot",
@@ -174,33 +193,39 @@ class NodeOperator(FederationCalls):
     # Jobs.
 
     async def jobs(self) -> list[JobView]:
-        """The node's newest jobs, the newest first."""
+        """Returns the node's newest jobs, the newest first."""
         return (await self._call("node.jobs", _Jobs, INFO_BYTES_MAX)).jobs
 
     async def job(self, job: str) -> JobView:
-        """A job's state, progress and report; raises ``NotFoundError``."""
+        """Returns a job's state, progress and report; raises ``NotFoundError`` where the node knows no such job."""
         return await self._call("node.job", JobView, INFO_BYTES_MAX, job=job)
 
     async def cancel_job(self, job: str) -> JobView:
-        """Asks a job to end early; ``NotFoundError``, and ``InputError`` where it has ended."""
+        """Asks a job to end early, and returns its state.
+
+        Raises ``NotFoundError`` where the node knows no such job, and ``InputError`` where it has ended.
+        """
         return await self._call("node.cancel", JobView, INFO_BYTES_MAX, job=job)
 
     # The process.
 
     async def node_status(self) -> dict[str, Any]:
-        """The ledger's figures, the server's counters and the newest jobs."""
+        """Returns the ledger's figures, the server's counters and the newest jobs."""
         return await self._call("node.status", dict[str, Any], INFO_BYTES_MAX)
 
     async def checkpoint(self) -> int:
-        """Has everything durable written to the index; the height that it stands at."""
+        """Has everything durable written to the index, so that the next start replays nothing; returns the height."""
         return (await self._call("node.checkpoint", _Checkpoint, INFO_BYTES_MAX)).height
 
     async def reload(self) -> list[str]:
-        """Has certificates read and the log file opened again; what was."""
+        """Has the node read its certificates and open its log file again; returns the names of what it did so with."""
         return (await self._call("node.reload", _Reloaded, INFO_BYTES_MAX)).reloaded
 
     async def stop(self) -> None:
-        """Ends the node as SIGTERM does: what it took is answered first. Asked once, since a stopped node is away."""
+        """Ends the node, not the client, as SIGTERM does: what it took is answered first.
+
+        It is asked once, since a stopped node does not answer.
+        """
         await self._calls.call("node.stop", {}, _Stopping, answer_bytes_max=INFO_BYTES_MAX)
 
 

@@ -10,9 +10,10 @@ from fastledger.client import views
 from fastledger.client.calls import Calls
 from fastledger.client.http import wrong_version
 from fastledger.client.retry import Retry
-from fastledger.client.views import Tip, entry_of, genesis_of, hex_bytes, strange
+from fastledger.client.views import entry_of, genesis_of, hex_bytes, strange
 from fastledger.errors import NotFoundError, ReceiptError
 from fastledger.limits import QUERY_PAGE_DEFAULT, TRANSACTION_BYTES_MAX
+from fastledger.model.following import Tip
 from fastledger.model.genesis import Genesis
 from fastledger.model.query import Entry, Page, Query
 from fastledger.model.receipt import STATEMENT_BYTES_MAX, Verified, verify_statement
@@ -47,11 +48,12 @@ class _Statement(msgspec.Struct):
 class NodeReader:
     """Reads of a node's chain; each is tried again until the deadline, since reading changes nothing."""
 
+    genesis: Genesis
+
     def __init__(self, calls: Calls, retry: Retry) -> None:
-        """``genesis`` is what :meth:`AsyncClient.connect` found."""
+        """``genesis`` is set once :meth:`fetch_genesis` has found it."""
         self._calls = calls
         self._retry = retry
-        self.genesis: Genesis
 
     @property
     def chain_id(self) -> bytes:
@@ -77,20 +79,26 @@ class NodeReader:
         return genesis_of(info.genesis, chain_id)
 
     async def tip(self) -> Tip:
-        """Where the chain ends now."""
+        """Returns the end of the durable chain: height, head and count that belong together."""
         info = await self._point("ledger.info", views.InfoView)
         return Tip(info.height, hex_bytes(info.head, 32), info.transactions)
 
     async def status(self) -> dict[str, Any]:
-        """Figures for people and metrics."""
+        """Returns figures for people and metrics."""
         return await self._call("ledger.status", dict[str, Any], INFO_BYTES_MAX)
 
     async def get(self, txid: bytes) -> Entry:
-        """The transaction ``txid``; raises ``NotFoundError``."""
+        """Returns the transaction ``txid``.
+
+        Raises ``NotFoundError``, with the code PRUNED where its block was pruned.
+        """
         return entry_of(await self._point("transaction.get", EntryView, txid=txid.hex()), txid)
 
     async def query(self, query: Query | None = None, **conditions: Any) -> Page:
-        """A page of the transactions that meet ``query`` (or the conditions of one, as keywords)."""
+        """Returns a page of the transactions that meet ``query`` (or the conditions of one, as keywords).
+
+        Raises ``InputError`` with ``BAD_QUERY`` or ``BAD_TIME`` for conditions that make no sense.
+        """
         query = query or Query.of(**conditions)
         query.check()  # what makes no sense fails here as it does in a ledger
         params = {
@@ -114,9 +122,10 @@ class NodeReader:
         return Page(entries, page.next_cursor, behind if page.end_seq is None else page.end_seq)
 
     async def prove(self, txid: bytes, *, verify: bool = False) -> bytes:
-        """The transparent statement of ``txid``; with ``verify`` only one that holds against the genesis document.
+        """Returns the transparent statement of ``txid``: transaction and receipt in one, verifiable offline.
 
-        Raises ``NotFoundError``, and ``ReceiptError`` for a statement that does not verify or is another's.
+        With ``verify`` it is returned only if :meth:`verify_statement` accepts it. Raises ``NotFoundError`` where there
+        is no such transaction, and ``ReceiptError`` for a statement that does not verify.
         """
         answer = await self._call(
             "transaction.prove", _Statement, STATEMENT_BYTES_MAX * 4 // 3 + 4096, txid=txid.hex()
@@ -127,7 +136,11 @@ class NodeReader:
         return statement
 
     def verify_statement(self, statement: bytes, txid: bytes | None = None) -> Verified:
-        """Checks a statement against the chain and the proposers of the genesis document."""
+        """Checks a transparent statement against the genesis document, and returns what it proves.
+
+        It needs neither disk nor network. With ``txid`` the statement has to be that transaction's. Raises
+        ``ReceiptError`` for a statement that does not verify or is another's.
+        """
         verified = verify_statement(statement, chain_id=self.chain_id, proposers=self.genesis.proposers)
         if txid is not None and verified.transaction.txid != txid:
             raise ReceiptError("the receipt is another transaction's")
@@ -136,9 +149,9 @@ class NodeReader:
     # Entities.
 
     async def entity(self, table: EntityTable[EntityT], *key: KeyValue) -> EntityT:
-        """The entity of ``table`` under ``key``, one value for each part of it, as of the newest durable block.
+        """Returns the entity of ``table`` under ``key``, one value for each part, as of the newest durable block.
 
-        Raises ``NotFoundError`` where nothing stands there, ``InputError`` with ``BAD_QUERY`` for what is no key.
+        Raises ``NotFoundError`` where there is none, ``InputError`` with ``BAD_QUERY`` for values that are no key.
         """
         view = view_of(table)
         params = view.show_key(table.checked(*key))
@@ -156,11 +169,11 @@ class NodeReader:
         cursor: int | None = None,
         limit: int = QUERY_PAGE_DEFAULT,
     ) -> EntityPage[EntityT]:
-        """A page of the entities of ``table`` whose fields are as ``by`` says, in the order they were first named.
+        """Returns a page of the entities of ``table`` whose fields are as ``by`` says, in order of first naming.
 
-        ``by`` maps fields that hold an identity or a key of another table to their values: all have to be so.
-        ``cursor`` is the ``next_cursor`` of the page before. Raises ``InputError`` with ``BAD_QUERY`` for a table
-        that has no list or a field that has no index.
+        ``by`` maps fields that hold an identity or a key of another table to their values, and all must match.
+        ``cursor`` is the ``next_cursor`` of the page before, ``limit`` at most ``QUERY_PAGE_MAX``. Raises
+        ``InputError`` with ``BAD_QUERY`` for a table that has no list or a field that has no index.
         """
         view = view_of(table)
         params: dict[str, Any] = {name: value.hex() for name, value in table.checked_list(by or {}).items()}
@@ -175,7 +188,10 @@ class NodeReader:
         return EntityPage([EntityItem(*item) for item in items], answer.next_cursor)
 
     async def record_version(self, record: bytes, version: int = 0) -> RecordVersion:
-        """Digest, size and author of one version's envelope; 0 is the present version. Raises ``NotFoundError``."""
+        """Returns digest, size and author of one version's envelope; 0 is the present version.
+
+        Raises ``NotFoundError`` for a record or a version that does not exist.
+        """
         found = await self.entity(RECORDS, record)
         if version in (0, found.version):
             return found.present

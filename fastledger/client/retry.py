@@ -1,4 +1,4 @@
-"""Tries again with exponential back-off and full jitter, until a deadline (SPEC-CLI-3)."""
+"""Trying again: exponential back-off with full jitter, bounded by a deadline (SPEC-CLI-3)."""
 
 import asyncio
 import random
@@ -17,21 +17,21 @@ _DOUBLINGS_MAX = 20
 
 
 def is_transient(error: FastLedgerError) -> bool:
-    """Tells whether the same request may succeed later: the node is away, stopping, or has no room just now."""
+    """Whether the same request may succeed later: a node that is away, stopping, or has no room just now."""
     if isinstance(error, UnreachableError):
         return error.transient
     return isinstance(error, LedgerClosedError) or _retry_after_ms(error) is not None
 
 
 def _retry_after_ms(error: FastLedgerError) -> int | None:
-    """Returns after how many milliseconds to come back, where the error says so: a busy or rate-limited node's does."""
+    """Busy and rate-limited errors say when to come back."""
     wait: int | None = getattr(error, "retry_after_ms", None)
     return wait
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retry:
-    """How long something is tried. The n-th wait is drawn from 0 to ``base_ms`` × 2^n, at most ``wait_ms_max``.
+    """How long and how often. The n-th wait is drawn from 0 to ``base_ms`` × 2^n, at most ``wait_ms_max``.
 
     What a busy node asks for is added to the draw, so that its clients do not all return at once. ``deadline_ms``
     counts from the first attempt; 0 means a single attempt.
@@ -42,13 +42,13 @@ class Retry:
     deadline_ms: int = 60_000
 
     def wait_ms(self, attempt: int, error: FastLedgerError | None = None) -> float:
-        """Returns the milliseconds to wait after the ``attempt``-th failure, counted from 0."""
+        """Milliseconds to wait after the ``attempt``-th failure, counted from 0."""
         ceiling = min(self.wait_ms_max, self.base_ms << min(attempt, _DOUBLINGS_MAX))
         asked = 0 if error is None else _retry_after_ms(error) or 0
         return max(_WAIT_MS_MIN, asked + random.uniform(0, ceiling))
 
     async def run(self, attempt: Callable[[], Awaitable[T]]) -> T:
-        """Returns what ``attempt`` returns once it succeeds; raises its last error at the deadline."""
+        """What ``attempt`` returns once it succeeds; its last error where none does before the deadline."""
         begun = time.monotonic()
         for number in count():
             try:
@@ -62,5 +62,5 @@ class Retry:
         raise AssertionError("count() ends nowhere")
 
     async def pause(self, wait_ms: float) -> None:
-        """Waits for so many milliseconds."""
+        """Waits so long."""
         await asyncio.sleep(wait_ms / 1000)

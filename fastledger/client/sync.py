@@ -1,4 +1,4 @@
-"""The client for threads: the same as :class:`AsyncClient`, each method waiting for its answer.
+"""The client for threads: the methods of :class:`AsyncClient`, each of which waits for its answer.
 
 One background thread runs the event loop; any number of threads may call at once, and their calls overlap.
 """
@@ -6,34 +6,18 @@ One background thread runs the event loop; any number of threads may call at onc
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from concurrent.futures import Future
 from functools import partial
-from pathlib import PurePath
 from types import TracebackType
-from typing import Any, BinaryIO, Self, TypeVar
+from typing import Any, Self, TypeVar
 
-from fastledger.client.aio import IN_FLIGHT, AsyncClient, ClientOptions
-from fastledger.client.export import export_ndjson
-from fastledger.client.federation import SyncFederationCalls
-from fastledger.client.follow import FollowEvent, FollowPage
+from fastledger.client.aio import AsyncClient, ClientOptions
 from fastledger.client.http import ClientTls
 from fastledger.client.operating import CALL_OFF_S
-from fastledger.client.views import JobView, Tip
-from fastledger.client.wallet import SealedRecord, Wallet
-from fastledger.errors import LedgerClosedError
-from fastledger.limits import QUERY_PAGE_DEFAULT
+from fastledger.client.sync_methods import ClientMethods
+from fastledger.errors import LedgerClosedError, OperationCancelledError
 from fastledger.model.genesis import Genesis
-from fastledger.model.outcome import Outcome, Wait
-from fastledger.model.query import Entry, Page, Query, Topic
-from fastledger.model.receipt import Verified
-from fastledger.model.reports import BackupReport, ExportReport, PruneReport, SnapshotReport, VerifyReport
-from fastledger.model.transaction import Transaction
-from fastledger.pace import Progress
-from fastledger.rpc.protocol import Filter
-from fastledger.state.entity import EntityPage, EntityT, EntityTable, KeyValue
-from fastledger.subjects.consent import Purpose
-from fastledger.subjects.record import RecordVersion
 
 T = TypeVar("T")
 
@@ -52,20 +36,25 @@ class _LoopThread:
         self._stopping = threading.Lock()
         self._stopped = False
 
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """The result of a coroutine; an interrupted wait cancels it."""
+    def run(self, work: Coroutine[Any, Any, T], cancel: threading.Event | None = None) -> T:
+        """Returns the result of a coroutine; an interrupt of the wait and the event ``cancel`` cancel it."""
         if self._stopped:
             work.close()
             raise LedgerClosedError("the client is closed")
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
-            return _listening(future)
+            return _listening(future, cancel)
         except BaseException:
             future.cancel()
             raise
 
-    def run_to_end(self, work: Coroutine[Any, Any, T], wait_s: float) -> T:
-        """As :meth:`run`; an interrupted wait has the work come to its own end, for so long at most."""
+    def run_to_end(
+        self, work: Coroutine[Any, Any, T], wait_s: float, cancel: threading.Event | None = None
+    ) -> T:
+        """Runs a coroutine as :meth:`run` does, and gives it ``wait_s`` to come to its own end where it is cancelled.
+
+        An interrupt of the wait cancels it, and so does the event ``cancel``, with ``OperationCancelledError``.
+        """
         ended = threading.Event()
 
         async def watched() -> T:
@@ -75,7 +64,7 @@ class _LoopThread:
                 ended.set()
 
         try:
-            return self.run(watched())
+            return self.run(watched(), cancel)
         except LedgerClosedError:
             work.close()
             raise
@@ -110,13 +99,15 @@ class _LoopThread:
                     self._loop.close()
 
 
-def _listening(future: "Future[T]") -> T:
-    """The future's result, in a wait that hears an interrupt.
+def _listening(future: "Future[T]", cancel: threading.Event | None) -> T:
+    """Returns the future's result, in a wait that hears an interrupt and ``cancel``.
 
     A signal between Python's last look for one and the system's wait does not end that wait, and the handler runs after
     it only: one without end would be deaf to it.
     """
     while not future.done():
+        if cancel is not None and cancel.is_set():
+            raise OperationCancelledError("the operation was called off")
         with contextlib.suppress(TimeoutError):
             return future.result(LISTEN_S)
     return future.result()
@@ -138,7 +129,7 @@ def _new_loop() -> asyncio.AbstractEventLoop:
     return asyncio.new_event_loop()
 
 
-class Client(SyncFederationCalls):
+class Client(ClientMethods):
     """A node over the network, as a :class:`LedgerApi`; make one with :meth:`connect`. Safe from many threads."""
 
     _client: AsyncClient
@@ -158,7 +149,12 @@ class Client(SyncFederationCalls):
         chain_id: bytes | None = None,
         options: ClientOptions | None = None,
     ) -> Self:
-        """See :meth:`AsyncClient.connect`."""
+        """Returns a client of the node at ``url`` (``https://host:port``), once the node has answered.
+
+        ``token`` goes along as a bearer token; ``tls`` says whom to trust and holds a client's certificate.
+        ``chain_id`` pins the chain: ``InputError`` with ``WRONG_CHAIN`` for a node of another. Raises
+        ``UnreachableError`` where no node answers, or one of another protocol version (SPEC-CLI-2).
+        """
         loop = _LoopThread()
         try:
             connect = AsyncClient.connect(url, token=token, tls=tls, chain_id=chain_id, options=options)
@@ -169,6 +165,9 @@ class Client(SyncFederationCalls):
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         return self._loop.run(work)
+
+    def __repr__(self) -> str:
+        return repr(self._client).replace("AsyncClient", type(self).__name__, 1)
 
     @property
     def url(self) -> str:
@@ -185,252 +184,8 @@ class Client(SyncFederationCalls):
         """8 bytes that stand in every transaction of the chain."""
         return self._client.chain_id
 
-    @property
-    def height(self) -> int:
-        """The height of the newest durable block; asks the node."""
-        return self.tip().height
-
-    @property
-    def head(self) -> bytes:
-        """The 32-byte id of the newest durable block; asks the node."""
-        return self.tip().head
-
-    @property
-    def transaction_count(self) -> int:
-        """How many transactions are durable; asks the node."""
-        return self.tip().transaction_count
-
-    def tip(self) -> Tip:
-        """See :meth:`AsyncClient.tip`: height, head and count that belong together."""
-        return self._run(self._client.tip())
-
-    # Submitting.
-
-    def submit(
-        self,
-        batch: Sequence[bytes | Transaction],
-        blobs: Sequence[bytes] = (),
-        *,
-        wait: Wait = "durable",
-    ) -> list[Outcome]:
-        """See :meth:`AsyncClient.submit`."""
-        return self._run(self._client.submit(batch, blobs, wait=wait))
-
-    def submit_stream(
-        self,
-        transactions: Iterable[bytes | Transaction],
-        *,
-        in_flight: int = IN_FLIGHT,
-        wait: Wait = "durable",
-    ) -> Iterator[Outcome]:
-        """See :meth:`AsyncClient.submit_stream`; ``transactions`` is read on the client's thread."""
-        return self._iterate(self._client.submit_stream(transactions, in_flight=in_flight, wait=wait))
-
-    def store_blobs(self, blobs: Sequence[bytes]) -> list[bytes]:
-        """See :meth:`AsyncClient.store_blobs`."""
-        return self._run(self._client.store_blobs(blobs))
-
-    def wait_for(self, txid: bytes, *, timeout_ms: int = 60_000) -> Entry:
-        """See :meth:`AsyncClient.wait_for`."""
-        return self._run(self._client.wait_for(txid, timeout_ms=timeout_ms))
-
-    # Records.
-
-    def read(self, access: bytes | Transaction) -> bytes:
-        """See :meth:`AsyncClient.read`."""
-        return self._run(self._client.read(access))
-
-    def put_record(
-        self, wallet: Wallet, folder: str | bytes, content: bytes, terms: Iterable[str] = ()
-    ) -> SealedRecord:
-        """See :meth:`AsyncClient.put_record`."""
-        return self._run(self._client.put_record(wallet, folder, content, terms))
-
-    def read_record(self, wallet: Wallet, record: bytes, purpose: Purpose, *, version: int = 0) -> bytes:
-        """See :meth:`AsyncClient.read_record`."""
-        return self._run(self._client.read_record(wallet, record, purpose, version=version))
-
-    # Reading.
-
-    def get(self, txid: bytes) -> Entry:
-        """See :meth:`AsyncClient.get`."""
-        return self._run(self._client.get(txid))
-
-    def query(self, query: Query | None = None, **conditions: Any) -> Page:
-        """See :meth:`AsyncClient.query`."""
-        return self._run(self._client.query(query, **conditions))
-
-    def prove(self, txid: bytes, *, verify: bool = False) -> bytes:
-        """See :meth:`AsyncClient.prove`."""
-        return self._run(self._client.prove(txid, verify=verify))
-
-    def verify_statement(self, statement: bytes, txid: bytes | None = None) -> Verified:
-        """See :meth:`AsyncClient.verify_statement`."""
-        return self._client.verify_statement(statement, txid)
-
-    def entity(self, table: EntityTable[EntityT], *key: KeyValue) -> EntityT:
-        """See :meth:`AsyncClient.entity`."""
-        return self._run(self._client.entity(table, *key))
-
-    def entities(
-        self,
-        table: EntityTable[EntityT],
-        *,
-        by: Mapping[str, bytes] | None = None,
-        cursor: int | None = None,
-        limit: int = QUERY_PAGE_DEFAULT,
-    ) -> EntityPage[EntityT]:
-        """See :meth:`AsyncClient.entities`."""
-        return self._run(self._client.entities(table, by=by, cursor=cursor, limit=limit))
-
-    def record_version(self, record: bytes, version: int = 0) -> RecordVersion:
-        """See :meth:`AsyncClient.record_version`."""
-        return self._run(self._client.record_version(record, version))
-
-    def status(self) -> dict[str, Any]:
-        """See :meth:`AsyncClient.status`."""
-        return self._run(self._client.status())
-
-    # Operating; ``progress`` is called on the client's thread, and an interrupted wait calls the job off.
-
-    def run_job(self, method: str, *, progress: Progress | None = None, **params: Any) -> dict[str, Any]:
-        """See :meth:`AsyncClient.run_job`."""
-        return self._job(self._client.run_job(method, progress=progress, **params))
-
-    def verify(
-        self,
-        progress: Progress | None = None,
-        *,
-        online: bool = True,
-        rate_bytes_per_second: int | None = None,
-    ) -> VerifyReport:
-        """See :meth:`AsyncClient.verify`."""
-        work = self._client.verify(progress, online=online, rate_bytes_per_second=rate_bytes_per_second)
-        return self._job(work)
-
-    def backup(
-        self,
-        destination: str | PurePath,
-        *,
-        include_node_key: bool = False,
-        include_snapshot: bool = False,
-        recheck: bool = False,
-        progress: Progress | None = None,
-        rate_bytes_per_second: int | None = None,
-    ) -> BackupReport:
-        """See :meth:`AsyncClient.backup`."""
-        return self._job(
-            self._client.backup(
-                destination,
-                include_node_key=include_node_key,
-                include_snapshot=include_snapshot,
-                recheck=recheck,
-                progress=progress,
-                rate_bytes_per_second=rate_bytes_per_second,
-            )
-        )
-
-    def prune(
-        self,
-        *,
-        before_height: int | None = None,
-        keep_blocks: int | None = None,
-        progress: Progress | None = None,
-        rate_bytes_per_second: int | None = None,
-    ) -> PruneReport:
-        """See :meth:`AsyncClient.prune`."""
-        return self._job(
-            self._client.prune(
-                before_height=before_height,
-                keep_blocks=keep_blocks,
-                progress=progress,
-                rate_bytes_per_second=rate_bytes_per_second,
-            )
-        )
-
-    def snapshot(
-        self,
-        target: str | PurePath | None = None,
-        *,
-        progress: Progress | None = None,
-        rate_bytes_per_second: int | None = None,
-    ) -> SnapshotReport:
-        """See :meth:`AsyncClient.snapshot`."""
-        work = self._client.snapshot(target, progress=progress, rate_bytes_per_second=rate_bytes_per_second)
-        return self._job(work)
-
-    def _job(self, work: Coroutine[Any, Any, T]) -> T:
-        return self._loop.run_to_end(work, 2 * CALL_OFF_S + 1)
-
-    def jobs(self) -> list[JobView]:
-        """See :meth:`AsyncClient.jobs`."""
-        return self._run(self._client.jobs())
-
-    def job(self, job: str) -> JobView:
-        """See :meth:`AsyncClient.job`."""
-        return self._run(self._client.job(job))
-
-    def cancel_job(self, job: str) -> JobView:
-        """See :meth:`AsyncClient.cancel_job`."""
-        return self._run(self._client.cancel_job(job))
-
-    def node_status(self) -> dict[str, Any]:
-        """See :meth:`AsyncClient.node_status`."""
-        return self._run(self._client.node_status())
-
-    def checkpoint(self) -> int:
-        """See :meth:`AsyncClient.checkpoint`."""
-        return self._run(self._client.checkpoint())
-
-    def reload(self) -> list[str]:
-        """See :meth:`AsyncClient.reload`."""
-        return self._run(self._client.reload())
-
-    def stop(self) -> None:
-        """See :meth:`AsyncClient.stop`: the node ends, not the client."""
-        return self._run(self._client.stop())
-
-    def export_ndjson(
-        self,
-        out: BinaryIO,
-        *,
-        from_height: int | None = None,
-        to_height: int | None = None,
-        progress: Progress | None = None,
-        rate_bytes_per_second: int | None = None,
-    ) -> ExportReport:
-        """Writes the node's transactions as ``Ledger.export_ndjson`` does, on the caller's thread."""
-        return export_ndjson(
-            self,
-            out,
-            from_height=from_height,
-            to_height=to_height,
-            progress=progress,
-            rate_bytes_per_second=rate_bytes_per_second,
-        )
-
-    # Following.
-
-    def follow(
-        self,
-        topic: Topic = "transactions",
-        *,
-        cursor: int | None = None,
-        filter: Filter | None = None,
-    ) -> Iterator[FollowEvent]:
-        """See :meth:`AsyncClient.follow`."""
-        for page in self.follow_pages(topic, cursor=cursor, filter=filter):
-            yield from page.events
-
-    def follow_pages(
-        self,
-        topic: Topic = "transactions",
-        *,
-        cursor: int | None = None,
-        filter: Filter | None = None,
-    ) -> Iterator[FollowPage]:
-        """See :meth:`AsyncClient.follow_pages`."""
-        return self._iterate(self._client.follow_pages(topic, cursor=cursor, filter=filter))
+    def _job(self, work: Coroutine[Any, Any, T], cancel: threading.Event | None) -> T:
+        return self._loop.run_to_end(work, 2 * CALL_OFF_S + 1, cancel)
 
     def _iterate(self, items: AsyncGenerator[T, None]) -> Iterator[T]:
         """An asynchronous generator from this thread; abandoning the iterator closes it."""

@@ -1,4 +1,4 @@
-"""Sends envelopes to a node and fetches them, and resumes where a connection broke (SPEC-CLI-5).
+"""Envelopes on their way to a node and back, resumed where a connection broke (SPEC-CLI-5).
 
 Small envelopes travel many in a request; a large one by itself, by the tus protocol (version 1.0.0: creation and core).
 """
@@ -82,7 +82,7 @@ class Transfers:
         return digests
 
     async def missing(self, digests: Sequence[bytes]) -> list[bytes]:
-        """Returns those of ``digests`` (32 bytes each) whose envelopes the node lacks."""
+        """Those of ``digests`` that the node does not have."""
         found: list[bytes] = []
         for start in range(0, len(digests), DIGESTS_PER_CALL_MAX):
             asked = [digest.hex() for digest in digests[start : start + DIGESTS_PER_CALL_MAX]]
@@ -106,7 +106,7 @@ class Transfers:
         )
 
     async def upload(self, digest: bytes, blob: bytes) -> None:
-        """Sends one envelope by a resumable upload. Each piece is tried again by itself, from where the node stands."""
+        """One envelope by a resumable upload; each piece is tried again by itself, from where the node stands."""
         for _ in range(_RESTARTS_MAX):
             location = await self._retry.run(lambda: self._begin_upload(digest, len(blob)))
             try:
@@ -178,7 +178,7 @@ class Transfers:
     # From the node.
 
     async def read(self, access: Transaction) -> bytes:
-        """Returns the envelope that a signed ``access.read`` asks for.
+        """The envelope that a signed ``access.read`` asks for.
 
         The node opens nothing for a transaction that was used before, so what breaks after the answer began is
         resumed by the ticket that came with it. Raises ``AccessRefused`` and ``TransactionError`` as ``Ledger.read``;
@@ -229,7 +229,7 @@ class Transfers:
 
 @dataclass(slots=True)
 class _Download:
-    """The part of an envelope that has come so far."""
+    """What has come of an envelope."""
 
     access: Transaction
     ticket: str | None = None
@@ -238,7 +238,7 @@ class _Download:
     pieces: list[bytes] = field(default_factory=list)
 
     def begin(self, ticket: str | None, digest: str | None, *, resumed: bool) -> None:
-        """Takes the headers of an answer; one that begins anew drops what came before."""
+        """Takes the headers of an answer, which may start over."""
         if ticket is not None and ticket.isalnum() and len(ticket) <= 128:
             self.ticket = ticket
         try:
@@ -253,7 +253,7 @@ class _Download:
             self.received = 0
 
     def add(self, piece: bytes) -> None:
-        """Adds the bytes that came next."""
+        """Takes the next bytes."""
         self.pieces.append(piece)
         self.received += len(piece)
         if self.received > BLOB_BYTES_MAX:
@@ -261,7 +261,7 @@ class _Download:
 
 
 async def _digests(blobs: Sequence[bytes]) -> list[bytes]:
-    """Returns the SHA-256 of each envelope; off the event loop where it takes long."""
+    """SHA-256 of each; off the loop where it takes long."""
 
     def run() -> list[bytes]:
         return [hashlib.sha256(blob).digest() for blob in blobs]
@@ -270,7 +270,7 @@ async def _digests(blobs: Sequence[bytes]) -> list[bytes]:
 
 
 def _bulks(blobs: Sequence[bytes]) -> Iterator[list[bytes]]:
-    """Cuts envelopes into runs that fit one request each."""
+    """Runs of blobs that fit a request each."""
     bulk: list[bytes] = []
     size = 0
     for blob in blobs:

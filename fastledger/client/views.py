@@ -5,17 +5,10 @@ from typing import Any
 import msgspec
 
 from fastledger.errors import Code, InputError, UnreachableError
+from fastledger.model.following import BlockSummary
 from fastledger.model.genesis import Genesis
 from fastledger.model.query import Entry
-from fastledger.rpc.protocol import EntryView, RpcError
-
-
-class Tip(msgspec.Struct, frozen=True):
-    """Where the chain ends: ``head`` is the id of the newest durable block."""
-
-    height: int
-    head: bytes
-    transaction_count: int
+from fastledger.rpc.protocol import BlockView, EntryView, RpcError
 
 
 def strange(what: str) -> UnreachableError:
@@ -32,6 +25,18 @@ def entry_of(view: EntryView, txid: bytes | None = None) -> Entry:
     except (InputError, ValueError):
         raise strange("transaction") from None
     return entry
+
+
+def block_of(view: BlockView) -> BlockSummary:
+    """The block of a view."""
+    return BlockSummary(
+        view.height,
+        hex_bytes(view.block_id, 32),
+        hex_bytes(view.previous_id, 32),
+        view.time_ms,
+        view.first_seq,
+        view.transactions,
+    )
 
 
 def genesis_of(encoded: bytes, chain_id: bytes | None = None) -> Genesis:

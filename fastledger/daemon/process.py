@@ -25,7 +25,7 @@ from msgspec import structs
 from fastledger.chain.ledger import Ledger
 from fastledger.clock import system_clock_ms
 from fastledger.crypto.node_key import load_node_key
-from fastledger.crypto.signing import ecdsa_backend, set_table_memory
+from fastledger.crypto.signing import SigningKey, ecdsa_backend, set_table_memory
 from fastledger.daemon.config.settings import NodeConfig
 from fastledger.daemon.notify import Notifier
 from fastledger.daemon.pidfile import remove_pid, write_pid
@@ -150,6 +150,9 @@ class Daemon:
         )
         return ledger
 
+    def _load_key(self, path: Path) -> SigningKey:
+        return load_node_key(path, read_password_file(self.config.ledger.password_file))
+
     async def _join_federation(self, service: NodeService, undo: contextlib.AsyncExitStack) -> None:
         """Starts the federation with the other organisations' nodes, where the chain has any."""
         config, ledger = self.config.federation, service.ledger
@@ -161,11 +164,8 @@ class Daemon:
             return
         directory = Path(self.config.ledger.path)
         key_path, kept = directory / "node.key", directory / "snapshots"
-        key = (
-            load_node_key(key_path, read_password_file(self.config.ledger.password_file))
-            if key_path.exists()
-            else None
-        )
+        # A sealed key takes a quarter of a second to open, in which the loop serves others.
+        key = await asyncio.to_thread(self._load_key, key_path) if key_path.exists() else None
         keeper = SnapshotKeeper(
             ledger,
             kept,

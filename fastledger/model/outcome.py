@@ -1,14 +1,20 @@
 """The outcome of a submitted transaction."""
 
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import msgspec
 
-from fastledger.errors import Code, TransactionError
+from fastledger.errors import Code, InputError, TransactionError
 from fastledger.reprs import short_hex
 
 Wait: TypeAlias = Literal["accepted", "ordered", "durable"]
 """How far a transaction has to come before the reply: in the pool, in a block, synced."""
+
+
+def check_wait(wait: Wait) -> None:
+    """Raises ``InputError`` with ``BAD_QUERY`` for what is no stage of a transaction's way."""
+    if wait not in get_args(Wait):
+        raise InputError("wait is one of " + ", ".join(get_args(Wait)), code=Code.BAD_QUERY)
 
 
 class Outcome(msgspec.Struct, frozen=True, gc=False):

@@ -8,63 +8,15 @@ holds something that the subscription asked for.
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import NamedTuple
 
+from fastledger.chain.following import FeedFilter, FeedPage, read_page, start_cursor
 from fastledger.chain.ledger import Ledger
 from fastledger.chain.store import Layer
 from fastledger.errors import LedgerClosedError
-from fastledger.model.block import Block
-from fastledger.model.query import Entry, Query, Topic, cut_entries
-from fastledger.model.terms import SIGNER, SUBJECT, TERM_BYTES, kind_term
+from fastledger.model.query import Topic
+from fastledger.model.terms import TERM_BYTES
 from fastledger.node.reads import Reads
 from fastledger.subjects.catalogue import REGISTRY
-
-PAGE_EVENTS_MAX = 256
-PAGE_BYTES_MAX = 1024 * 1024
-"""A page ends at so many bytes of transactions; one event is in it however long."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FeedFilter:
-    """The conditions on a transaction, all of which must hold where set.
-
-    ``signed_by`` and ``subject`` are 16-byte identity ids.
-    """
-
-    kind: str | None = None
-    signed_by: bytes | None = None
-    subject: bytes | None = None
-
-    def wake_term(self) -> bytes | None:
-        """Returns the rarest index term of the conditions, without which no transaction can match.
-
-        Returns None where there is none.
-        """
-        if self.signed_by is not None:
-            return SIGNER + self.signed_by
-        if self.subject is not None:
-            return SUBJECT + self.subject
-        return None if self.kind is None else kind_term(self.kind)
-
-
-class BlockEvent(NamedTuple):
-    """A durable block and the number of its first transaction."""
-
-    block: Block
-    first_seq: int
-
-
-class FeedPage(NamedTuple):
-    """Some events, oldest first; ``next_cursor`` resumes behind them and behind what was passed over.
-
-    A subscription to blocks gets ``blocks``, any other ``entries``.
-    """
-
-    blocks: Sequence[BlockEvent]
-    entries: Sequence[Entry]
-    next_cursor: int
-    caught_up: bool
 
 
 class Subscription:
@@ -163,9 +115,8 @@ class Feed:
         None stands for what comes from now on.
         """
         self.check_open()
-        if cursor is None:
-            cursor = self._ledger.height + 1 if topic == "blocks" else self._ledger.transaction_count
-        subscription = Subscription(self, topic, cursor, conditions or FeedFilter())
+        start = start_cursor(self._ledger, topic, cursor)
+        subscription = Subscription(self, topic, start, conditions or FeedFilter())
         terms = subscription.wake_terms()
         if terms is None:
             self._unfiltered.add(subscription)
@@ -225,35 +176,4 @@ class Feed:
     async def read_page(self, subscription: Subscription) -> FeedPage:
         """Reads one page from the subscription's cursor on."""
         topic, cursor, conditions = subscription.topic, subscription.cursor, subscription.conditions
-        if topic == "blocks":
-            return await self._reads.run(lambda: _block_page(self._ledger, cursor), heavy=True)
-        query = Query(
-            kind=conditions.kind,
-            signed_by=conditions.signed_by,
-            subject=conditions.subject,
-            alerts=topic == "alerts",
-            cursor=cursor,
-            limit=PAGE_EVENTS_MAX,
-        )
-        return await self._reads.run(lambda: _entry_page(self._ledger, query), heavy=True)
-
-
-def _block_page(ledger: Ledger, cursor: int) -> FeedPage:
-    end = ledger.height + 1
-    blocks: list[BlockEvent] = []
-    height, room = cursor, PAGE_BYTES_MAX
-    while height < min(cursor + PAGE_EVENTS_MAX, end) and room > 0:
-        event = BlockEvent(*ledger.block_and_first_seq(height))
-        blocks.append(event)
-        room -= len(event.block.transactions)
-        height += 1
-    return FeedPage(blocks, (), height, height >= end)
-
-
-def _entry_page(ledger: Ledger, query: Query) -> FeedPage:
-    page = ledger.query(query)
-    entries, following = cut_entries(page.entries, PAGE_BYTES_MAX)
-    if following is not None:
-        return FeedPage((), entries, following.seq, caught_up=False)
-    behind = page.end_seq if page.next_cursor is None else page.next_cursor
-    return FeedPage((), entries, max(query.cursor or 0, behind), page.next_cursor is None)
+        return await self._reads.run(lambda: read_page(self._ledger, topic, cursor, conditions), heavy=True)

@@ -9,7 +9,6 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from fastledger.chain.keeping.snapshots import snapshot_report
 from fastledger.errors import Code, InputError
 from fastledger.rpc.chain import status_view
 from fastledger.rpc.http.routes import Caller
@@ -144,8 +143,7 @@ def _work_methods(jobs: Jobs, hooks: Hooks) -> tuple[Method, ...]:
             report = getattr(ledger, operation)(progress=progress, cancel=cancel, **settings)
             if operation == "backup":
                 hooks.backed_up()
-            # A manifest lists every chunk: that is for the snapshot's readers.
-            return snapshot_report(report) if operation == "snapshot" else report
+            return report
 
         return jobs.start(operation, work, request)
 
@@ -222,8 +220,7 @@ def _process_methods(jobs: Jobs, hooks: Hooks) -> tuple[Method, ...]:
     @method("node.checkpoint", "operator", Nothing, CheckpointView)
     async def checkpoint(context: RpcContext, caller: Caller, params: Nothing) -> CheckpointView:
         """Writes everything durable to the index, so that the next start replays nothing."""
-        await asyncio.to_thread(context.service.ledger.checkpoint)
-        return CheckpointView(context.service.ledger.height)
+        return CheckpointView(await asyncio.to_thread(context.service.ledger.checkpoint))
 
     @method("node.reload", "operator", Nothing, ReloadView)
     async def reload(context: RpcContext, caller: Caller, params: Nothing) -> ReloadView:

@@ -13,11 +13,11 @@ from typing import Any, cast
 import msgspec
 from aiohttp import WSCloseCode, WSMsgType, web
 
+from fastledger.chain.following import FeedFilter, FeedPage
 from fastledger.chain.query import query_terms
 from fastledger.errors import BadRequestError, LedgerBusyError, LedgerClosedError
 from fastledger.model.query import Query
-from fastledger.node import feed
-from fastledger.node.feed import FeedPage, Subscription
+from fastledger.node.feed import Subscription
 from fastledger.node.service import NodeService
 from fastledger.rpc.errors import RpcFault, rpc_error
 from fastledger.rpc.http.connection import Connection
@@ -279,14 +279,14 @@ class Stream:
                 self._transport.abort()
 
 
-def conditions_of(conditions: Filter | None) -> feed.FeedFilter:
+def conditions_of(conditions: Filter | None) -> FeedFilter:
     """Returns the feed's form of the wire's filter; raises ``InputError`` (``BAD_QUERY``) for an unknown kind."""
     if conditions is None:
-        return feed.FeedFilter()
+        return FeedFilter()
     signed_by = None if conditions.signed_by is None else bytes.fromhex(conditions.signed_by)
     subject = None if conditions.subject is None else bytes.fromhex(conditions.subject)
     query_terms(Query(kind=conditions.kind, signed_by=signed_by, subject=subject))
-    return feed.FeedFilter(kind=conditions.kind, signed_by=signed_by, subject=subject)
+    return FeedFilter(kind=conditions.kind, signed_by=signed_by, subject=subject)
 
 
 def _events(page: FeedPage) -> Iterator[tuple[Event, int]]:

@@ -1,7 +1,6 @@
 """The façade for asyncio: one body of tests on two loops, asyncio's own and uvloop (see ``conftest.py``)."""
 
 import asyncio
-import threading
 from collections.abc import AsyncIterator, Coroutine
 from pathlib import Path
 from typing import Any
@@ -59,8 +58,8 @@ async def test_a_ledger_from_creation_to_reopening(tmp_path: Path) -> None:
     async with await AsyncLedger.create(
         path, authorities=[regulator.authority], password="a sealed node key", options=options
     ) as ledger:
-        regulator.join(ledger.ledger.chain_id)
-        patient = world_clock.patient.join(ledger.ledger.chain_id)
+        regulator.join(ledger.chain_id)
+        patient = world_clock.patient.join(ledger.chain_id)
         outcomes = await ledger.submit([patient.register(Role.PATIENT), patient.open_folders("vitals")])
         assert [outcome.status for outcome in outcomes] == ["durable"] * 2
         sealed = patient.put_record("vitals", VITALS, (TERM,))
@@ -78,11 +77,11 @@ async def test_a_ledger_from_creation_to_reopening(tmp_path: Path) -> None:
         assert [found.txid for found in await ledger.query(token=token)] == [outcome.txid]
         assert await ledger.read(patient.access(sealed.record, Purpose.PATIENT_REQUEST)) == sealed.blob
         statement = await ledger.prove(outcome.txid)
-        genesis = ledger.ledger.genesis
+        genesis = ledger.genesis
         verified = verify_statement(statement, chain_id=genesis.chain_id, proposers=genesis.proposers)
         assert verified.transaction.txid == outcome.txid
         stages: list[str] = []
-        report = await ledger.verify(lambda stage, _done, _total: stages.append(stage))
+        report = await ledger.verify(lambda stage, _done, _total: stages.append(stage), online=False)
         assert report.ok
         assert {"log", "blocks", "blobs"} <= set(stages)
 
@@ -130,12 +129,13 @@ async def test_a_full_queue_is_busy_and_nothing_is_lost(settled: World) -> None:
         await queued(settled, PENDING_BATCHES_MAX)
         late = endorsement(settled)
         with pytest.raises(LedgerBusyError) as busy:
-            await ledger.submit([late])
+            await ledger.submit_nowait([late])
         assert busy.value.retry_after_ms > 0
+        waiting = asyncio.create_task(ledger.submit([late]))
         assert (await ledger.query(kind="identity.endorse")).entries  # readers are not held up
     answers = await soon(asyncio.gather(*tasks))
     assert all(outcome.ok for answer in answers for outcome in answer)
-    (outcome,) = await ledger.submit([late])
+    (outcome,) = await soon(waiting)
     assert (outcome.ok, outcome.duplicate) == (True, False)
 
 
@@ -173,27 +173,3 @@ async def test_closing_answers_what_was_submitted(tmp_path: Path) -> None:  # SP
             await work
     with Ledger.open(world.path, options=world.options) as reopened:
         assert all(reopened.get(transaction.txid).code == Code.OK for transaction in sent)
-
-
-async def test_the_loop_never_does_the_ledgers_work(settled: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hashing, rules and disk run in other threads than the loop's."""
-    ledger = AsyncLedger(settled.ledger)
-    loop_thread = threading.get_ident()
-    seen: dict[str, int] = {}
-    for name in ("submit_nowait", "read", "get", "query", "prove", "verify"):
-        original = getattr(settled.ledger, name)
-
-        def spy(*args: Any, _name: str = name, _original: Any = original, **kwargs: Any) -> Any:
-            seen[_name] = threading.get_ident()
-            return _original(*args, **kwargs)
-
-        monkeypatch.setattr(settled.ledger, name, spy)
-    sealed = settled.patient.put_record("vitals", VITALS)
-    await ledger.submit([sealed.transaction], [sealed.blob])
-    await ledger.read(settled.patient.access(sealed.record, Purpose.PATIENT_REQUEST))
-    await ledger.get(sealed.transaction.txid)
-    await ledger.query(kind="record.put")
-    await ledger.prove(sealed.transaction.txid)
-    assert (await ledger.verify()).ok
-    assert set(seen) == {"submit_nowait", "read", "get", "query", "prove", "verify"}
-    assert loop_thread not in seen.values()

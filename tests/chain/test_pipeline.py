@@ -67,7 +67,7 @@ def test_a_full_queue_says_so_and_loses_nothing(tmp_path: Path, loop: str) -> No
                 ledger.ledger.submit_nowait([wallet.register(Role.PATIENT)]) for wallet in wallets[:-1]
             ]
             with pytest.raises(LedgerBusyError) as error:
-                await ledger.submit([wallets[-1].register(Role.PATIENT)])
+                await ledger.submit_nowait([wallets[-1].register(Role.PATIENT)])
             assert error.value.retry_after_ms > 0
         answers = await asyncio.gather(*map(asyncio.wrap_future, futures))
         assert all(outcomes[0].ok for outcomes in answers)

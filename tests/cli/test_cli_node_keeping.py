@@ -215,7 +215,7 @@ def test_what_needs_a_directory_says_so(cli: Cli, world: NodeWorld, tmp_path: Pa
 
 
 def test_the_process_is_asked_by_its_commands(cli: Cli, world: NodeWorld, client: Client) -> None:
-    assert cli.json("node", "checkpoint", world.node.url)["height"] == client.height
+    assert cli.json("node", "checkpoint", world.node.url)["height"] == client.tip().height
     assert cli.json("node", "reload", "--node", world.node.url)["reloaded"] == client.reload()
     begun = threading.Thread(
         target=_failure, args=(client.backup, "slow"), kwargs={"rate_bytes_per_second": SLOW}

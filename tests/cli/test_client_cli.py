@@ -147,7 +147,7 @@ def test_following_prints_the_same_of_a_node_and_of_a_directory(
 
 def test_following_waits_for_more(cli: NodeCli, world: NodeWorld) -> None:
     client = world.connect()
-    cursor = client.transaction_count
+    cursor = client.tip().transaction_count
     command = [sys.executable, "-m", "fastledger", "follow", cli.url, "--cursor", str(cursor)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:

@@ -16,12 +16,12 @@ from fastledger import Keystore, Wallet
 from fastledger.cli.derived.fields import option_of
 from fastledger.cli.main import main
 from fastledger.cli.output import Exit
-from fastledger.client.builders import BUILDERS
 from fastledger.model.body import kind_of
 from fastledger.model.fields import OptionalIdentity, TimeMs, UInt32
 from fastledger.model.shape import shape_of
 from fastledger.subjects.catalogue import REGISTRY
 from fastledger.subjects.consent import Purpose, Rights
+from fastledger.wallet.builders import BUILDERS
 
 GRANTED = ("--grantee", "00" * 16, "--folders", "a")
 PULSE = b'{"resourceType": "Observation", "status": "final", "code": {"text": "pulse"}}'

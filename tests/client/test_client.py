@@ -23,7 +23,6 @@ from fastledger.errors import (
     TransactionError,
     UnreachableError,
 )
-from fastledger.rpc.protocol import Filter
 from fastledger.subjects.consent import CONSENT_MISSING, CONSENTS
 from fastledger.subjects.folder import FOLDERS
 from fastledger.subjects.identity import IDENTITIES, KEM_KEYS, KEYS, UNKNOWN_SIGNER
@@ -48,9 +47,7 @@ def readings(ledger: LedgerApi, world: NodeWorld, txid: bytes, consent: bytes, r
     return [
         ledger.chain_id,
         ledger.genesis.encoded,
-        ledger.height,
-        ledger.head,
-        ledger.transaction_count,
+        ledger.tip(),
         [entry.encoded for entry in everything],
         [(entry.seq, entry.height, entry.index, entry.time_ms, entry.code) for entry in everything],
         [entry.txid for entry in ledger.query(kind="record.put", signed_by=world.patient.identity)],
@@ -245,14 +242,14 @@ def test_following_from_a_cursor(world: NodeWorld, client: Client) -> None:  # S
         assert event.entry is not None
         assert event.cursor == event.entry.seq + 1
         seen.append(event.entry)
-        if len(seen) == client.transaction_count:
+        if len(seen) == client.tip().transaction_count:
             break
     assert [entry.seq for entry in seen] == list(range(len(seen)))
     assert seen == client.query(limit=1_000).entries
     (behind,) = [event for _, event in zip(range(1), client.follow(cursor=3), strict=False)]
     assert behind.entry == seen[3]
     blocks = client.follow("blocks", cursor=0)
-    for height in range(client.height + 1):
+    for height in range(client.tip().height + 1):
         event = next(blocks)
         assert event.block is not None
         assert (event.block.height, event.cursor) == (height, height + 1)
@@ -266,13 +263,12 @@ def test_following_from_a_cursor(world: NodeWorld, client: Client) -> None:  # S
 
 def test_following_with_a_filter_and_from_now_on(world: NodeWorld, client: Client) -> None:  # SPEC-CLI-6
     wanted = client.query(kind="record.put", signed_by=world.patient.identity, limit=1_000).entries
-    conditions = Filter(kind="record.put", signed_by=world.patient.identity.hex())
-    for page in client.follow_pages(cursor=0, filter=conditions):
+    for page in client.follow_pages(cursor=0, kind="record.put", signed_by=world.patient.identity):
         wanted = [entry for entry in wanted if entry not in [event.entry for event in page.events]]
         if page.caught_up:
             break
     assert wanted == []
-    assert page.cursor == client.transaction_count
+    assert page.cursor == client.tip().transaction_count
     pages = client.follow_pages(cursor=None)
     first = next(pages)
     assert (first.events, first.caught_up) == ([], True)
@@ -282,7 +278,7 @@ def test_following_with_a_filter_and_from_now_on(world: NodeWorld, client: Clien
     assert event.entry is not None
     assert event.entry.txid == transaction.txid
     with pytest.raises(InputError):
-        next(client.follow(filter=Filter(kind="no.such")))
+        next(client.follow(kind="no.such"))
 
 
 # Threads.
@@ -312,7 +308,7 @@ def test_an_iterator_may_be_collected_on_the_clients_own_thread(client: Client) 
     # As the garbage collector does, on whatever thread it runs.
     client._loop._loop.call_soon_threadsafe(held.clear)
     heights: list[int] = []
-    asking = threading.Thread(target=lambda: heights.append(client.height), daemon=True)
+    asking = threading.Thread(target=lambda: heights.append(client.tip().height), daemon=True)
     asking.start()
     asking.join(20)
     assert len(heights) == 1

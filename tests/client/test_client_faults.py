@@ -151,12 +151,12 @@ def test_a_lost_answer_is_found_again(
 def test_half_a_request_enters_nothing_until_it_is_sent_again(
     world: NodeWorld, proxy: Proxy, through: Client
 ) -> None:
-    before = through.transaction_count
+    before = through.tip().transaction_count
     proxy.cut_requests(400)
     outcomes = through.submit([world.patient.open_folders("half"), world.patient.open_folders("sent")])
     assert proxy.cut_count == 1
     assert [(item.ok, item.duplicate) for item in outcomes] == [(True, False)] * 2
-    assert through.transaction_count == before + 2
+    assert through.tip().transaction_count == before + 2
 
 
 def test_reads_survive_cuts(world: NodeWorld, proxy: Proxy, through: Client) -> None:
@@ -323,7 +323,7 @@ def test_each_transaction_once_whatever_happens_to_the_node(tmp_path: Path) -> N
                 seen.append(event.cursor)
                 txids.append(event.entry.txid)
                 ended = done.is_set() and not any(thread.is_alive() for thread in threads)
-                if ended and event.cursor == follower.transaction_count:
+                if ended and event.cursor == follower.tip().transaction_count:
                     return
         except BaseException as error:
             failures.append(error)
@@ -357,7 +357,7 @@ def test_a_stopping_node_sends_followers_away_and_they_come_back(tmp_path: Path)
     try:
         client = world.connect()
         blocks = client.follow("blocks", cursor=0)
-        heights = [next(blocks).cursor for _ in range(client.height + 1)]
+        heights = [next(blocks).cursor for _ in range(client.tip().height + 1)]
         assert world.node.stop() == 0
         world.node.start()
         client.submit([world.patient.open_folders("after")])
@@ -451,7 +451,7 @@ def test_files_that_are_no_certificates(tmp_path: Path) -> None:
 def test_an_interrupt_that_ends_no_wait_of_the_system_is_heard(world: NodeWorld) -> None:  # SPEC-CLI-6
     """As where a signal comes between Python's last look for one and the system's wait: the wait goes on."""
     client = world.connect()
-    pages = client.follow_pages(cursor=client.transaction_count)
+    pages = client.follow_pages(cursor=client.tip().transaction_count)
 
     def interrupt() -> None:
         time.sleep(0.2)
@@ -465,5 +465,5 @@ def test_an_interrupt_that_ends_no_wait_of_the_system_is_heard(world: NodeWorld)
             pass
     interrupter.join()
     # It harmed nobody else.
-    assert client.height >= 0
+    assert client.tip().height >= 0
     client.close()

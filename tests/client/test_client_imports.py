@@ -36,7 +36,7 @@ def beneath(found: set[str], roots: tuple[str, ...]) -> set[str]:
 
 def test_a_client_loads_no_engine_and_no_server() -> None:
     found = loaded(packages=("fastledger.client",), names=("Client", "AsyncClient", "Wallet", "Query", "Outcome"))
-    assert {"fastledger.client.sync", "fastledger.client.wallet", "fastledger.model.query"} <= found
+    assert {"fastledger.client.sync", "fastledger.wallet.wallet", "fastledger.model.query"} <= found
     assert beneath(found, (*ENGINE, *SERVER, *OTHERS)) == set()
 
 

@@ -8,7 +8,6 @@ import pytest
 from world import TERM, VITALS, Clock, World, new_wallet
 
 from fastledger import Code, KemSuite, Keystore, Purpose, Right, Role, Wallet
-from fastledger.client.wallet import VALIDITY_MS, YEAR_MS
 from fastledger.crypto.hpke import KemPrivateKey
 from fastledger.crypto.keystore import KdfParams
 from fastledger.crypto.signing import SigningKey
@@ -20,6 +19,7 @@ from fastledger.subjects.consent import ConsentGrant
 from fastledger.subjects.folder import UNKNOWN_FOLDER, FolderOpen
 from fastledger.subjects.identity import UNKNOWN_SIGNER
 from fastledger.subjects.record import RecordPut
+from fastledger.wallet.wallet import VALIDITY_MS, YEAR_MS
 
 PASSWORD = "for this test alone"
 CHAIN_ID = b"chain-id"

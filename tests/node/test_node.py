@@ -13,11 +13,12 @@ import pytest_asyncio
 from world import TERM, World, make_world, new_wallet
 
 from fastledger import Code, Ledger, Role, Transaction
+from fastledger.chain import following
+from fastledger.chain.following import FeedFilter
 from fastledger.chain.store import BlockEntry, BlockPlaces
 from fastledger.errors import InputError, LedgerBusyError, LedgerClosedError, NotFoundError
 from fastledger.model.outcome import Outcome, Wait
-from fastledger.node import feed
-from fastledger.node.feed import FeedFilter, Subscription
+from fastledger.node.feed import Feed, Subscription
 from fastledger.node.options import IngestOptions
 from fastledger.node.reads import Reads
 from fastledger.node.service import NodeService, ServiceOptions
@@ -349,7 +350,7 @@ async def test_pages_are_bounded_in_bytes(
     for _ in range(3):
         await node.ingest.submit_batch([tx.encoded for tx in patients(world, 20)])
     bytes_max = 2_000
-    monkeypatch.setattr(feed, "PAGE_BYTES_MAX", bytes_max)
+    monkeypatch.setattr(following, "PAGE_BYTES_MAX", bytes_max)
     entries = node.feed.follow("transactions", cursor=0)
     seqs: list[int] = []
     while len(seqs) < world.ledger.transaction_count:
@@ -390,7 +391,7 @@ async def test_a_loop_that_has_ended_does_not_halt_the_ledger(world: World) -> N
         def call_soon_threadsafe(self, *_: object) -> None:
             raise RuntimeError("Event loop is closed")
 
-    feed.Feed(world.ledger, Reads(pending_max=1), Ended())  # type: ignore[arg-type]
+    Feed(world.ledger, Reads(pending_max=1), Ended())  # type: ignore[arg-type]
     for transaction in patients(world, 2):
         outcomes = await asyncio.to_thread(world.ledger.submit, [transaction])
         assert outcomes[0].ok

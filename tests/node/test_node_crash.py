@@ -123,7 +123,7 @@ def test_kill_9_under_load(tmp_path: Path, made: Made) -> None:  # SPEC-NODE-5
         load.end()
         assert not load.failures
         with Client.connect(node.url) as client:
-            load.wait_until_followed(client.transaction_count)
+            load.wait_until_followed(client.tip().transaction_count)
         assert node.stop() == 0
     with Ledger.open(made.path) as ledger:
         chain = chain_of(ledger)

@@ -1,11 +1,9 @@
 """The documents are true: what they name exists, the map is that of the layers, and the README stays short."""
 
 import re
-import tomllib
 from pathlib import Path
 
 import pytest
-import yaml
 from documents import (
     command_faults,
     commands_in,
@@ -19,7 +17,7 @@ from documents import (
     prose,
     top_folders,
 )
-from layers import BASE, LAYERS, TIMED
+from layers import BASE, LAYERS, LONE, TIMED
 from pictures import Step, direct_imports, missing_functions, pictures
 from source_graph import ROOT
 
@@ -88,7 +86,7 @@ def test_the_map_is_that_of_the_layers() -> None:
     assert list(layer_map(readme())) == list(reversed(LAYERS))
     for place, layer in enumerate(LAYERS):
         below = set(list(LAYERS)[:place])
-        assert LAYERS[layer] - BASE - TIMED <= below, f"{layer} imports from above it on the map"
+        assert LAYERS[layer] - BASE - TIMED - LONE.keys() <= below, f"{layer} imports from above it on the map"
 
 
 def test_every_folder_of_the_map_is_there_and_none_is_left_out() -> None:
@@ -130,16 +128,3 @@ def test_the_arrows_of_the_layers_reach_what_may_be_imported_and_no_more() -> No
             reached |= set(ahead)
         assert allowed & set(LAYERS) <= reached
         assert arrows[layer] <= allowed
-
-
-def test_the_hooks_run_what_is_in_the_environment_without_a_network() -> None:
-    """``pre-commit`` clones nothing: every hook is local, and its program comes with the development extra."""
-    (repository,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
-    assert repository["repo"] == "local"
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    programs = {re.split(r"\W", line)[0] for line in project["optional-dependencies"]["dev"]}
-    for hook in repository["hooks"]:
-        program, *arguments = hook["entry"].split()
-        assert hook["language"] == "system"
-        assert program.removeprefix(".venv/bin/") in programs
-        assert all((ROOT / word).exists() for word in arguments if "/" in word)

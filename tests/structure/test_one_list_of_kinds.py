@@ -11,7 +11,7 @@ from fastledger.subjects.catalogue import REGISTRY
 # A demonstration plays a story, in which kinds occur. It decides nothing by them.
 STORIES = f"{PACKAGE}/cli/demo/"
 # Builders that carry keys live with the wallet; what it takes keys out of, it has to tell apart.
-BUILDERS = f"{PACKAGE}.client.wallet"
+BUILDERS = f"{PACKAGE}.wallet.wallet"
 CARRIES_KEYS = "consent.grant, consent.rekey in one "
 
 KINDS = Kinds(

@@ -24,7 +24,6 @@ from world import World
 from fastledger.cli.derived.fields import flag_of
 from fastledger.cli.derived.pages import subjects_page
 from fastledger.cli.main import main
-from fastledger.client.builders import BUILDERS
 from fastledger.errors import Code, InputError
 from fastledger.limits import TRANSACTION_BYTES_MAX
 from fastledger.model.body import Body, body_map, kind_of, parse_body
@@ -46,6 +45,7 @@ from fastledger.state.view import View
 from fastledger.state.views import struct_form, view_of
 from fastledger.subjects.catalogue import REGISTRY
 from fastledger.subjects.identity import KEYS
+from fastledger.wallet.builders import BUILDERS
 
 QUICK = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 ENGINE_TERMS = (SIGNER, SUBJECT, KIND, TOKEN, CODE)

@@ -103,7 +103,7 @@ def settle(world: NetWorld, expected: set[bytes]) -> None:
     """Waits until everything is final everywhere, ends mining, and compares all there is to compare."""
     members = list(world.members.values())
     world.wait_for(
-        lambda: all(member.connect().transaction_count >= len(expected) for member in members),
+        lambda: all(member.connect().tip().transaction_count >= len(expected) for member in members),
         f"{len(expected)} final transactions everywhere",
         timeout_s=120,
     )
@@ -303,7 +303,7 @@ def test_a_record_is_read_at_a_node_that_does_not_hold_its_envelope(
         outcome.raise_for_status()
     content = os.urandom(3_000_000)
     sealed = here.put_record(patient, "vitals", content)
-    world.wait_for(lambda: there.transaction_count == here.transaction_count, "the record there")
+    world.wait_for(lambda: there.tip().transaction_count == here.tip().transaction_count, "the record there")
     with pytest.raises(AccessRefused):
         there.read_record(doctor, sealed.record, Purpose.TREATMENT)
     blobs = there.status()["blobs"]

@@ -40,9 +40,9 @@ class Submitter:
 
     def run(self, stop: threading.Event) -> None:
         """Submits batches at a steady pace and counts refusals."""
-        from fastledger.client.wallet import Wallet
         from fastledger.crypto.hpke import KemSuite
         from fastledger.subjects.identity import Role
+        from fastledger.wallet.wallet import Wallet
 
         client = self.member.connect()
         while not stop.wait(BATCH_PAUSE_S):
@@ -221,7 +221,7 @@ def _settle(watcher: Watcher, look: Any, txids: list[bytes]) -> bool:
     watcher.phase = "settling"
     members = watcher.world.members.values()
     deadline = time.monotonic() + SETTLE_S
-    while any(member.connect().transaction_count < len(txids) for member in members):
+    while any(member.connect().tip().transaction_count < len(txids) for member in members):
         if time.monotonic() > deadline:
             return False
         look()

@@ -15,10 +15,10 @@ import msgspec
 from fastledger.chain.ledger import Ledger
 from fastledger.cli.demo.waits import LOOPBACK, START_S, STOP_S
 from fastledger.client.api import LedgerApi
-from fastledger.client.wallet import Wallet
 from fastledger.errors import LedgerError, UnreachableError
 from fastledger.model.reports import VerifyReport
 from fastledger.pace import Progress
+from fastledger.wallet.wallet import Wallet
 
 if TYPE_CHECKING:
     from fastledger.client.sync import Client

@@ -120,8 +120,8 @@ def _home(
 ) -> "Home":
     """The ledger of the demo: a new one here, a new one under a node of its own, or that of a node elsewhere."""
     from fastledger.cli.demo.homes import ChildNodeHome, DirectoryHome, NodeHome
-    from fastledger.client.wallet import Wallet
     from fastledger.crypto.keystore import Keystore
+    from fastledger.wallet.wallet import Wallet
 
     if target is None:
         return ChildNodeHome(folder) if with_node else DirectoryHome(folder / "ledger")

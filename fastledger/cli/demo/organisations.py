@@ -190,8 +190,8 @@ class NetWorld:
 
     def __init__(self, folder: Path, options: NetOptions | None = None) -> None:
         """Makes keys, certificates, genesis document and ledgers, and starts nothing."""
-        from fastledger.client.wallet import Wallet
         from fastledger.node.authority import CertificateAuthority
+        from fastledger.wallet.wallet import Wallet
 
         self.folder = folder
         self.options = options or NetOptions()

@@ -9,7 +9,6 @@ import msgspec
 from fastledger.cli.demo.homes import Home
 from fastledger.cli.output import Output, ProgressBar
 from fastledger.client.ingest import Custodian, Ingest, IngestReport, Kept
-from fastledger.client.wallet import Wallet
 from fastledger.crypto.keystore import Keystore
 from fastledger.errors import AccessRefused, Code, FhirError, InputError
 from fastledger.gateway.fhir import describe, validate
@@ -22,6 +21,7 @@ from fastledger.stage_times import StageTimes
 from fastledger.subjects.consent import CONSENT_MISSING, CONSENT_REVOKED, ConsentGrant, Purpose
 from fastledger.subjects.identity import KEM_KEYS, Role
 from fastledger.subjects.record import RECORD_ERASED, RECORDS, RecordPut
+from fastledger.wallet.wallet import Wallet
 from fastledger.workload import generate
 
 HOSPITALS = ("A", "B")
@@ -270,7 +270,8 @@ class Scenario:
             custodian.organisation.save(keystore, f"hospital {name}")
         keystore.save()
         genesis = self._ledger.genesis
-        self.transactions, self.height = self._ledger.transaction_count, self._ledger.height
+        tip = self._ledger.tip()
+        self.transactions, self.height = tip.transaction_count, tip.height
         report = self._home.settle(lambda stage, done, total: progress.update(done, total, stage))
         require(report.ok, f"verify found {report.problems[:3]}")
         require(report.transactions == self.transactions, "transactions are missing on disk")

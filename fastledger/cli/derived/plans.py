@@ -1,7 +1,7 @@
 """What a command has to be told to make a transaction of a kind, and how it makes it.
 
 A kind has the fields of its body for options, and the body's constructor makes it; where keys go into the body, the
-options are the arguments of the wallet's builder (:mod:`fastledger.client.builders`).
+options are the arguments of the wallet's builder (:mod:`fastledger.wallet.builders`).
 """
 
 import inspect
@@ -13,14 +13,14 @@ import click
 
 from fastledger.cli.derived.fields import PREFIX, flag_of, option_of
 from fastledger.client.api import LedgerApi
-from fastledger.client.builders import BUILDERS, Builder
-from fastledger.client.wallet import SealedRecord, Wallet
 from fastledger.errors import Code, InputError
 from fastledger.model.body import body_map, parse_body
 from fastledger.model.fields import ID_BYTES
 from fastledger.model.shape import FieldShape, fields_of, shape_of
 from fastledger.model.transaction import Transaction
 from fastledger.state.kind import Kind
+from fastledger.wallet.builders import BUILDERS, Builder
+from fastledger.wallet.wallet import SealedRecord, Wallet
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,11 +24,11 @@ from fastledger.errors import Code, InputError
 if TYPE_CHECKING:
     from fastledger.cli.derived.plans import Made, Plan
     from fastledger.client.api import LedgerApi
-    from fastledger.client.wallet import Wallet
     from fastledger.crypto.keystore import Keystore
     from fastledger.model.outcome import Outcome
     from fastledger.model.transaction import Transaction
     from fastledger.state.kind import Kind
+    from fastledger.wallet.wallet import Wallet
 
 
 class _Subjects(click.Group):
@@ -119,7 +119,7 @@ def _submit(
 
     The wallets are as they were before in the keystore where the ledger says no.
     """
-    from fastledger.client.wallet import Wallet
+    from fastledger.wallet.wallet import Wallet
 
     wallets = {entry: Wallet.load(keystore, entry)}
     wallet = wallets[entry]

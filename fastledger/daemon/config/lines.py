@@ -1,4 +1,4 @@
-"""Finds on which line of a TOML document each key stands, which the standard parser does not tell."""
+"""On which line of a TOML document each key stands; the standard parser does not tell."""
 
 import re
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ _BLANK = re.compile(r"[ \t]*")
 
 
 def locate_keys(text: str) -> dict[Key, int]:
-    """Returns the line, from 1, on which each key path of a document stands that a TOML parser accepts.
+    """Key path -> line, from 1, for a document that a TOML parser accepts.
 
     An entry of an array of tables has its number, from 0, in its path. Keys inside inline tables are not listed:
     their value's key stands for them.
@@ -49,7 +49,7 @@ def _keys(text: str) -> Iterator[tuple[Key, int]]:
 
 
 def _numbered(parts: list[str], counts: dict[Key, int], *, is_array: bool) -> Key:
-    """Returns a table header's path, in which every array has the number of its present entry behind it."""
+    """A header's path with the number of each array's present entry in it."""
     path: Key = ()
     for index, part in enumerate(parts):
         path = (*path, part)
@@ -61,7 +61,7 @@ def _numbered(parts: list[str], counts: dict[Key, int], *, is_array: bool) -> Ke
 
 
 def _key_path(text: str, position: int) -> tuple[list[str], int]:
-    """Returns the parts of the dotted key at a position, and the position behind it."""
+    """The parts of a dotted key and where it ends."""
     parts: list[str] = []
     while True:
         position = _end_of(_BLANK, text, position)
@@ -76,7 +76,7 @@ def _key_path(text: str, position: int) -> tuple[list[str], int]:
 
 
 def _skip_value(text: str, position: int) -> int:
-    """Returns the position of the newline that ends a value: the first one in no string, array or comment."""
+    """Behind the value's last line: the first newline that is in no string, array or comment."""
     depth = 0
     while position < len(text):
         character = text[position]
@@ -99,7 +99,7 @@ def _skip_comment(text: str, position: int) -> int:
 
 
 def _end_of(pattern: re.Pattern[str], text: str, position: int) -> int:
-    """Returns where a match ends. Without one it is a character further, so that no document holds the scan up."""
+    """Where a match ends; at least one further where there is none, so that no document can hold the scan."""
     found = pattern.match(text, position)
     if found is None:
         return position + 1

@@ -96,7 +96,7 @@ class NodeConfig(Struct, frozen=True, kw_only=True):
 
 
 def is_loopback(host: str) -> bool:
-    """Tells whether nobody beyond this machine can reach ``host``. Names other than localhost count as reachable."""
+    """Whether nobody beyond this machine can reach ``host``; a name other than localhost counts as reachable."""
     if host == "localhost":
         return True
     try:
@@ -106,7 +106,7 @@ def is_loopback(host: str) -> bool:
 
 
 def relation_problems(config: NodeConfig) -> list[tuple[str, str]]:
-    """Returns settings that contradict others or are unsafe, as (setting, problem) (SPEC-NODE-104, SPEC-NODE-105)."""
+    """What contradicts itself or is unsafe, as (setting, problem) (SPEC-NODE-104, SPEC-NODE-105)."""
     return [
         *_transport_problems(config.rpc),
         *_client_problems(config.rpc),
@@ -190,7 +190,7 @@ def _size_problems(config: NodeConfig) -> list[tuple[str, str]]:
 
 
 def setting(config: Struct, name: str) -> int:
-    """Returns the integer setting under a dotted name."""
+    """The integer setting under a dotted name."""
     value: object = config
     for part in name.split("."):
         value = getattr(value, part)

@@ -1,4 +1,4 @@
-"""Reads the configuration from TOML, with the line of every problem, and writes it as a commented template."""
+"""Between the configuration's structs and text: TOML in with the line of every problem, a commented template out."""
 
 import difflib
 import json
@@ -30,7 +30,7 @@ _Array = inspect.VarTupleType | inspect.FrozenSetType
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """A setting: its dotted name, the values that it takes, its default (None: it has to be given) and its text."""
+    """One setting: dotted name, what values it takes, its default (None: it has to be given) and its text."""
 
     name: str
     values: str
@@ -50,7 +50,7 @@ def _fields(section: type[msgspec.Struct]) -> Iterator[tuple[structs.FieldInfo, 
 
 
 def settings(section: type[msgspec.Struct] = NodeConfig, prefix: str = "") -> Iterator[Setting]:
-    """Returns every setting in the order of the template; those of a client stand under ``rpc.access.client``."""
+    """Every setting, in the order of the template; those of a client under ``rpc.access.client``."""
     tables = []
     for item, annotated in _fields(section):
         kind, text, is_path = _unwrap(annotated)
@@ -70,7 +70,7 @@ def _default(item: structs.FieldInfo) -> Any:
 
 
 def _unwrap(kind: inspect.Type) -> tuple[inspect.Type, str, bool]:
-    """Returns an annotation's bare type, its description, and whether it is a path."""
+    """The bare type, its description, and whether it is a path."""
     text, is_path = "", False
     while isinstance(kind, inspect.Metadata):
         text = text or (kind.extra_json_schema or {}).get("description", "")
@@ -80,14 +80,14 @@ def _unwrap(kind: inspect.Type) -> tuple[inspect.Type, str, bool]:
 
 
 def _table_of(kind: inspect.Type) -> type[msgspec.Struct] | None:
-    """Returns the struct behind a table or an array of tables; None for the type of a single value."""
+    """The struct of a table, or of an array of tables."""
     if isinstance(kind, _Array):
         kind = _unwrap(kind.item_type)[0]
     return kind.cls if isinstance(kind, inspect.StructType) else None
 
 
 def _expected(kind: inspect.Type) -> str:
-    """Says for people what values a type takes."""
+    """What values a type takes, for people."""
     kind = _unwrap(kind)[0]
     if isinstance(kind, inspect.IntType):
         return f"an integer {kind.ge}..{kind.le}"
@@ -114,7 +114,7 @@ def _expected(kind: inspect.Type) -> str:
 
 @dataclass
 class _Reader:
-    """Makes structs of one document and collects its problems."""
+    """Collects the problems of one document."""
 
     label: str
     lines: Mapping[Key, int]
@@ -132,7 +132,7 @@ class _Reader:
         self.problems.append((line, f"{self.label}:{line}: {name}: {problem}"))
 
     def table(self, cls: type[msgspec.Struct], value: Any, key: Key) -> Any:
-        """Returns the struct of a table, None where something in it is wrong."""
+        """The struct of a table, or None where something in it is wrong."""
         if not isinstance(value, dict):
             self.add(key, "expected a table")
             return None
@@ -154,7 +154,7 @@ class _Reader:
         return cls(**given)
 
     def value(self, annotated: inspect.Type, value: Any, key: Key) -> Any:
-        """Returns the value of a setting; notes a problem where it is not of the type or out of bounds."""
+        """One value, checked."""
         kind, _, is_path = _unwrap(annotated)
         table = _table_of(kind)
         if table is not None and isinstance(kind, _Array):
@@ -178,7 +178,7 @@ class _Reader:
 
 
 def _fits(kind: inspect.Type, value: Any) -> bool:
-    """Tells whether a TOML value is of a type and within its bounds."""
+    """Whether a TOML value is of the type and within its bounds."""
     if isinstance(kind, inspect.Metadata):
         return _fits(kind.type, value)
     if isinstance(kind, inspect.IntType):
@@ -228,7 +228,7 @@ def load_config(path: str | Path, environ: Mapping[str, str] = os.environ) -> No
 
 
 def parse_config(data: bytes, *, label: str, base: Path, environ: Mapping[str, str]) -> NodeConfig:
-    """Returns the configuration in a file's bytes. ``label`` names it in problems, its paths start at ``base``."""
+    """The configuration in a file's bytes; ``label`` names it in problems, ``base`` is where its paths start."""
     try:
         text = data.decode()
         document = tomllib.loads(text)
@@ -251,7 +251,7 @@ def parse_config(data: bytes, *, label: str, base: Path, environ: Mapping[str, s
 
 
 def _syntax_problem(label: str, text: str, message: str) -> str:
-    """Returns a problem with the complaint's place. The parser's words are left out: they may quote the document."""
+    """The parser's complaint in our form. Only its place is kept: its words may quote the document."""
     found = re.search(r"\(at line (\d+), column (\d+)\)", message)
     if found is None:
         return f"{label}:{text.count(chr(10)) + 1}: is not TOML: ends too early"
@@ -280,7 +280,7 @@ def _override(document: dict[str, Any], reader: _Reader, environ: Mapping[str, s
 
 
 def _from_text(kind: inspect.Type, text: str) -> Any:
-    """Returns a variable's text as a TOML value. What cannot be one stays text, and is then found not to fit."""
+    """A variable's text as a TOML value; what does not convert stays text, and is then found not to fit."""
     if isinstance(kind, inspect.IntType) and re.fullmatch(r"[0-9]{1,18}", text):
         return int(text)
     if isinstance(kind, inspect.FloatType) and re.fullmatch(r"[0-9]{1,18}(\.[0-9]{1,9})?", text):
@@ -302,7 +302,7 @@ _HEAD = """\
 
 
 def render_config(config: NodeConfig) -> str:
-    """Returns a commented TOML file of every setting; reading it gives ``config`` again (SPEC-NODE-106)."""
+    """A commented TOML file of every setting; reading it gives ``config`` again (SPEC-NODE-106)."""
     lines = [_HEAD]
     _render_table(config, "", lines)
     return "\n".join(lines).rstrip("\n") + "\n"
@@ -331,7 +331,7 @@ def _render_table(section: msgspec.Struct, name: str, lines: list[str], *, array
 
 
 def _example(table: type[msgspec.Struct] | None, name: str) -> list[str]:
-    """Returns an entry of an empty array of tables as a comment, to show what it could hold."""
+    """An array of tables that has none, as a comment."""
     if table is None:
         return []
     lines = ["", f"# {_first_sentence(table)} Any number of these:", f"# [[{name}]]"]
@@ -357,7 +357,7 @@ def _toml(value: Any) -> str:
 
 
 def settings_table() -> str:
-    """Returns every setting as a Markdown table, for ``docs/operating.md``."""
+    """Every setting as a Markdown table, for docs/operating.md."""
     rows = ["| setting | default | takes | what |", "|---|---|---|---|"]
     for item in settings():
         default = "" if item.default is None else f"`{_toml(item.default)}`"

@@ -73,7 +73,9 @@ def test_any_bytes_are_entries_or_damage(data: bytes) -> None:  # SPEC-SNAP-1
 
 def test_a_manifest_commits_to_every_field_and_chunk(filled: Filled, tmp_path: Path) -> None:  # SPEC-SNAP-2
     world, _, _ = filled
-    manifest = world.ledger.snapshot(tmp_path / "snapshot")
+    report = world.ledger.snapshot(tmp_path / "snapshot")
+    manifest = SnapshotFiles(tmp_path / "snapshot").manifest()
+    assert (report.root, report.entries) == (manifest.root, manifest.entries)
     encoded = manifest.encode()
     assert Manifest.decode(encoded, "manifest") == manifest
     for offset in range(len(encoded)):
@@ -92,12 +94,13 @@ def test_two_nodes_make_the_same_snapshot(
     filled: Filled, tmp_path: Path, small_chunks: None
 ) -> None:  # SPEC-SNAP-2
     world, _, _ = filled
-    first = world.ledger.snapshot(tmp_path / "first")
+    world.ledger.snapshot(tmp_path / "first")
     world.close()
     # Another disk: other segments, and checkpoints elsewhere.
     shutil.copytree(world.path, tmp_path / "other")
     with Ledger.reindex(tmp_path / "other", options=world.options) as other:
-        second = other.snapshot(tmp_path / "second")
+        other.snapshot(tmp_path / "second")
+    first, second = (SnapshotFiles(tmp_path / name).manifest() for name in ("first", "second"))
     assert (first.root, first.encode()) == (second.root, second.encode())
     assert len(first.chunks) > 10
 
@@ -106,8 +109,9 @@ def test_chunks_may_come_in_any_order_and_from_anyone(
     filled: Filled, tmp_path: Path, small_chunks: None
 ) -> None:  # SPEC-SNAP-3
     world, _, _ = filled
-    manifest = world.ledger.snapshot(tmp_path / "snapshot")
+    world.ledger.snapshot(tmp_path / "snapshot")
     source = SnapshotFiles(tmp_path / "snapshot")
+    manifest = source.manifest()
     index = Index.open(tmp_path / "index", world.ledger.chain_id)
     loader = SnapshotLoader(index, manifest, world.ledger.chain_id, "peer")
     numbers = loader.missing

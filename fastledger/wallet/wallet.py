@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-from fastledger.client.builders import Lookup, builds
 from fastledger.clock import system_clock_ms
 from fastledger.crypto.envelope import open_envelope, read_header, seal
 from fastledger.crypto.folders import (
@@ -47,6 +46,7 @@ from fastledger.subjects.identity import (
 )
 from fastledger.subjects.record import RECORDS, RecordAmend, RecordErase, RecordPut
 from fastledger.times import Time, time_ms
+from fastledger.wallet.builders import Lookup, builds
 
 WALLET_FORMAT_VERSION = 1
 VALIDITY_MS = 60 * 60 * 1000
