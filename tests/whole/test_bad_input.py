@@ -45,7 +45,7 @@ CODES = """
 300 bad-resource 301 bad-envelope 302 bad-keystore 303 wrong-password 304 bad-receipt 305 not-found 306 bad-genesis
 307 bad-block 308 bad-query 309 unknown-folder-key 310 pruned 311 bad-config 312 bad-certificate 313 forbidden
 314 rate-limited 315 unauthenticated 316 bad-request 317 upload-conflict 318 unknown-upload 319 unreachable
-320 unknown-parent 321 below-final 322 tree-full 323 pool-full 324 not-a-proposer 325 read-only
+320 unknown-parent 321 below-final 322 tree-full 323 pool-full 324 not-a-proposer 325 read-only 330 bad-time
 900 locked 901 closed 902 halted 903 busy 904 storage-full 905 corrupt 906 format-version 907 storage 908 cancelled
 909 installation 910 release-needed
 """
