@@ -14,7 +14,7 @@ from fastledger.cli.keeping import backup, collect_orphans, export, import_, pru
 from fastledger.cli.keys import keys
 from fastledger.cli.ledger import init, prove, query, reindex, status, verify, verify_receipt
 from fastledger.cli.node import config, node
-from fastledger.cli.records import ingest, read
+from fastledger.cli.records import ingest, matches, read
 from fastledger.cli.stream import follow, submit
 from fastledger.cli.top import top
 from fastledger.version import VERSION
@@ -27,7 +27,8 @@ def main() -> None:
 
 
 COMMANDS = (
-    *(init, demo, ingest, read, transact, show, submit, query, follow, prove, verify_receipt, verify, reindex, status),
+    *(init, demo, ingest, matches, read, transact, show, submit, query, follow, prove),
+    *(verify_receipt, verify, reindex, status),
     *(keys, node, config, certs, top, bench),
     *(genesis, peers, mine, net_demo),
     *(backup, restore, prune, export, import_, snapshot, collect_orphans),

@@ -9,7 +9,7 @@ names and indexes, problems are fixed sentences (SPEC-FHIR-3).
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,9 +19,10 @@ import msgspec
 from fastledger.errors import FhirError
 from fastledger.gateway.fhir_describe import ResourceInfo, describe
 from fastledger.gateway.fhir_invariants import check
-from fastledger.limits import ISSUES_PER_RESOURCE_MAX, RESOURCE_BYTES_MAX
+from fastledger.gateway.json_bounds import values_most
+from fastledger.limits import ISSUES_PER_RESOURCE_MAX, RESOURCE_BYTES_MAX, RESOURCE_VALUES_MAX
 
-__all__ = ["FHIR_VERSION", "ResourceInfo", "Validated", "describe", "validate", "validate_many"]
+__all__ = ["FHIR_VERSION", "ResourceInfo", "Validated", "describe", "validate", "validate_each", "validate_many"]
 
 FHIR_VERSION: str = fhirkit.FHIR_VERSION
 
@@ -30,6 +31,9 @@ Issue = tuple[str, str]
 _RESOURCE_TYPES = frozenset(fhirkit.RESOURCE_TYPES)
 # One release of the interpreter's lock per chunk; small enough that the parsed form stays in cache.
 _CHUNK_RESOURCES = 64
+# However few they are, so many values at a time are decoded, and so many bytes.
+_CHUNK_VALUES = RESOURCE_VALUES_MAX
+_CHUNK_BYTES = 16 * 1024 * 1024
 _BOM = b"\xef\xbb\xbf"
 _decode = msgspec.json.Decoder().decode
 
@@ -61,20 +65,42 @@ def validate_many(resources: Sequence[bytes], threads: int = 1) -> list[Validate
     Never raises for input. ``threads`` is for the shape, which is checked without the interpreter's lock; 0 means
     one per core. One is the default: more cost half as much processor time again for little wall time.
     """
-    outcomes: list[Validated | FhirError] = [_read(raw) for raw in resources]
-    readable = [index for index, outcome in enumerate(outcomes) if isinstance(outcome, Validated)]
-    for start in range(0, len(readable), _CHUNK_RESOURCES):
-        chunk = readable[start : start + _CHUNK_RESOURCES]
-        shapes = _shapes([resources[index] for index in chunk], threads)
-        for index, shape in zip(chunk, shapes, strict=True):
+    return list(validate_each(resources, threads))
+
+
+def validate_each(resources: Sequence[bytes], threads: int = 1) -> Iterator[Validated | FhirError]:
+    """Validates a batch as :func:`validate_many` does, holding the decoded form of a few resources at a time."""
+    for chunk in _chunks(resources):
+        outcomes: list[Validated | FhirError] = [_read(raw) for raw in chunk]
+        readable = [index for index, outcome in enumerate(outcomes) if isinstance(outcome, Validated)]
+        shapes = _shapes([chunk[index] for index in readable], threads) if readable else []
+        for index, shape in zip(readable, shapes, strict=True):
             outcomes[index] = _judge(outcomes[index], shape)
-    return outcomes
+        yield from outcomes
+
+
+def _chunks(resources: Sequence[bytes]) -> Iterator[list[bytes]]:
+    """Yields the resources in runs that are bounded by their number, bytes and values."""
+    chunk: list[bytes] = []
+    size = values = 0
+    for raw in resources:
+        most = values_most(raw)
+        full = len(chunk) == _CHUNK_RESOURCES or size + len(raw) > _CHUNK_BYTES or values + most > _CHUNK_VALUES
+        if chunk and full:
+            yield chunk
+            chunk, size, values = [], 0, 0
+        chunk.append(raw)
+        size, values = size + len(raw), values + most
+    if chunk:
+        yield chunk
 
 
 def _read(raw: bytes) -> Validated | FhirError:
     """Decodes a resource, or returns the refusal of what is none."""
     if len(raw) > RESOURCE_BYTES_MAX:
         return _refusal([("Resource", f"has {len(raw)} bytes, at most {RESOURCE_BYTES_MAX} are taken")])
+    if values_most(raw) > RESOURCE_VALUES_MAX:
+        return _refusal([("Resource", f"has more than {RESOURCE_VALUES_MAX} JSON values")])
     try:
         resource = _decode(raw[3:] if raw[:3] == _BOM else raw)
     except msgspec.DecodeError as error:

@@ -1,4 +1,6 @@
-"""Description of a resource, for its folder and its blind index: category, search terms, patient.
+"""Description of a resource, for its folder and its blind index: category and search terms.
+
+Whose it is, ``fhir_owner`` says.
 
 Terms are the plaintext of index tokens; they stay with whoever holds the folder key. Each is one of
 ``type:Observation``, ``code:<system>|<code>`` and ``month:YYYY-MM`` (SPEC-FHIR-5).
@@ -11,10 +13,12 @@ from typing import Any, NamedTuple
 import msgspec
 
 from fastledger.errors import FhirError
-from fastledger.limits import TOKENS_PER_RECORD_MAX
+from fastledger.gateway.fhir_compartment import OF_NO_PATIENT
+from fastledger.limits import INDEX_TERM_BYTES_MAX, TOKENS_PER_RECORD_MAX
 
 # A longer code is no code that anyone searches by.
 TERM_CHARS_MAX = 256
+OTHER = "other"
 
 ADMINISTRATIVE = "administrative"
 
@@ -25,48 +29,44 @@ class _Subject(NamedTuple):
     category: str
     codes: tuple[str, ...] = ()
     dates: tuple[str, ...] = ()
-    patient: str = "subject"
 
 
 @dataclass(frozen=True, slots=True)
 class ResourceInfo:
     """The facts of a resource that its ingest needs.
 
-    ``terms`` are unique, at most ``TOKENS_PER_RECORD_MAX``, the most important first. ``subject_reference`` is the
-    patient's reference as the resource gives it (of a Patient, ``Patient/<id>``), or None. ``patient_data`` is false
-    for resources that describe no patient: organisations, practitioners, places, products.
+    ``terms`` are unique, at most ``TOKENS_PER_RECORD_MAX``, the most important first. ``category`` is
+    ``administrative`` for organisations, practitioners, places, products.
     """
 
     resource_type: str
     category: str
     terms: tuple[str, ...] = field(repr=False)
-    subject_reference: str | None = field(repr=False)
-    patient_data: bool
 
 
 _DATE = ("date",)
 _SUBJECTS: dict[str, _Subject] = {
-    "Patient": _Subject("demographics", (), (), ""),
-    "RelatedPerson": _Subject("demographics", ("relationship",), ("period",), "patient"),
+    "Patient": _Subject("demographics"),
+    "RelatedPerson": _Subject("demographics", ("relationship",), ("period",)),
     "Person": _Subject("demographics"),
     "Encounter": _Subject("encounters", ("type", "reasonCode", "class"), ("period",)),
-    "EpisodeOfCare": _Subject("encounters", ("type",), ("period",), "patient"),
-    "Appointment": _Subject("encounters", ("serviceType", "reasonCode"), ("start", "created"), "participant"),
-    "AppointmentResponse": _Subject("encounters", (), ("start",), "actor"),
+    "EpisodeOfCare": _Subject("encounters", ("type",), ("period",)),
+    "Appointment": _Subject("encounters", ("serviceType", "reasonCode"), ("start", "created")),
+    "AppointmentResponse": _Subject("encounters", (), ("start",)),
     "Condition": _Subject("conditions", ("code",), ("onsetDateTime", "onsetPeriod", "recordedDate")),
     "ClinicalImpression": _Subject("conditions", ("code",), ("effectiveDateTime", "effectivePeriod", "date")),
-    "DetectedIssue": _Subject("conditions", ("code",), ("identifiedDateTime", "identifiedPeriod"), "patient"),
+    "DetectedIssue": _Subject("conditions", ("code",), ("identifiedDateTime", "identifiedPeriod")),
     "AdverseEvent": _Subject("conditions", ("event",), ("date", "detected", "recordedDate")),
-    "FamilyMemberHistory": _Subject("conditions", ("relationship",), _DATE, "patient"),
+    "FamilyMemberHistory": _Subject("conditions", ("relationship",), _DATE),
     "RiskAssessment": _Subject("conditions", ("code",), ("occurrenceDateTime", "occurrencePeriod")),
     "Flag": _Subject("conditions", ("code",), ("period",)),
-    "BodyStructure": _Subject("conditions", ("morphology", "location"), (), "patient"),
+    "BodyStructure": _Subject("conditions", ("morphology", "location"), ()),
     "Observation": _Subject(
         "observations",
         ("code", "component"),
         ("effectiveDateTime", "effectivePeriod", "effectiveInstant", "issued"),
     ),
-    "MolecularSequence": _Subject("laboratory", (), (), "patient"),
+    "MolecularSequence": _Subject("laboratory", (), ()),
     "Specimen": _Subject("laboratory", ("type",), ("collection", "receivedTime")),
     "Media": _Subject("imaging", ("type", "modality"), ("createdDateTime", "createdPeriod", "issued")),
     "ImagingStudy": _Subject("imaging", ("procedureCode", "modality", "reasonCode"), ("started",)),
@@ -89,28 +89,26 @@ _SUBJECTS: dict[str, _Subject] = {
     "Procedure": _Subject("procedures", ("code", "reasonCode"), ("performedDateTime", "performedPeriod")),
     "DeviceRequest": _Subject("devices", ("codeCodeableConcept",), ("occurrenceDateTime", "authoredOn")),
     "DeviceUseStatement": _Subject("devices", (), ("timingDateTime", "timingPeriod", "recordedOn")),
-    "Device": _Subject("devices", ("type",), ("manufactureDate",), "patient"),
-    "SupplyDelivery": _Subject("devices", ("type", "suppliedItem"), ("occurrenceDateTime",), "patient"),
-    "Immunization": _Subject(
-        "immunizations", ("vaccineCode",), ("occurrenceDateTime", "recorded"), "patient"
-    ),
-    "ImmunizationEvaluation": _Subject("immunizations", ("targetDisease",), _DATE, "patient"),
-    "ImmunizationRecommendation": _Subject("immunizations", ("recommendation",), _DATE, "patient"),
+    "Device": _Subject("devices", ("type",), ("manufactureDate",)),
+    "SupplyDelivery": _Subject("devices", ("type", "suppliedItem"), ("occurrenceDateTime",)),
+    "Immunization": _Subject("immunizations", ("vaccineCode",), ("occurrenceDateTime", "recorded")),
+    "ImmunizationEvaluation": _Subject("immunizations", ("targetDisease",), _DATE),
+    "ImmunizationRecommendation": _Subject("immunizations", ("recommendation",), _DATE),
     "AllergyIntolerance": _Subject(
-        "allergies", ("code",), ("onsetDateTime", "onsetPeriod", "recordedDate", "lastOccurrence"), "patient"
+        "allergies", ("code",), ("onsetDateTime", "onsetPeriod", "recordedDate", "lastOccurrence")
     ),
     "CarePlan": _Subject("careplans", ("category",), ("period", "created")),
     "CareTeam": _Subject("careplans", ("category", "reasonCode"), ("period",)),
     "Goal": _Subject("careplans", ("description",), ("startDate", "statusDate")),
-    "NutritionOrder": _Subject("careplans", ("foodPreferenceModifier",), ("dateTime",), "patient"),
+    "NutritionOrder": _Subject("careplans", ("foodPreferenceModifier",), ("dateTime",)),
     "RequestGroup": _Subject("careplans", ("code",), ("authoredOn",)),
-    "Task": _Subject("careplans", ("code",), ("authoredOn", "lastModified"), "for"),
-    "Claim": _Subject("claims", ("type", "item"), ("billablePeriod", "created"), "patient"),
-    "ClaimResponse": _Subject("claims", ("type",), ("created",), "patient"),
-    "ExplanationOfBenefit": _Subject("claims", ("type", "item"), ("billablePeriod", "created"), "patient"),
-    "Coverage": _Subject("claims", ("type",), ("period",), "beneficiary"),
-    "CoverageEligibilityRequest": _Subject("claims", (), ("servicedDate", "created"), "patient"),
-    "CoverageEligibilityResponse": _Subject("claims", (), ("servicedDate", "created"), "patient"),
+    "Task": _Subject("careplans", ("code",), ("authoredOn", "lastModified")),
+    "Claim": _Subject("claims", ("type", "item"), ("billablePeriod", "created")),
+    "ClaimResponse": _Subject("claims", ("type",), ("created",)),
+    "ExplanationOfBenefit": _Subject("claims", ("type", "item"), ("billablePeriod", "created")),
+    "Coverage": _Subject("claims", ("type",), ("period",)),
+    "CoverageEligibilityRequest": _Subject("claims", (), ("servicedDate", "created")),
+    "CoverageEligibilityResponse": _Subject("claims", (), ("servicedDate", "created")),
     "Account": _Subject("claims", ("type",), ("servicePeriod",)),
     "ChargeItem": _Subject("claims", ("code",), ("occurrenceDateTime", "occurrencePeriod", "enteredDate")),
     "Invoice": _Subject("claims", ("type",), _DATE),
@@ -118,16 +116,31 @@ _SUBJECTS: dict[str, _Subject] = {
     "DocumentManifest": _Subject("documents", ("type",), ("created",)),
     "Composition": _Subject("documents", ("type",), _DATE),
     "QuestionnaireResponse": _Subject("documents", (), ("authored",)),
-    "Consent": _Subject("documents", ("category", "scope"), ("dateTime",), "patient"),
+    "Consent": _Subject("documents", ("category", "scope"), ("dateTime",)),
     "Communication": _Subject("documents", ("category", "reasonCode"), ("sent", "received")),
     "CommunicationRequest": _Subject("documents", ("category",), ("occurrenceDateTime", "authoredOn")),
     "List": _Subject("documents", ("code",), _DATE),
-    "VisionPrescription": _Subject("devices", (), ("dateWritten", "created"), "patient"),
-    "Provenance": _Subject("documents", ("activity",), ("occurredDateTime", "recorded"), "target"),
-    "AuditEvent": _Subject("documents", ("type",), ("recorded",), ""),
+    "VisionPrescription": _Subject("devices", (), ("dateWritten", "created")),
+    "Provenance": _Subject("documents", ("activity",), ("occurredDateTime", "recorded")),
+    "AuditEvent": _Subject("documents", ("type",), ("recorded",)),
+    "Basic": _Subject("documents", ("code",), ("created",)),
+    "Binary": _Subject("documents"),
+    "Contract": _Subject("documents", ("type",), ("issued",)),
+    "GuidanceResponse": _Subject("documents", ("reasonCode",), ("occurrenceDateTime",)),
+    "MeasureReport": _Subject("documents", (), ("date", "period")),
+    "MessageHeader": _Subject("documents"),
+    "ResearchSubject": _Subject("research", (), ("period",)),
+    "BiologicallyDerivedProduct": _Subject("devices", ("productCode",)),
+    "SupplyRequest": _Subject("devices", ("itemCodeableConcept",), ("authoredOn",)),
+    "Schedule": _Subject("encounters", ("serviceType",)),
+    "EnrollmentRequest": _Subject("claims", (), ("created",)),
+    "EnrollmentResponse": _Subject("claims", (), ("created",)),
+    "PaymentNotice": _Subject("claims", (), ("created",)),
+    "PaymentReconciliation": _Subject("claims", (), ("created",)),
 }
 # Kinds of things rather than of people: their codes are still worth a term.
-_ADMINISTRATIVE = _Subject(ADMINISTRATIVE, ("code", "type", "specialty"), _DATE, "")
+_ADMINISTRATIVE = _Subject(ADMINISTRATIVE, ("code", "type", "specialty"), _DATE)
+_OTHER = _Subject(OTHER, ("code", "type"), _DATE)
 
 _OBSERVATION_CATEGORIES = {
     "vital-signs": "vitals",
@@ -146,7 +159,7 @@ def describe(resource: bytes | Mapping[str, Any]) -> ResourceInfo:
     resource_type = node.get("resourceType")
     if not isinstance(resource_type, str):
         raise FhirError("a resource needs a resourceType")
-    subject = _SUBJECTS.get(resource_type, _ADMINISTRATIVE)
+    subject = _SUBJECTS.get(resource_type, _ADMINISTRATIVE if resource_type in OF_NO_PATIENT else _OTHER)
     category = subject.category
     if resource_type == "Observation":
         category = _observation_category(node)
@@ -160,14 +173,7 @@ def describe(resource: bytes | Mapping[str, Any]) -> ResourceInfo:
             _add_codes(value, terms)
     if "medicationReference" in node and "contained" in node:
         _add_contained_medication(node, terms)
-    patient = _patient(node, resource_type, subject.patient)
-    return ResourceInfo(
-        resource_type,
-        category,
-        tuple(dict.fromkeys(terms))[:TOKENS_PER_RECORD_MAX],
-        patient,
-        category != ADMINISTRATIVE and (resource_type != "Device" or patient is not None),
-    )
+    return ResourceInfo(resource_type, category, tuple(dict.fromkeys(terms))[:TOKENS_PER_RECORD_MAX])
 
 
 def _decoded(raw: bytes) -> Mapping[str, Any]:
@@ -217,7 +223,7 @@ def _add_codes(value: object, terms: list[str]) -> None:
             code = coding.get("code")
             if isinstance(code, str):
                 term = f"code:{coding.get('system', '')}|{code}"
-                if len(term) <= TERM_CHARS_MAX:
+                if len(term) <= TERM_CHARS_MAX and len(term.encode()) <= INDEX_TERM_BYTES_MAX:
                     terms.append(term)
         if len(terms) > 2 * TOKENS_PER_RECORD_MAX:
             return
@@ -229,22 +235,6 @@ def _add_contained_medication(node: Mapping[str, Any], terms: list[str]) -> None
     for medication in _dicts(node["contained"]):
         if isinstance(name, str) and name == f"#{medication.get('id')}":
             _add_codes(medication.get("code"), terms)
-
-
-def _patient(node: Mapping[str, Any], resource_type: str, key: str) -> str | None:
-    """Returns the reference to the patient, or None; of a list (participants, targets) the first to a Patient."""
-    if resource_type == "Patient":
-        return f"Patient/{node['id']}" if "id" in node else None
-    for item in _dicts(node.get(key)) if key else ():
-        if key == "participant":
-            item = item.get("actor") or {}
-        reference = item.get("reference") if isinstance(item, dict) else None
-        if not isinstance(reference, str):
-            continue
-        if key in ("participant", "target", "actor") and "Patient/" not in reference:
-            continue
-        return reference
-    return None
 
 
 def _dicts(value: object) -> Iterator[dict[str, Any]]:

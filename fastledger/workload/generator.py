@@ -64,6 +64,7 @@ def _bundle(nodes: list[r.Node], index: int, patient_id: str | None) -> SourceBu
             entry,
             node["resourceType"],
             f"urn:uuid:{node['id']}",
+            resource_id=node["id"],
         )
         for entry, node in enumerate(nodes)
     )

@@ -11,9 +11,14 @@ from fhirkit import RESOURCE_TYPES
 from test_fhir import SAMPLES, Node, drop, encode, issues_of, mutations, plant_value, replaced
 
 from fastledger.errors import FhirError
-from fastledger.gateway.fhir import Validated, describe, validate_many
+from fastledger.gateway.fhir import Validated, describe, validate_each, validate_many
 from fastledger.gateway.fhir_codes import CODES, CODES_BY_TYPE, DATE_KEYS
-from fastledger.gateway.sources import read_resources
+from fastledger.gateway.fhir_compartment import OF_NO_PATIENT
+from fastledger.gateway.fhir_owner import owner_of
+from fastledger.gateway.fhir_places import places_of
+from fastledger.gateway.fhir_references import Scope
+from fastledger.gateway.fhir_source import Source
+from fastledger.gateway.sources import SourceBundle, read_bundles, read_resources
 
 # Against others' data.
 
@@ -87,8 +92,6 @@ def test_every_synthea_resource(shared_data: Path) -> None:
             types[outcome.resource_type] += 1
             info = describe(outcome.resource)
             assert info.terms[0] == "type:" + outcome.resource_type
-            patientless = info.category == "administrative"
-            assert (info.subject_reference is None) is patientless
         batch.clear()
 
     for item in read_resources([shared_data / "synthea-r4" / "r4-bundles.tar.xz"]):
@@ -99,6 +102,27 @@ def test_every_synthea_resource(shared_data: Path) -> None:
     flush()
     assert types.total() == 49_634
     assert types["Patient"] == 160
+
+
+@pytest.mark.data
+def test_whose_every_picked_history_is(shared_data: Path) -> None:  # SPEC-FHIR-11
+    """Histories of real shape: every resource is its patient's, or of a type that is of no patient; none is parked."""
+    source = Source.named("https://synthea.example/fhir")
+    counts: Counter[bool] = Counter()
+    for bundle in read_bundles([shared_data / "synthea-r4" / "pick"]):
+        assert isinstance(bundle, SourceBundle)
+        places = places_of(bundle, source)
+        scope = Scope(source, places, bundle.digest(), transaction=True)
+        verdicts = validate_each([item.raw for item in bundle.resources])
+        for place, verdict in zip(places, verdicts, strict=True):
+            assert isinstance(verdict, Validated)
+            owner = owner_of(verdict.resource, place, scope)
+            assert owner.reason is None, (owner, place.resource_type)
+            own = None if bundle.patient_id is None else f"{source.base}/Patient/{bundle.patient_id}"
+            assert owner.person in (own, None)
+            assert (owner.person is None) == (place.resource_type in OF_NO_PATIENT)
+            counts[owner.person is None] += 1
+    assert counts[False] > 1_000 < counts[True] + 1_000
 
 
 @pytest.mark.data

@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import lzma
+import os
 import tarfile
 import tracemalloc
 import zlib
@@ -15,14 +16,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastledger.errors import FhirError
-from fastledger.gateway import sources
+from fastledger.gateway import json_bounds, sources
+from fastledger.gateway.json_bounds import has_more_items, values_most
 from fastledger.gateway.sources import (
+    Passed,
     ReadingProgress,
     SourceBundle,
+    SourceError,
     SourceResource,
     read_bundles,
     read_resources,
 )
+from fastledger.limits import BUNDLE_NESTING_MAX
 from fastledger.workload import generate, transaction_bundle
 
 PATIENT = b'{"resourceType" : "Patient","id":"a", "multipleBirthInteger":1.0}'
@@ -110,7 +115,7 @@ def test_tar(tmp_path: Path, mode: str) -> None:
     assert [item for item in found if isinstance(item, bytes)] == [PATIENT, OTHER, OTHER, OTHER, PATIENT]
     assert [item.partition(": ")[2] for item in found if isinstance(item, str)] == [
         "source 1, member 4: neither a FHIR bundle nor a resource in JSON",
-        "source 1, member 5: damaged compression",
+        "source 1, member 5: damaged archive or compression",
     ]
     assert [item.name for item in tmp_path.iterdir()] == ["a.tar"]
 
@@ -133,7 +138,7 @@ def test_concatenated_streams_are_one(tmp_path: Path) -> None:
 
 
 def test_bad_entries_are_reported_and_passed_over(tmp_path: Path) -> None:
-    entries = b'{"fullUrl":5},7,{"request":{"method":"DELETE"}},{"resource":' + PATIENT + b'},{"resource":[]}'
+    entries = b'{"fullUrl":5},7,{"request":{"method":"POST"}},{"resource":' + PATIENT + b'},{"resource":[]}'
     path = tmp_path / "a.json"
     path.write_bytes(b'{"resourceType":"Bundle","entry":[' + entries + b"]}")
     found = raws(path)
@@ -164,6 +169,161 @@ def test_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "has more than 100 bytes",
     ]
     assert [item for item in found if isinstance(item, bytes)] == [OTHER, PATIENT, OTHER]
+
+
+# What lies in a folder.
+
+
+def codes(*paths: Path, passed: Passed | None = None) -> list[str]:
+    """The faults of what cannot be read, and the ids of what can."""
+    found = []
+    for bundle in read_bundles(paths, passed=passed):
+        if isinstance(bundle, SourceBundle):
+            found += [item.resource_id or "" for item in bundle.resources]
+            found += [str(problem.fault) for problem in bundle.problems]
+        else:
+            found.append(str(bundle.fault))
+    return found
+
+
+def test_links_never_lead_out_of_the_tree(tmp_path: Path) -> None:  # SPEC-FHIR-13
+    """A folder behind a link was once passed over without a word; what it leads to is told, or read where it lies."""
+    drop, elsewhere = tmp_path / "drop", tmp_path / "elsewhere"
+    drop.mkdir()
+    elsewhere.mkdir()
+    (elsewhere / "p.json").write_bytes(PATIENT)
+    (drop / "b.json").write_bytes(OTHER)
+    (drop / "today").symlink_to(elsewhere)
+    (drop / "one.json").symlink_to(elsewhere / "p.json")
+    (drop / "dangling.json").symlink_to("nowhere.json")
+    (drop / "round").symlink_to(drop)
+    (drop / "again.json").symlink_to("b.json")
+    (drop / "itself.json").symlink_to("itself.json")
+    (drop / "up.json").symlink_to("../elsewhere/../elsewhere/p.json")
+    passed = Passed()
+    told = codes(drop, passed=passed)
+    assert sorted(told) == sorted(
+        ["b", *["link-out-of-the-tree"] * 3, *["link-to-nothing"] * 2],
+    )
+    assert (passed.links, passed.companions, passed.other_files) == (2, 0, 0)
+    # What the operator names is taken as named.
+    assert codes(drop / "today") == ["a"]
+    assert codes(drop / "one.json") == ["a"]
+
+
+def test_mounted_volumes_are_read_once(tmp_path: Path) -> None:
+    """Volumes of orchestrators are folders of links to a hidden folder beside them."""
+    real = tmp_path / "..2026_01"
+    real.mkdir()
+    (real / "p.json").write_bytes(PATIENT)
+    (tmp_path / "..data").symlink_to("..2026_01")
+    (tmp_path / "p.json").symlink_to("..data/p.json")
+    assert codes(tmp_path) == ["a"]
+
+
+def test_a_file_that_is_exchanged_while_reading_is_not_read(tmp_path: Path) -> None:  # SPEC-FHIR-13
+    secret = tmp_path / "secret.json"
+    secret.write_bytes(OTHER)
+    drop = tmp_path / "drop"
+    drop.mkdir()
+    for name in ("1.json", "2.json", "3.json", "4.json"):
+        (drop / name).write_bytes(PATIENT)
+    reader = read_bundles([drop])
+    assert isinstance(next(reader), SourceBundle)
+    for name in ("2.json", "3.json", "4.json"):
+        (drop / name).unlink()
+    (drop / "2.json").symlink_to(secret)
+    os.link(secret, drop / "3.json")
+    os.mkfifo(drop / "4.json")
+    faults = [item.fault for item in reader if isinstance(item, SourceError)]
+    assert [str(fault) for fault in faults] == [
+        "cannot-be-read",
+        "changed-while-reading",
+        "changed-while-reading",
+    ]
+
+
+def test_companions_and_other_files_are_counted(tmp_path: Path) -> None:  # SPEC-FHIR-13
+    (tmp_path / "a.json").write_bytes(PATIENT)
+    (tmp_path / "._a.json").write_bytes(b"\0\5\26\7")
+    (tmp_path / ".DS_Store").write_bytes(b"x")
+    (tmp_path / "__MACOSX").mkdir()
+    (tmp_path / "notes.txt").write_bytes(b"x")
+    (tmp_path / "log.ndjson").write_bytes(b"x")
+    os.mkfifo(tmp_path / "pipe.json")
+    members = {"b.jsonl": OTHER, "__MACOSX/._b.json": b"x", "._c.json": b"x", "d.zip": b"x"}
+    write_tar(tmp_path / "z.tar", members)
+    passed = Passed()
+    assert codes(tmp_path, passed=passed) == ["a", "b"]
+    assert (passed.companions, passed.links, passed.other_files) == (5, 0, 4)
+
+
+def test_what_an_archive_hides_is_told(tmp_path: Path) -> None:  # SPEC-FHIR-13
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE):
+            header = tarfile.TarInfo(f"{kind!r}.json")
+            header.type, header.linkname = kind, "/etc/hostname"
+            archive.addfile(header)
+        header = tarfile.TarInfo("inner.tar")
+        archive.addfile(header, io.BytesIO())
+    assert codes(tmp_path) == [*["link-in-an-archive"] * 3, "archive-in-an-archive"]
+
+
+def test_arrays_are_their_items(tmp_path: Path) -> None:  # SPEC-FHIR-13
+    (tmp_path / "a.json").write_bytes(b"\xef\xbb\xbf [" + PATIENT + b",7," + OTHER + b"]")
+    (tmp_path / "b.json").write_bytes(b"[]")
+    (tmp_path / "c.json").write_bytes(b"[" + PATIENT)
+    assert codes(tmp_path) == ["a", "b", "not-a-resource", "not-json"]
+
+
+def nest(levels: int, inner: bytes = PATIENT) -> bytes:
+    for _ in range(levels):
+        inner = b'{"resourceType":"Bundle","entry":[{"resource":' + inner + b"}]}"
+    return inner
+
+
+def test_bundles_nest_up_to_a_bound(tmp_path: Path) -> None:  # SPEC-FHIR-13
+    for level, told in ((1, "a"), (BUNDLE_NESTING_MAX, "a"), (BUNDLE_NESTING_MAX + 2, "nested-too-deep")):
+        (tmp_path / "a.json").write_bytes(nest(level))
+        assert codes(tmp_path) == [told], level
+    (tmp_path / "a.json").write_bytes(nest(3_000))
+    assert codes(tmp_path) in (["nested-too-deep"], ["not-json"])
+    broken = b'{"resourceType":"Parameters","parameter":7}'
+    (tmp_path / "a.json").write_bytes(nest(1, broken))
+    assert codes(tmp_path) == ["not-a-resource"]
+
+
+@pytest.mark.parametrize(
+    ("text", "count", "more"),
+    [
+        (b"[1,2,3]", 2, True),
+        (b"[1,2,3]", 3, False),
+        (b'{"a":[1,2],"entry":[1,{"b":[1,2,3,4]},"[,,,"]}', 5, False),
+        (b'{"a":[1,2],"entry":[1,{"b":[1,2,3,4]},"[,,,"]}', 3, True),
+        (b'["' + b"\\\\" * 9 + b'",",,,,"]', 2, False),
+        (b'["unended', 99, True),
+        (b"]]]]", 99, True),
+    ],
+)
+def test_items_are_counted_without_decoding(
+    monkeypatch: pytest.MonkeyPatch, text: bytes, count: int, more: bool
+) -> None:  # SPEC-FHIR-14
+    monkeypatch.setattr(json_bounds, "_CHEAP_VALUES", 0)
+    assert has_more_items(text + b" " * 0, count) is (more and values_most(text) > count)
+
+
+@given(
+    st.recursive(
+        st.none() | st.text() | st.integers(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    )
+)
+def test_values_are_never_more_than_counted(value: object) -> None:  # SPEC-FHIR-14
+    def count(node: object) -> int:
+        inner = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+        return 1 + sum(map(count, inner))
+
+    assert count(value) <= values_most(json.dumps(value).encode())
 
 
 def test_a_bomb_costs_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

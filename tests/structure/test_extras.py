@@ -166,7 +166,7 @@ def test_the_error_is_one_of_ours_and_an_import_error(monkeypatch: pytest.Monkey
         (["--version"], "click", "cli"),
         (["node", "start", "--config", "node.toml"], "uvloop", "node"),
         (["top", "http://127.0.0.1:1"], "prometheus_client", "node"),
-        (["ingest", "clinic.ledger", ".", "--keystore", "k"], "fhirkit", "fhir"),
+        (["ingest", "clinic.ledger", ".", "--source", "urn:x:y", "--keystore", "k"], "fhirkit", "fhir"),
         (["demo"], "fhirkit", "fhir"),
         (["bench", "--quick", "--chart", "chart.svg"], "matplotlib", "bench"),
     ],
@@ -180,7 +180,7 @@ def test_a_command_says_what_it_lacks(tmp_path: Path, words: list[str], missing:
 
 
 def test_a_command_says_in_json_what_it_lacks(tmp_path: Path) -> None:
-    words = ("ingest", "clinic.ledger", ".", "--keystore", "k", "--json")
+    words = ("ingest", "clinic.ledger", ".", "--source", "urn:x:y", "--keystore", "k", "--json")
     done = command_line(*words, without=["fhirkit"], cwd=tmp_path)
     report = json.loads(done.stderr)
     assert (done.returncode, report["error"], report["code"]) == (5, "installation", 909)

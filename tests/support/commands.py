@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from click.testing import CliRunner, Result
-from hospital import CHEAP_KDF
+from hospital import BASE, CHEAP_KDF
 
 from fastledger import Keystore
 from fastledger.cli.main import main
@@ -32,7 +32,11 @@ class Cli:
         return str(self.folder / "wallets.keystore")
 
     def run(self, *arguments: Any, code: int = 0, typed: str | None = None) -> Result:
-        environment = {"FASTLEDGER_PASSWORD": self.password, "FASTLEDGER_KEYSTORE": self.keystore}
+        environment = {
+            "FASTLEDGER_PASSWORD": self.password,
+            "FASTLEDGER_KEYSTORE": self.keystore,
+            "FASTLEDGER_SOURCE": BASE,
+        }
         result = CliRunner().invoke(main, [*map(str, arguments)], input=typed, env=environment)
         told = f"{result.output}\n{result.exception!r}"
         assert result.exception is None or isinstance(result.exception, SystemExit), told

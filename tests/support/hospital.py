@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from fastledger import KemSuite, Keystore, Ledger, Role, Wallet
-from fastledger.client.ingest import Custodian, Ingest, IngestReport, Kept
+from fastledger.client.ingest import Custodian, Ingest, IngestReport, Kept, Remark, ResourceMap, map_path
 from fastledger.crypto.keystore import KdfParams
 from fastledger.errors import FhirError
+from fastledger.gateway.fhir_source import Source
 from fastledger.gateway.sources import SourceBundle, read_bundles
 from fastledger.model.outcome import Outcome
 
@@ -19,6 +20,8 @@ PASSWORD = "of a hospital in a test"
 CHEAP_KDF: dict[str, Any] = {"kdf_params": KdfParams(memory_kib=8, iterations=1), "allow_weak_kdf": True}
 
 Resource = dict[str, Any]
+BASE = "https://clinic.example/fhir"
+SOURCE = Source.named(BASE)
 
 
 @dataclass
@@ -60,22 +63,37 @@ class Hospital:
         return custodian, keystore
 
     def ingest(
-        self, sources: Iterable[SourceBundle | FhirError | Path], *, entry: str = "organisation"
+        self,
+        sources: Iterable[SourceBundle | FhirError | Path],
+        *,
+        entry: str = "organisation",
+        source: Source = SOURCE,
     ) -> "Ingested":
         """Ingests as the command does, keys saved before each batch."""
         custodian, keystore = self.custodian(entry)
         kept: list[Kept] = []
+        remarks: list[Remark] = []
 
         def save() -> None:
             custodian.save(keystore)
             keystore.save()
 
-        run = Ingest(self.ledger, custodian, before_submit=save, on_kept=kept.append)
-        for source in sources:
-            for bundle in read_bundles([source]) if isinstance(source, Path) else [source]:
-                run.add(bundle)
-        run.flush()
-        return Ingested(self, custodian, run.report, kept)
+        path = map_path(self.keystore, entry)
+        with ResourceMap(path, custodian.map_secret, self.ledger.chain_id) as resources:
+            run = Ingest(
+                self.ledger,
+                custodian,
+                source=source,
+                resources=resources,
+                before_submit=save,
+                on_kept=kept.append,
+                on_remark=remarks.append,
+            )
+            for item in sources:
+                for bundle in read_bundles([item]) if isinstance(item, Path) else [item]:
+                    run.add(bundle)
+            run.flush()
+        return Ingested(self, custodian, run.report, kept, remarks)
 
 
 @dataclass
@@ -86,17 +104,24 @@ class Ingested:
     custodian: Custodian
     report: IngestReport
     kept: list[Kept]
+    remarks: list[Remark]
 
     def content(self, kept: Kept) -> bytes:
-        """A record's content, opened with the organisation's keys."""
+        """A version's content, opened with the organisation's keys."""
         organisation = self.custodian.organisation
-        digest = self.hospital.ledger.record_version(kept.record).digest
+        digest = self.hospital.ledger.record_version(kept.record, kept.version).digest
         blob = self.hospital.ledger._blobs.get(digest)
-        return organisation.open_record(blob, folder=kept.folder, record=kept.record)
+        return organisation.open_record(blob, folder=kept.folder, record=kept.record, version=kept.version)
 
     def contents_of(self, patient: str | None) -> list[Resource]:
-        """Every resource that was put into folders of a patient (None: into the directory)."""
-        return [json.loads(self.content(kept)) for kept in self.kept if kept.patient == patient]
+        """Every resource that went into folders of a patient, given by id or whole name (None: of no patient)."""
+        name = patient if patient is None or ":" in patient else person(patient)
+        return [json.loads(self.content(kept)) for kept in self.kept if kept.patient == name]
+
+    @property
+    def patients(self) -> list[str]:
+        """The names of all patients that the custodian keeps wallets for; of the source's own, their ids."""
+        return [name.removeprefix(f"{BASE}/Patient/") for name in self.custodian.patients]
 
 
 @contextmanager
@@ -111,6 +136,11 @@ def hospital(folder: Path) -> Iterator[Hospital]:
 
 
 # Resources.
+
+
+def person(identity: str) -> str:
+    """What a Patient of the source is called."""
+    return f"{BASE}/Patient/{identity}"
 
 
 def patient(identity: str | None = "p1", **more: Any) -> Resource:

@@ -11,7 +11,11 @@ from typing import Any
 import pytest
 
 from fastledger.errors import FhirError, InputError
-from fastledger.gateway.fhir import describe, validate, validate_many
+from fastledger.gateway.fhir import validate, validate_many
+from fastledger.gateway.fhir_owner import owner_of
+from fastledger.gateway.fhir_places import places_of
+from fastledger.gateway.fhir_references import Scope
+from fastledger.gateway.fhir_source import Source
 from fastledger.workload import generate, transaction_bundle
 from fastledger.workload.ecg import three_leads
 from fastledger.workload.prng import SplitMix64
@@ -102,11 +106,13 @@ def test_references_resolve() -> None:
 
 
 def test_every_clinical_record_is_its_patients() -> None:
+    source = Source.named("urn:x:workload")
     for bundle in list(generate(12, 5))[1:]:
-        for item in bundle.resources[1:]:
-            info = describe(item.raw)
-            assert info.patient_data
-            assert info.subject_reference == bundle.patient_url
+        places = places_of(bundle, source)
+        scope = Scope(source, places, bundle.digest())
+        for item, place in zip(bundle.resources, places, strict=True):
+            owner = owner_of(json.loads(item.raw), place, scope)
+            assert owner.person == f"{source.base}/Patient/{bundle.patient_id}"
 
 
 def test_transaction_bundle_keeps_the_bytes() -> None:

@@ -21,6 +21,7 @@ OWN_NODE = "own"
 STAGE_TITLES = {
     "read": "read",
     "validate": "validate",
+    "whose": "whose it is",
     "enrol": "enrol (keys, consents)",
     "encrypt": "encrypt",
     "sign": "sign",

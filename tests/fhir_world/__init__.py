@@ -1,0 +1,1 @@
+"""Sources of FHIR for the tests: what they may say, who they mean, and an oracle of each."""
