@@ -8,7 +8,7 @@ SOURCES := pyproject.toml setup.py $(wildcard native/*.[ch] native/*/*.[ch] fast
 PIP     := -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo net-demo test lint types unit docs bench soak simulate fuzz sanitize emulate clean
+.PHONY: help build wheel sdist demo net-demo test lint types unit docs bench soak simulate fuzz sanitize emulate clean
 
 ## make demo      hospital histories through the whole engine (BUNDLES=path for FHIR sources of your own)
 demo: $(STAMP)
@@ -23,7 +23,7 @@ WORKERS ?= 2
 test: lint types unit
 
 lint: $(STAMP)
-	$(BIN)/ruff check fastledger tests benchmarks setup.py
+	$(BIN)/ruff check fastledger tests benchmarks packaging setup.py
 
 types: $(STAMP)
 	$(BIN)/mypy
@@ -71,6 +71,14 @@ emulate: $(STAMP)
 	$(BIN)/python tests/native/sha_vectors.py build/sha.bin $(HASH_ITEMS)
 	$(BIN)/python tests/emulator/run.py sha build/sha.bin
 
+## make wheel     a wheel for this machine's Python in dist/ (make sdist: the sources; cibuildwheel makes those to publish)
+wheel: $(STAMP)
+	rm -rf build/lib.* build/bdist.*
+	$(BIN)/python setup.py --quiet bdist_wheel
+
+sdist: $(STAMP)
+	$(BIN)/python setup.py --quiet sdist
+
 build: $(STAMP)
 
 $(VENV)/bin/python:
@@ -80,14 +88,14 @@ $(STAMP): $(VENV)/bin/python $(SOURCES)
 	$(BIN)/python $(PIP) -e '.[dev]'
 	@touch $(STAMP)
 
-# A COSE library that is not ours needs another cbor2 than ours: it lives apart.
+# A COSE library that is not ours needs an older cbor2: it lives apart, and our codec is tried with that one too.
 $(PEERS)/.built: tests/foreign/requirements.txt
 	$(PYTHON) -m venv $(PEERS)
 	$(PEERS)/bin/python $(PIP) -r tests/foreign/requirements.txt
 	@touch $(PEERS)/.built
 
 clean:
-	rm -rf $(VENV) $(PEERS) build dist *.egg-info fastledger/_native/*.c fastledger/_native/*.so
+	rm -rf $(VENV) $(PEERS) build dist *.egg-info fastledger/_native/*.so
 
 help:
 	@sed -n 's/^## //p' Makefile

@@ -159,5 +159,5 @@ if sys.platform == "win32":
 setup(
     ext_modules=[Extension(LIBRARY, [], extra_link_args=LINK_ARGS)],
     cmdclass={"build_ext": BuildNative},
-    exclude_package_data={"fastledger._native": ["*.c", "*.pyx"]},
+    exclude_package_data={"fastledger._native": ["*.c", "*.pxd", "*.pyx"]},
 )

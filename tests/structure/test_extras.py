@@ -52,7 +52,8 @@ def command_line(*words: str, without: list[str], cwd: Path) -> subprocess.Compl
 
 def test_the_two_tables_of_extras_are_one() -> None:
     extras = PROJECT["optional-dependencies"]
-    assert {name: modules_of(extras[name]) for name in EXTRAS} == {n: set(m) for n, m in EXTRAS.items()}
+    # The server asks for a younger aiohttp than the client does.
+    assert {name: modules_of(extras[name]) - CORE for name in EXTRAS} == {n: set(m) for n, m in EXTRAS.items()}
     assert set(extras) == {*EXTRAS, "demo", "dev"}
     assert extras["demo"] == ["fastledger[node,fhir]"]
     assert set(re.findall(r"\w+", extras["dev"][0])) == {"fastledger", *EXTRAS, "demo"}
@@ -66,7 +67,7 @@ def test_nothing_of_an_extra_is_needed_by_a_plain_installation() -> None:
 def test_what_a_plain_installation_needs_has_a_range() -> None:
     """An embedding program has libraries of its own: one release alone would be in its way."""
     for line in PROJECT["dependencies"]:
-        assert re.fullmatch(r"[\w-]+>=[\d.]+(,<\d+(\.\d+)?)?", line), line
+        assert re.fullmatch(r"[\w-]+>=[\d.]+(,<\d+(\.\d+)?)?(,!=[\d.]+)*", line), line
 
 
 def is_for_type_checkers(node: ast.AST) -> bool:
@@ -175,7 +176,7 @@ def test_a_command_says_what_it_lacks(tmp_path: Path, words: list[str], missing:
     (tmp_path / "node.toml").touch()
     done = command_line(*words, without=[missing], cwd=tmp_path)
     assert done.returncode == 5, done.stderr
-    assert f"this needs {missing}: pip install 'fastledger[{extra}]'" in done.stderr
+    assert re.search(rf"this needs [\w, ]*{missing}[\w, ]*: pip install 'fastledger\[{extra}\]'", done.stderr)
     assert "Traceback" not in done.stderr
 
 
