@@ -9,6 +9,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from hmac import compare_digest
 from typing import Any, Self
 
 from fastledger.clock import system_clock_ms
@@ -31,6 +32,7 @@ from fastledger.model.codec import decode, encode
 from fastledger.model.fields import ID_BYTES
 from fastledger.model.genesis import CHAIN_ID_BYTES, Authority
 from fastledger.model.ids import identity_id, random_id, rotation_digest
+from fastledger.model.query import Entry
 from fastledger.model.transaction import Transaction
 from fastledger.reprs import BriefRepr, short_hex
 from fastledger.subjects.access import AccessRead
@@ -209,7 +211,10 @@ class Wallet:
         return key
 
     def add_folder_key(self, key: FolderKey) -> None:
-        """Keeps a folder key, whoever it came from."""
+        """Keeps a folder key; raises ``EnvelopeError`` where it would replace a different one."""
+        held = self._folder_keys.get((key.folder, key.epoch))
+        if held is not None and not compare_digest(held.key, key.key):
+            raise EnvelopeError(f"another key of folder {key.folder.hex()} at epoch {key.epoch} is held")
         self._folder_keys[(key.folder, key.epoch)] = key
         self._newest[key.folder] = max(key.epoch, self._newest.get(key.folder, 0))
 
@@ -372,13 +377,20 @@ class Wallet:
         """Ends a consent. Follow it with :meth:`rotate_folder`: keys once given cannot be taken back."""
         return self.sign(ConsentRevoke(consent=consent))
 
-    def accept(self, transaction: Transaction, *, holder: bytes | None = None) -> list[bytes]:
-        """Takes in the folder keys that a transaction carries for this wallet; returns the folder ids.
+    def accept(self, entry: Entry, *, holder: bytes | None = None) -> list[bytes]:
+        """Takes in the folder keys that an entry of the chain carries for this wallet; returns the folder ids.
 
         Understands ``consent.grant`` and ``consent.rekey`` addressed to ``holder`` (this identity, unless it acts
-        for an organisation whose KEM key it holds) and its own ``folder.open`` and ``folder.rotate``.
-        Raises ``EnvelopeError`` where the keys are for somebody else.
+        for an organisation whose KEM key it holds) and its own ``folder.open`` and ``folder.rotate``. Only what the
+        rules accepted counts: they hold that who signed it owns the folders (SPEC-CONS-7). Raises ``InputError`` for
+        a refused transaction or one of another chain, ``EnvelopeError`` where the keys are for somebody else, or one
+        differs from the key that is held.
         """
+        transaction = entry.transaction
+        if entry.code != Code.OK:
+            raise InputError("the rules refused what carries the keys", code=entry.code)
+        if transaction.chain_id != self.chain_id:
+            raise InputError("the keys are of another chain", code=Code.WRONG_CHAIN)
         body = transaction.body
         grantee = holder or self.identity
         if isinstance(body, ConsentGrant | ConsentRekey):

@@ -267,7 +267,7 @@ def test_a_grantees_tokens_are_those_of_the_epochs_that_it_got(world: World) -> 
         grant.body.consent, world.clinic.identity, world.clinic.kem_public, ["vitals"]
     )
     world.submit(rekey)
-    assert world.clinic.accept(rekey) == [world.patient.labels["vitals"]]
+    assert world.accept(world.clinic, rekey) == [world.patient.labels["vitals"]]
     assert (
         world.clinic.tokens(world.patient.labels["vitals"], TERM) == world.patient.tokens("vitals", TERM)[:2]
     )
@@ -307,11 +307,13 @@ def test_a_foreign_wallet_opens_nothing(world: World) -> None:  # SPEC-CONS-1
     grant = world.grant(world.clinic)
     opening = world.patient.open_folders("imaging")
     stranger = new_wallet(world.clock).join(world.ledger.chain_id)
-    for transaction in (grant, opening, world.patient.rotate_folder("vitals")):
+    rotation = world.patient.rotate_folder("vitals")
+    world.submit(opening, rotation)
+    for transaction in (grant, opening, rotation):
         with pytest.raises(EnvelopeError):
-            stranger.accept(transaction)
+            world.accept(stranger, transaction)
     with pytest.raises(EnvelopeError) as error:
-        stranger.accept(sealed.transaction)
+        world.accept(stranger, sealed.transaction)
     assert error.value.code == Code.BAD_BODY
     assert stranger.folders == []
     for folder in (sealed.folder, world.patient.labels["laboratory"]):
@@ -336,9 +338,10 @@ def test_an_organisations_wallet_accepts_for_its_practitioner(world: World) -> N
     grant = world.patient.grant(
         world.doctor.identity, world.hospital.kem_public, ["vitals"], purposes=[Purpose.TREATMENT]
     )
+    world.submit(grant)
     with pytest.raises(EnvelopeError):
-        world.hospital.accept(grant)
-    assert world.hospital.accept(grant, holder=world.doctor.identity) == [world.patient.labels["vitals"]]
+        world.accept(world.hospital, grant)
+    assert world.accept(world.hospital, grant, holder=world.doctor.identity) == [world.patient.labels["vitals"]]
 
 
 def test_a_successor_takes_the_identity_over(world: World, tmp_path: Path) -> None:  # SPEC-ID-7

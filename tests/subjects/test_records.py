@@ -9,7 +9,8 @@ import pytest
 from world import TERM, VITALS, World
 
 from fastledger import Code, Purpose, Right, SealedRecord, Transaction
-from fastledger.errors import AccessRefused, EnvelopeError, NotFoundError, TransactionError
+from fastledger.crypto.folders import FolderKey
+from fastledger.errors import AccessRefused, EnvelopeError, InputError, NotFoundError, TransactionError
 from fastledger.subjects.consent import (
     CONSENT_EXPIRED,
     CONSENT_MISSING,
@@ -204,7 +205,7 @@ def test_rekeying_carries_new_keys_to_standing_grantees(world: World) -> None:  
     sealed = world.put()
     rekey = world.patient.rekey(body.consent, world.clinic.identity, world.clinic.kem_public, ["vitals"])
     world.submit(rekey)
-    world.clinic.accept(rekey)
+    world.accept(world.clinic, rekey)
     blob = world.ledger.read(world.clinic.access(sealed.record, Purpose.TREATMENT))
     assert world.clinic.open_record(blob, folder=sealed.folder, record=sealed.record) == VITALS
     elsewhere = world.patient.rekey(
@@ -228,10 +229,32 @@ def test_a_used_access_opens_nothing_again(world: World) -> None:  # SPEC-ACC-3
 def test_keys_for_another_do_not_open(world: World) -> None:  # SPEC-CONS-1
     kem = world.ledger.entity(KEM_KEYS, world.clinic.identity).kem
     grant = world.patient.grant(world.clinic.identity, kem, ["vitals"], purposes=[Purpose.TREATMENT])
+    world.submit(grant)
     with pytest.raises(EnvelopeError):
-        world.hospital.accept(grant)
+        world.accept(world.hospital, grant)
+    opening = world.patient.open_folders("imaging")
+    world.submit(opening)
     with pytest.raises(EnvelopeError):
-        world.hospital.accept(world.patient.access(bytes(16), Purpose.TREATMENT))
+        world.accept(world.hospital, opening)
+
+
+def test_nothing_is_learnt_from_what_the_rules_refused(world: World) -> None:  # SPEC-CONS-7
+    """A key that somebody plants for another's folder would be sealed under, and read by him."""
+    folder = world.patient.labels["vitals"]
+    thief = world.hospital
+    planted = FolderKey.generate(folder, 1)
+    thief.add_folder_key(planted)
+    kem = world.ledger.entity(KEM_KEYS, world.clinic.identity).kem
+    grant = thief.grant(world.clinic.identity, kem, [folder], purposes=[Purpose.TREATMENT])
+    assert code_of(world, grant) == NOT_OWNER
+    with pytest.raises(InputError) as error:
+        world.accept(world.clinic, grant)
+    assert error.value.code == NOT_OWNER
+    assert not world.clinic.holds_key(folder)
+    world.grant(world.clinic)
+    with pytest.raises(EnvelopeError):
+        world.clinic.add_folder_key(planted)
+    assert world.clinic.folder_key(folder, 1) == world.patient.folder_key(folder, 1)
 
 
 def test_an_owner_recovers_folder_keys_from_the_chain(world: World) -> None:  # SPEC-REC-8
@@ -239,5 +262,5 @@ def test_an_owner_recovers_folder_keys_from_the_chain(world: World) -> None:  # 
     world.patient._folder_keys.clear()
     for kind in ("folder.open", "folder.rotate"):
         for entry in world.ledger.query(kind=kind, signed_by=world.patient.identity):
-            world.patient.accept(entry.transaction)
+            world.patient.accept(entry)
     assert world.patient.open_record(sealed.blob, folder=sealed.folder, record=sealed.record) == VITALS

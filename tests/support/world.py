@@ -63,8 +63,12 @@ class World:
         kem = self.ledger.entity(KEM_KEYS, grantee.identity).kem
         transaction = self.patient.grant(grantee.identity, kem, folders or ("vitals",), **conditions)
         self.submit(transaction)
-        grantee.accept(transaction)
+        self.accept(grantee, transaction)
         return transaction
+
+    def accept(self, wallet: Wallet, transaction: Transaction, **options: Any) -> list[bytes]:
+        """Has a wallet take in the keys of a transaction of the chain."""
+        return wallet.accept(self.ledger.get(transaction.txid), **options)
 
     def reopen(self) -> Ledger:
         self.ledger.close()

@@ -166,7 +166,7 @@ class Scenario:
             purposes=[Purpose.TREATMENT],
         )
         self._submit(grant)
-        clinic.accept(grant)
+        clinic.accept(self._ledger.get(grant.txid))
         self._done(f"the patient lets hospital B read one category ({kept.category}) for treatment")
         found = self._find_by_code(clinic, kept)
         self._done(f"hospital B finds {len(found)} records by their code, through blind tokens")

@@ -131,8 +131,9 @@ class Custodian:
                 rights=Right.READ | Right.WRITE,
             )
             transactions.append(grant)
-            # The organisation learns the keys as any grantee does: by opening what the chain carries.
-            self.organisation.accept(grant)
+            # It made the folders itself; whoever else holds its key learns theirs from the chain.
+            for category in closed:
+                self.organisation.add_folder_key(wallet.folder_key(category))
         return wallet, transactions
 
     def practitioner(self, identifier: Identifier) -> tuple[Wallet, list[Transaction]]:
