@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from fastledger._native.ecdsa import HINTS_FULL, HINTS_PARITY, default_threads
 from fastledger._native.scan import ScanBatch, scan_many, split
-from fastledger.chain.store import Prefetched
 from fastledger.crypto import verify_batch
 from fastledger.errors import Code, InputError
 from fastledger.limits import BATCH_BYTES_MAX, BATCH_TRANSACTIONS_MAX
@@ -23,12 +22,24 @@ from fastledger.model.block import Block
 from fastledger.stage_times import StageTimes
 from fastledger.state.registry import Rules
 from fastledger.state.transition import all_valid, validity_code
+from fastledger.state.view import Writes
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 # Fewest transactions for which a view of the index of their own is worth opening.
 _READ_AHEAD_MIN = 64
+class Prefetched(NamedTuple):
+    """The index's answers for a batch, read before its turn: state values, and numbers of known transactions.
+
+    It holds while ``epoch`` is the store's: no overlay that was there when it was read has been let go of since.
+    """
+
+    epoch: int
+    states: Writes
+    seqs: dict[bytes, int]
+
+
 # State keys and transaction ids of a batch in, what the index holds of them out.
 ReadAhead: TypeAlias = Callable[[Sequence[bytes], Sequence[bytes]], Prefetched | None]
 

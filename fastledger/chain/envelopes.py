@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fastledger.chain.store import ChainStore, Snapshot
+from fastledger.chain.execution.store import ChainStore, Snapshot
 from fastledger.chain.unreferenced import UnreferencedQuota
 from fastledger.errors import AccessRefused, Code, InputError, NotFoundError, TransactionError
 from fastledger.limits import ORPHANS_MAX, UNREFERENCED_BYTES_MAX

@@ -16,22 +16,22 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from fastledger.chain.admission import Batch, CpuShare, admit, cut_sequence, lay_out, look_ahead
-from fastledger.chain.block_cache import BlockCache
-from fastledger.chain.durable_rules import DurableRules
-from fastledger.chain.entities import EntityReader
 from fastledger.chain.envelopes import Envelopes, Pins, ReadGrant, access_body, check_granted
-from fastledger.chain.executor import Executor, Position
-from fastledger.chain.following import Following
+from fastledger.chain.execution.block_cache import BlockCache
+from fastledger.chain.execution.durable_rules import DurableRules
+from fastledger.chain.execution.executor import Executor, Position
+from fastledger.chain.execution.replay import begin_or_replay, checkpoint_position, damaged_block
+from fastledger.chain.execution.store import NOWHERE, ChainStore, Durable, Layer
 from fastledger.chain.keeping.facade import Keeping
 from fastledger.chain.keeping.keeper import Keeper
 from fastledger.chain.keeping.snapshots import erased_envelopes, open_index_and_log
 from fastledger.chain.opening import Parts, make_pipeline
 from fastledger.chain.options import LedgerOptions
-from fastledger.chain.query import load_entry, run_query
-from fastledger.chain.records import RecordCalls
-from fastledger.chain.replay import begin_or_replay, checkpoint_position, damaged_block
+from fastledger.chain.reading.entities import EntityReader
+from fastledger.chain.reading.following import Following
+from fastledger.chain.reading.query import load_entry, run_query
+from fastledger.chain.reading.records import RecordCalls
 from fastledger.chain.stages import Submission
-from fastledger.chain.store import NOWHERE, ChainStore, Durable, Layer
 from fastledger.chain.submitting import Submitting
 from fastledger.consensus.engines import make_engine
 from fastledger.crypto.node_key import load_node_key, save_node_key

@@ -4,12 +4,12 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import NamedTuple, TypeAlias
 
-from fastledger.chain.executor import Executor
+from fastledger.chain.execution.executor import Executor
+from fastledger.chain.execution.store import ChainStore, Layer
 from fastledger.chain.forks.chain import ForkChain
 from fastledger.chain.forks.pipeline import ForkPipeline
 from fastledger.chain.options import LedgerOptions
 from fastledger.chain.pipeline import Pipeline
-from fastledger.chain.store import ChainStore, Layer
 from fastledger.consensus.engine import Engine
 from fastledger.crypto.signing import SigningKey
 from fastledger.model.genesis import Genesis

@@ -16,9 +16,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from fastledger.chain.admission import Batch
-from fastledger.chain.executor import Appended, Executor
+from fastledger.chain.execution.executor import Appended, Executor
+from fastledger.chain.execution.store import ChainStore, Layer
 from fastledger.chain.stages import BUSY_RETRY_MS, Stages, Submission
-from fastledger.chain.store import ChainStore, Layer
 from fastledger.errors import LedgerBusyError, LedgerError
 from fastledger.limits import BLOCK_BYTES_MAX, BLOCK_TRANSACTIONS_MAX, PENDING_BATCHES_MAX
 from fastledger.stage_times import StageTimes

@@ -14,7 +14,9 @@ from shutil import copytree, rmtree
 from typing import BinaryIO
 
 from fastledger.chain.admission import Batch, admit
-from fastledger.chain.executor import Appended, Executor
+from fastledger.chain.execution.executor import Appended, Executor
+from fastledger.chain.execution.replay import checkpoint_if_due
+from fastledger.chain.execution.store import ChainStore
 from fastledger.chain.keeping.backup import BackupFile, BackupManifest, Objects, read_manifest
 from fastledger.chain.keeping.export import (
     BLOCK,
@@ -31,8 +33,6 @@ from fastledger.chain.keeping.snapshots import (
     starting_snapshot,
 )
 from fastledger.chain.ledger import Ledger
-from fastledger.chain.replay import checkpoint_if_due
-from fastledger.chain.store import ChainStore
 from fastledger.consensus.engines import make_engine
 from fastledger.crypto.node_key import save_node_key
 from fastledger.crypto.signing import SigningKey

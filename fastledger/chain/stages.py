@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias, cast
 
 from fastledger.chain.admission import Batch
-from fastledger.chain.store import ChainStore, Overlay
+from fastledger.chain.execution.store import ChainStore, Overlay
 from fastledger.errors import Code, LedgerClosedError, LedgerError, LedgerHaltedError
 from fastledger.model.outcome import Outcome
 from fastledger.stage_times import StageTimes

@@ -17,12 +17,12 @@ from typing import Self, TypeVar
 
 from fastledger.client.calls import Calls
 from fastledger.client.follow import Follower, conditions_of
-from fastledger.client.http import ClientTls, Transport, load_http, tls_context
+from fastledger.client.http import ClientTls, HttpTransport, load_http, tls_context
 from fastledger.client.operating import NodeOperator
 from fastledger.client.retry import Retry
 from fastledger.client.submission import Chunk, prepare_off_loop
 from fastledger.client.transfer import Transfers
-from fastledger.client.views import strange
+from fastledger.client.views import bad_answer
 from fastledger.errors import Code, InputError, NotFoundError, TransactionError, UnreachableError
 from fastledger.limits import (
     BATCH_BYTES_MAX,
@@ -77,7 +77,7 @@ class AsyncClient(NodeOperator):
 
     options: ClientOptions
 
-    def __init__(self, transport: Transport, options: ClientOptions) -> None:
+    def __init__(self, transport: HttpTransport, options: ClientOptions) -> None:
         """Use :meth:`connect`."""
         super().__init__(Calls(transport), options.retry)
         self.options = options
@@ -102,7 +102,7 @@ class AsyncClient(NodeOperator):
         """
         options = options or ClientOptions()
         await load_http()
-        transport = Transport(
+        transport = HttpTransport(
             url,
             token=token,
             context=await tls_context(url, tls),
@@ -179,7 +179,7 @@ class AsyncClient(NodeOperator):
             except InputError as error:
                 raise UnreachableError(error.args[0], transient=False) from None
             if given != wait:
-                raise strange("answer to a batch")
+                raise bad_answer("answer to a batch")
             return outcomes
 
         return await self._retry.run(attempt)

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from fastledger.client.faults import error_of
-from fastledger.client.http import Transport
+from fastledger.client.http import HttpTransport
 from fastledger.errors import FastLedgerError, UnreachableError
 from fastledger.rpc.protocol import JSON_TYPE, RpcError
 
@@ -36,7 +36,7 @@ _NOT_JSON_RPC = "the node's answer is not JSON-RPC 2.0"
 class Calls:
     """JSON-RPC over a transport; raises the node's errors and ``UnreachableError``."""
 
-    def __init__(self, transport: Transport, *, lanes: int = 2, calls_max: int = 32) -> None:
+    def __init__(self, transport: HttpTransport, *, lanes: int = 2, calls_max: int = 32) -> None:
         """At most ``lanes`` requests with at most ``calls_max`` gathered calls each are under way."""
         self._transport = transport
         self._lanes = lanes

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import BinaryIO
 
 from fastledger.client.reading import NodeReader
-from fastledger.client.views import strange
+from fastledger.client.views import bad_answer
 from fastledger.model.export import BlockRange, ExportLine, pruned
 from fastledger.model.query import Entry, Page
 from fastledger.model.reports import ExportReport
@@ -58,7 +58,7 @@ class NodeExporter(NodeReader):
         status = await self.status()
         first, height = status.get("first_height"), status.get("height")
         if not isinstance(first, int) or not isinstance(height, int):
-            raise strange("status")
+            raise bad_answer("status")
         return first, height
 
     async def _pages_of(self, first: int, last: int) -> AsyncIterator[Sequence[Entry]]:
@@ -71,7 +71,7 @@ class NodeExporter(NodeReader):
             )
             for entry in page:
                 if not first <= entry.height <= last:
-                    raise strange("page")
+                    raise bad_answer("page")
                 if seq is not None and entry.seq != seq:
                     raise pruned(entry.height)
                 seq = entry.seq + 1
@@ -81,7 +81,7 @@ class NodeExporter(NodeReader):
             if cursor is None:
                 return
             if not page.entries:
-                raise strange("page")
+                raise bad_answer("page")
 
 
 def _write(entries: Sequence[Entry], out: BinaryIO, pace: Pace) -> int:

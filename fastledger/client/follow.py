@@ -9,7 +9,7 @@ import msgspec
 
 from fastledger.client.calls import decode_result
 from fastledger.client.faults import error_of
-from fastledger.client.http import Transport
+from fastledger.client.http import HttpTransport
 from fastledger.client.retry import Retry, is_transient
 from fastledger.client.views import block_of, entry_of
 from fastledger.errors import Code, FastLedgerError, InputError, UnreachableError
@@ -53,7 +53,7 @@ class Follower:
 
     def __init__(
         self,
-        transport: Transport,
+        transport: HttpTransport,
         retry: Retry,
         topic: Topic,
         cursor: int | None,

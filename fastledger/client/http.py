@@ -27,7 +27,7 @@ FRAME_BYTES_MAX = 32 * 1024 * 1024
 _WEBSOCKET_CLOSE_S = 2.0
 _HEARTBEAT_S = 15.0
 
-Body = bytes | memoryview | AsyncIterable[bytes] | None
+RequestBody = bytes | memoryview | AsyncIterable[bytes] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class ClientTls:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class HttpAnswer:
     """A complete answer of success."""
 
     status: int
@@ -72,7 +72,7 @@ async def load_http() -> None:
     await asyncio.to_thread(load)
 
 
-class Transport:
+class HttpTransport:
     """Connections to the node at ``url``; belongs to the event loop that runs."""
 
     def __init__(
@@ -116,11 +116,11 @@ class Transport:
         method: str,
         path: str,
         *,
-        body: Body = None,
+        body: RequestBody = None,
         headers: Mapping[str, str] | None = None,
         answer_bytes_max: int = ERROR_BYTES_MAX,
         patient: bool = False,
-    ) -> Answer:
+    ) -> HttpAnswer:
         """One request and its whole answer.
 
         Raises the node's own error where it gives one and ``UnreachableError`` where there is no answer of at most
@@ -128,7 +128,7 @@ class Transport:
         """
         async with self.open(method, path, body=body, headers=headers, patient=patient) as response:
             content = await read_bounded(response, answer_bytes_max)
-            return Answer(response.status, response.headers, content)
+            return HttpAnswer(response.status, response.headers, content)
 
     @asynccontextmanager
     async def open(
@@ -136,7 +136,7 @@ class Transport:
         method: str,
         path: str,
         *,
-        body: Body = None,
+        body: RequestBody = None,
         headers: Mapping[str, str] | None = None,
         patient: bool = True,
     ) -> "AsyncIterator[aiohttp.ClientResponse]":

@@ -11,7 +11,7 @@ import msgspec
 from fastledger.client.faults import error_of
 from fastledger.client.federation import FederationCalls
 from fastledger.client.reading import INFO_BYTES_MAX
-from fastledger.client.views import JobView, strange
+from fastledger.client.views import JobView, bad_answer
 from fastledger.errors import FastLedgerError, LedgerError, NotFoundError, UnreachableError
 from fastledger.model.reports import BackupReport, PruneReport, SnapshotReport, VerifyReport
 from fastledger.pace import Progress
@@ -243,4 +243,4 @@ def report_as(kind: type[T], report: dict[str, Any]) -> T:
         }
         return msgspec.convert(ready, kind)
     except (msgspec.ValidationError, TypeError, ValueError):
-        raise strange("report") from None
+        raise bad_answer("report") from None

@@ -10,7 +10,7 @@ from fastledger.client import views
 from fastledger.client.calls import Calls
 from fastledger.client.http import wrong_version
 from fastledger.client.retry import Retry
-from fastledger.client.views import entry_of, genesis_of, hex_bytes, strange
+from fastledger.client.views import bad_answer, entry_of, genesis_of, hex_bytes
 from fastledger.errors import NotFoundError, ReceiptError
 from fastledger.limits import QUERY_PAGE_DEFAULT, TRANSACTION_BYTES_MAX
 from fastledger.model.following import Tip
@@ -116,7 +116,7 @@ class NodeReader:
             "transaction.query", _Page, max(1, query.limit) * ENTRY_BYTES_MAX + 4096, **params
         )
         if len(page.entries) > query.limit:
-            raise strange("page")
+            raise bad_answer("page")
         entries = [entry_of(view) for view in page.entries]
         behind = max((entry.seq + 1 for entry in entries), default=query.cursor or 0)
         return Page(entries, page.next_cursor, behind if page.end_seq is None else page.end_seq)
@@ -158,7 +158,7 @@ class NodeReader:
         answer = await self._point(f"{table.name}.get", view.type, **params)
         found, entity = parse_view(view, answer)
         if found != key:
-            raise strange(table.name)
+            raise bad_answer(table.name)
         return cast(EntityT, entity)
 
     async def entities(
@@ -183,7 +183,7 @@ class NodeReader:
             f"{table.name}.list", _EntityPage, max(1, limit) * ENTITY_BYTES_MAX + 4096, limit=limit, **params
         )
         if len(answer.items) > limit:
-            raise strange("page")
+            raise bad_answer("page")
         items = [parse_view(view, _decode_view(view, raw)) for raw in answer.items]
         return EntityPage([EntityItem(*item) for item in items], answer.next_cursor)
 
@@ -205,11 +205,11 @@ def parse_view(view: EntityView, answer: msgspec.Struct) -> tuple[tuple[KeyValue
     try:
         return view.parse(answer)
     except (ValueError, KeyError):
-        raise strange(view.table.name) from None
+        raise bad_answer(view.table.name) from None
 
 
 def _decode_view(view: EntityView, raw: msgspec.Raw) -> msgspec.Struct:
     try:
         return msgspec.json.decode(raw, type=view.type)
     except msgspec.DecodeError:
-        raise strange(view.table.name) from None
+        raise bad_answer(view.table.name) from None

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from fastledger.client.calls import Calls
-from fastledger.client.http import Transport
+from fastledger.client.http import HttpTransport
 from fastledger.client.retry import Retry
 from fastledger.errors import (
     AccessRefused,
@@ -56,7 +56,7 @@ class _Missing(msgspec.Struct):
 class Transfers:
     """Stores and fetches envelopes through one transport."""
 
-    def __init__(self, transport: Transport, calls: Calls, retry: Retry) -> None:
+    def __init__(self, transport: HttpTransport, calls: Calls, retry: Retry) -> None:
         self._transport = transport
         self._calls = calls
         self._retry = retry

@@ -11,8 +11,8 @@ from fastledger.model.query import Entry
 from fastledger.rpc.protocol import BlockView, EntryView, RpcError
 
 
-def strange(what: str) -> UnreachableError:
-    """An answer that is well-formed and cannot be right."""
+def bad_answer(what: str) -> UnreachableError:
+    """Returns the error for an answer of the node that is well-formed and cannot be right; ``what`` names it."""
     return UnreachableError(f"the node's {what} is not one", transient=False)
 
 
@@ -21,9 +21,9 @@ def entry_of(view: EntryView, txid: bytes | None = None) -> Entry:
     try:
         entry = Entry(view.seq, view.height, view.index, view.time_ms, Code(view.code), view.transaction)
         if txid is not None and entry.txid != txid:
-            raise strange("transaction")
+            raise bad_answer("transaction")
     except (InputError, ValueError):
-        raise strange("transaction") from None
+        raise bad_answer("transaction") from None
     return entry
 
 
@@ -44,7 +44,7 @@ def genesis_of(encoded: bytes, chain_id: bytes | None = None) -> Genesis:
     try:
         genesis = Genesis.decode(encoded)
     except InputError:
-        raise strange("genesis document") from None
+        raise bad_answer("genesis document") from None
     if chain_id is not None and genesis.chain_id != chain_id:
         raise InputError(
             f"the node serves chain {genesis.chain_id.hex()}, not {chain_id.hex()}", code=Code.WRONG_CHAIN
@@ -59,7 +59,7 @@ def hex_bytes(text: str, size: int) -> bytes:
     except ValueError:
         data = b""
     if len(data) != size:
-        raise strange("id")
+        raise bad_answer("id")
     return data
 
 

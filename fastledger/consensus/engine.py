@@ -20,7 +20,7 @@ from typing import NamedTuple, Protocol, TypeAlias
 from fastledger.model.block import ZERO32, Header, HeaderBody
 
 
-class Tip(NamedTuple):
+class EngineTip(NamedTuple):
     """The block that the next one builds on.
 
     ``bits`` and ``interval_ms`` (its time minus its parent's; of block 0 the spacing aimed at) are what the next
@@ -38,7 +38,7 @@ class Tip(NamedTuple):
 class TransactionsPending(NamedTuple):
     """Transactions wait to be ordered; ``now_ms`` is the node's clock reading."""
 
-    tip: Tip
+    tip: EngineTip
     now_ms: int
 
 
@@ -59,7 +59,7 @@ class WorkFound(NamedTuple):
 class TipMoved(NamedTuple):
     """The best chain ends in the block ``tip`` now."""
 
-    tip: Tip
+    tip: EngineTip
 
 
 class BuildBlock(NamedTuple):
@@ -108,7 +108,7 @@ class Engine(Protocol):
     def handle(self, event: EngineEvent) -> Sequence[EngineAction]:
         """Takes an event and returns the actions that the chain is to carry out, in order."""
 
-    def check(self, header: Header, body: HeaderBody, parent: Tip) -> None:
+    def check(self, header: Header, body: HeaderBody, parent: EngineTip) -> None:
         """Raises ``InputError`` with ``BAD_BLOCK`` unless the block may follow ``parent`` by this engine's rules.
 
         The caller has checked that ``header`` commits to ``body`` and that both follow ``parent`` by id and height.
@@ -126,11 +126,11 @@ class Engine(Protocol):
         A block that is early is not wrong: it waits until then.
         """
 
-    def tip(self, header: Header, body: HeaderBody, seal: bytes, parent: Tip | None) -> Tip:
-        """Returns the block as the ``Tip`` that the next block builds on; ``parent`` is None for block 0."""
+    def tip(self, header: Header, body: HeaderBody, seal: bytes, parent: EngineTip | None) -> EngineTip:
+        """Returns the block as the ``EngineTip`` that the next block builds on; ``parent`` is None for block 0."""
 
 
-def seal_ref(engine: Engine, parent: Tip) -> bytes:
+def seal_ref(engine: Engine, parent: EngineTip) -> bytes:
     """Returns the reference to its parent's seal (32 bytes) that a block on top of ``parent`` carries (SPEC-BLK-5).
 
     It is zero under an engine that chains no seals.

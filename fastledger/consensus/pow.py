@@ -12,10 +12,10 @@ from fastledger.consensus.engine import (
     BuildBlock,
     EngineAction,
     EngineEvent,
+    EngineTip,
     FinaliseBlock,
     SealBlock,
     SearchWork,
-    Tip,
     TransactionsPending,
     WorkFound,
 )
@@ -67,11 +67,11 @@ class PowEngine:
         final_height = event.tip.height - self.finality_depth
         return (FinaliseBlock(final_height),) if final_height >= 0 else ()
 
-    def next_bits(self, parent: Tip) -> int:
+    def next_bits(self, parent: EngineTip) -> int:
         """Returns the bits that a block on top of ``parent`` must have."""
         return target_to_bits(next_target(bits_to_target(parent.bits), parent.interval_ms, self.parameters))
 
-    def check(self, header: Header, body: HeaderBody, parent: Tip) -> None:
+    def check(self, header: Header, body: HeaderBody, parent: EngineTip) -> None:
         """Raises ``InputError`` (``BAD_BLOCK``) unless the block may follow ``parent`` (SPEC-ENG-3, SPEC-ENG-4).
 
         Its proposer must be a member, its time later than its parent's, its ``seal_ref`` zero, and its work that
@@ -101,13 +101,13 @@ class PowEngine:
         """Returns the clock reading from which the block's time is at most ``FUTURE_MS_MAX`` ahead (SPEC-ENG-5)."""
         return body.time_ms - FUTURE_MS_MAX
 
-    def tip(self, header: Header, body: HeaderBody, seal: bytes, parent: Tip | None) -> Tip:
+    def tip(self, header: Header, body: HeaderBody, seal: bytes, parent: EngineTip | None) -> EngineTip:
         """Returns the tip with the bits and the interval that the next target depends on.
 
         Block 0 counts as on time.
         """
         interval_ms = self.parameters.spacing_ms if parent is None else body.time_ms - parent.time_ms
-        return Tip(body.height, header.block_id, body.time_ms, seal, header.bits, interval_ms)
+        return EngineTip(body.height, header.block_id, body.time_ms, seal, header.bits, interval_ms)
 
 
 def _bad_block(message: str) -> InputError:

@@ -7,9 +7,9 @@ from fastledger.consensus.engine import (
     BuildBlock,
     EngineAction,
     EngineEvent,
+    EngineTip,
     FinaliseBlock,
     SealBlock,
-    Tip,
     TransactionsPending,
 )
 from fastledger.errors import Code, InputError
@@ -37,7 +37,7 @@ class SoloEngine:
             return (BuildBlock(max(event.now_ms, event.tip.time_ms + 1), NO_WORK_BITS),)
         return ()
 
-    def check(self, header: Header, body: HeaderBody, parent: Tip) -> None:
+    def check(self, header: Header, body: HeaderBody, parent: EngineTip) -> None:
         """Raises ``InputError`` (``BAD_BLOCK``) unless the block may follow ``parent`` (SPEC-ENG-2).
 
         Its proposer must be named in the genesis document, its time later than its parent's, its bits and nonce
@@ -60,6 +60,6 @@ class SoloEngine:
         """Returns 0: a block may be taken at once, since nobody else makes blocks."""
         return 0
 
-    def tip(self, header: Header, body: HeaderBody, seal: bytes, parent: Tip | None) -> Tip:
+    def tip(self, header: Header, body: HeaderBody, seal: bytes, parent: EngineTip | None) -> EngineTip:
         """Returns the tip without bits and interval, on which nothing depends here."""
-        return Tip(body.height, header.block_id, body.time_ms, seal)
+        return EngineTip(body.height, header.block_id, body.time_ms, seal)

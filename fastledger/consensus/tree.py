@@ -10,7 +10,7 @@ from enum import IntEnum
 from heapq import heapify, heappop, heappush
 from typing import TypeAlias
 
-from fastledger.consensus.engine import Engine, Tip
+from fastledger.consensus.engine import Engine, EngineTip
 from fastledger.errors import Code, InputError, NotFoundError
 from fastledger.limits import TREE_ENTRIES_MAX
 from fastledger.model.block import Header, HeaderBody, SealedHeader
@@ -49,7 +49,13 @@ class TreeEntry:
     )
 
     def __init__(
-        self, sealed: SealedHeader, tip: Tip, parent: "TreeEntry | None", work: int, order: int, status: TreeStatus
+        self,
+        sealed: SealedHeader,
+        tip: EngineTip,
+        parent: "TreeEntry | None",
+        work: int,
+        order: int,
+        status: TreeStatus,
     ) -> None:
         self.header: Header = sealed.header
         self.body: HeaderBody = sealed.body
@@ -96,7 +102,7 @@ class BlockTree:
     def __init__(
         self,
         engine: Engine,
-        root: Tip,
+        root: EngineTip,
         sealed: SealedHeader,
         *,
         work: int = 0,

@@ -9,9 +9,9 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
 
-from fastledger.chain.following import FeedFilter, FeedPage, read_page, start_cursor
+from fastledger.chain.execution.store import Layer
 from fastledger.chain.ledger import Ledger
-from fastledger.chain.store import Layer
+from fastledger.chain.reading.following import FeedFilter, FeedPage, read_page, start_cursor
 from fastledger.errors import LedgerClosedError
 from fastledger.model.query import Topic
 from fastledger.model.terms import TERM_BYTES

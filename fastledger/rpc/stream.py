@@ -13,8 +13,8 @@ from typing import Any, cast
 import msgspec
 from aiohttp import WSCloseCode, WSMsgType, web
 
-from fastledger.chain.following import FeedFilter, FeedPage
-from fastledger.chain.query import query_terms
+from fastledger.chain.reading.following import FeedFilter, FeedPage
+from fastledger.chain.reading.query import query_terms
 from fastledger.errors import BadRequestError, LedgerBusyError, LedgerClosedError
 from fastledger.model.query import Query
 from fastledger.node.feed import Subscription

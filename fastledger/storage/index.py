@@ -176,7 +176,7 @@ class IndexView:
         return self._transaction.count(self._databases[database])
 
 
-class Reader(IndexView):
+class IndexReader(IndexView):
     """A view that one thread keeps.
 
     LMDB does not reuse pages that it can see, so it is renewed at each checkpoint.
@@ -376,9 +376,9 @@ class Index:
                 transaction = stack.enter_context(self._environment.read())
             yield IndexView(transaction, self._environment.databases)
 
-    def reader(self) -> Reader:
+    def reader(self) -> IndexReader:
         """Returns a view that the caller renews and closes."""
-        return Reader(self._environment.begin_read(), self._environment.databases)
+        return IndexReader(self._environment.begin_read(), self._environment.databases)
 
     def compare(
         self, other: "Index", *, limit: int = 20, databases: Sequence[str] = DATABASES[1:]

@@ -5,7 +5,7 @@ import threading
 import pytest
 from world import World
 
-from fastledger.chain.block_cache import BlockCache
+from fastledger.chain.execution.block_cache import BlockCache
 from fastledger.errors import NotFoundError
 from fastledger.model.block import Block
 from fastledger.storage.log import FrameRef

@@ -12,14 +12,14 @@ from world import World, make_world
 
 from fastledger import Code, Ledger
 from fastledger.chain.admission import Batch, admit
-from fastledger.chain.executor import Executor, genesis_writes
-from fastledger.chain.store import ChainStore
+from fastledger.chain.execution.executor import Executor, genesis_writes
+from fastledger.chain.execution.store import ChainStore
 from fastledger.consensus.engine import (
     BlockBuilt,
     BuildBlock,
+    EngineTip,
     FinaliseBlock,
     SealBlock,
-    Tip,
     TransactionsPending,
 )
 from fastledger.consensus.solo import SoloEngine
@@ -190,7 +190,7 @@ def test_both_ways_to_a_body_agree(world: World) -> None:  # SPEC-BODY-1
 def test_solo_builds_seals_and_finalises() -> None:  # SPEC-ENG-1, SPEC-ENG-2, SPEC-BLK-6
     key = SigningKey.generate()
     engine = SoloEngine([key.public_key])
-    tip = Tip(4, bytes(32), 5_000, b"")
+    tip = EngineTip(4, bytes(32), 5_000, b"")
     assert engine.handle(TransactionsPending(tip, 9_000)) == (BuildBlock(9_000, 0),)
     assert engine.handle(TransactionsPending(tip, 4_000)) == (BuildBlock(5_001, 0),)
     body = HeaderBody(5, 5_001, *[bytes(32)] * 4, key.public_key, bytes(32))
@@ -198,7 +198,7 @@ def test_solo_builds_seals_and_finalises() -> None:  # SPEC-ENG-1, SPEC-ENG-2, S
     assert engine.handle(BlockBuilt(header, body)) == (SealBlock(5), FinaliseBlock(5))
     engine.check(header, body, tip)
     with pytest.raises(InputError, match="does not advance"):
-        engine.check(header, body, Tip(4, bytes(32), 5_001, b""))
+        engine.check(header, body, EngineTip(4, bytes(32), 5_001, b""))
     with pytest.raises(InputError, match="proposer"):
         SoloEngine([SigningKey.generate().public_key]).check(header, body, tip)
     with pytest.raises(InputError, match="work"):

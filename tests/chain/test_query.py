@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from world import TERM, VITALS, World, make_world
 
 from fastledger import Code, Ledger, Purpose, Query, Right, Role, SealedRecord, Transaction
-from fastledger.chain import query
-from fastledger.chain.store import Overlay, Snapshot
+from fastledger.chain.execution.store import Overlay, Snapshot
+from fastledger.chain.reading import query
 from fastledger.errors import InputError
 from fastledger.limits import QUERY_PAGE_MAX
 from fastledger.subjects.consent import CONSENT_MISSING, PURPOSE_NOT_ALLOWED

@@ -3,9 +3,9 @@
 from array import array
 
 from fastledger import Code
+from fastledger.chain.execution.store import NOWHERE, BlockEntry, Layer
 from fastledger.chain.forks.events import BlockConnected, BlockDisconnected, BlocksFinal, ChainEvent
 from fastledger.chain.forks.submissions import Answers, SubmissionTracker
-from fastledger.chain.store import NOWHERE, BlockEntry, Layer
 from fastledger.model.block import Block, Header, HeaderBody
 from fastledger.model.outcome import Outcome
 from fastledger.storage.keys import TermLog

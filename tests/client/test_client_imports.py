@@ -49,4 +49,4 @@ def test_values_load_nothing_but_the_model(name: str) -> None:
 
 def test_the_check_sees_what_it_looks_for() -> None:
     found = loaded(names=("Ledger",))
-    assert {"lmdb", "fastledger.chain.executor"} <= beneath(found, (*ENGINE, *OTHERS))
+    assert {"lmdb", "fastledger.chain.execution.executor"} <= beneath(found, (*ENGINE, *OTHERS))

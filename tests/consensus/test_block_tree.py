@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from mining import HONEST, START_MS, UnhashedPow, header_on, make_genesis, make_tree
 
-from fastledger.consensus.engine import Tip
+from fastledger.consensus.engine import EngineTip
 from fastledger.consensus.solo import SoloEngine
 from fastledger.consensus.tree import BlockTree, TreeEntry, TreeStatus
 from fastledger.crypto.signing import SigningKey
@@ -23,7 +23,7 @@ from fastledger.model.receipt import check_seal, check_seals, make_seal
 class Weighed(SoloEngine):
     """Blocks weigh what their bits say, so that forks of few blocks can be heavier than longer ones."""
 
-    def check(self, header: Header, body: HeaderBody, parent: Tip) -> None:
+    def check(self, header: Header, body: HeaderBody, parent: EngineTip) -> None:
         if header.bits == 0:
             raise InputError("no weight", code=Code.BAD_BLOCK)
 
@@ -40,7 +40,7 @@ class TightTree(BlockTree):
 def new_tree(entries_max: int = 1_000) -> BlockTree:
     body = HeaderBody(0, START_MS, *[ZERO32] * 4, HONEST, ZERO32)
     sealed = SealedHeader(Header(ZERO32, ZERO32, 0), body, b"", 0)
-    tip = Tip(0, sealed.block_id, START_MS, b"")
+    tip = EngineTip(0, sealed.block_id, START_MS, b"")
     return TightTree(Weighed([HONEST]), tip, sealed, entries_max=entries_max)
 
 
@@ -247,7 +247,7 @@ TestTreeAgainstModel.settings = settings(max_examples=60, stateful_step_count=60
 def test_headers_without_their_place_are_refused() -> None:  # SPEC-TREE-1
     tree = new_tree()
     chain = grow(tree, tree.root, 3)
-    orphan = header_on(Tip(7, bytes([9]) * 32, START_MS, b""), START_MS + 1, 1)
+    orphan = header_on(EngineTip(7, bytes([9]) * 32, START_MS, b""), START_MS + 1, 1)
     sibling = header_on(tree.root.tip, START_MS + 1, 1, number=5)
     wrong_height = header_on(chain[0].tip._replace(height=4), START_MS + 1, 1)
     tree.finalise(chain[1])
@@ -397,7 +397,7 @@ class Bitcoin(SoloEngine):
         super().__init__([HONEST])
         self.bits = bits
 
-    def check(self, header: Header, body: HeaderBody, parent: Tip) -> None:
+    def check(self, header: Header, body: HeaderBody, parent: EngineTip) -> None:
         if header.bits != self.bits or int.from_bytes(header.block_id, "little") > bits_to_target(
             header.bits
         ):
@@ -418,7 +418,7 @@ def test_bitcoins_first_headers_make_its_chain(shared_data: Path) -> None:  # SP
     data = (shared_data / "bitcoin" / "headers-0-3999.bin").read_bytes()
     headers = [bitcoin_header(data[80 * i : 80 * i + 80], i) for i in range(len(data) // 80)]
     first = headers[0]
-    root = Tip(0, first.block_id, first.body.time_ms, b"")
+    root = EngineTip(0, first.block_id, first.body.time_ms, b"")
     tree = BlockTree(Bitcoin(), root, first, work=block_work(first.header.bits))
     later = headers[2_000:]
     with pytest.raises(InputError) as error:

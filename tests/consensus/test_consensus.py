@@ -19,14 +19,14 @@ from mining import (
     make_genesis,
 )
 
-from fastledger.chain.executor import Position
+from fastledger.chain.execution.executor import Position
 from fastledger.consensus.engine import (
     BlockBuilt,
     BuildBlock,
+    EngineTip,
     FinaliseBlock,
     SealBlock,
     SearchWork,
-    Tip,
     TipMoved,
     TransactionsPending,
     WorkFound,
@@ -125,12 +125,12 @@ def test_work_goes_with_pow_alone() -> None:  # SPEC-WORK-9
 # The engine as a state machine.
 
 
-def first_tip(engine: PowEngine, genesis: Genesis) -> Tip:
+def first_tip(engine: PowEngine, genesis: Genesis) -> EngineTip:
     sealed = genesis.block(ZERO32).sealed_header
     return engine.tip(sealed.header, sealed.body, sealed.seal, None)
 
 
-def mined(parent: Tip, time_ms: int, engine: PowEngine) -> SealedHeader:
+def mined(parent: EngineTip, time_ms: int, engine: PowEngine) -> SealedHeader:
     """A header with real work."""
     sealed = header_on(parent, time_ms, engine.next_bits(parent))
     target = bits_to_target(sealed.header.bits)
@@ -155,7 +155,7 @@ def test_pow_builds_searches_seals_and_finalises() -> None:  # SPEC-ENG-6, SPEC-
     assert engine.handle(BlockBuilt(sealed.header, sealed.body)) == (SearchWork(1, target),)
     assert engine.handle(WorkFound(sealed.header, sealed.body)) == (SealBlock(1),)
     following = engine.tip(sealed.header, sealed.body, b"seal", tip)
-    assert following == Tip(1, sealed.block_id, START_MS + 9, b"seal", EASY.initial_bits, 9)
+    assert following == EngineTip(1, sealed.block_id, START_MS + 9, b"seal", EASY.initial_bits, 9)
     assert engine.handle(TipMoved(following)) == ()
     assert engine.handle(TipMoved(following._replace(height=2))) == (FinaliseBlock(0),)
     assert engine.handle(TipMoved(following._replace(height=12))) == (FinaliseBlock(10),)
@@ -189,7 +189,7 @@ def test_pow_judges_headers() -> None:  # SPEC-ENG-3, SPEC-ENG-4
 
 
 def test_seals_are_chained_where_one_node_makes_them_alone() -> None:  # SPEC-ENG-4, SPEC-BLK-5
-    tip = Tip(4, bytes(32), 5_000, b"")
+    tip = EngineTip(4, bytes(32), 5_000, b"")
     assert seal_ref(PowEngine(make_genesis(EASY)), tip) == ZERO32
     empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
     assert seal_ref(SoloEngine([HONEST]), tip).hex() == empty
@@ -206,11 +206,11 @@ def test_a_block_from_the_future_waits() -> None:  # SPEC-ENG-5
 @pytest.mark.parametrize(
     ("tip", "parts"),
     [
-        (Tip(4, bytes(32), 5_000, b"seal"), 8),
-        (Tip(4, bytes(32), 5_000, b"seal", 0x207FFFFF, 17), 11),
+        (EngineTip(4, bytes(32), 5_000, b"seal"), 8),
+        (EngineTip(4, bytes(32), 5_000, b"seal", 0x207FFFFF, 17), 11),
     ],
 )
-def test_a_checkpoint_keeps_what_the_next_target_needs(tip: Tip, parts: int) -> None:  # SPEC-WORK-8
+def test_a_checkpoint_keeps_what_the_next_target_needs(tip: EngineTip, parts: int) -> None:  # SPEC-WORK-8
     position = Position(tip, FrameRef(1, 2, 3), 9, bytes(32), b"history")
     packed = position.pack()
     assert Position.unpack(packed) == position
@@ -288,7 +288,7 @@ def test_a_target_that_reached_one_stays_a_target() -> None:  # SPEC-WORK-8
 
 def test_bits_follow_the_parent_in_compact_steps() -> None:  # SPEC-WORK-8
     engine = PowEngine(make_genesis())
-    tip = Tip(7, bytes(32), START_MS, b"", 0x1D00FFFF, PARAMETERS.spacing_ms)
+    tip = EngineTip(7, bytes(32), START_MS, b"", 0x1D00FFFF, PARAMETERS.spacing_ms)
     assert engine.next_bits(tip) == 0x1D00FFFF
     # 72 blocks' window: one spacing late is 1/72 easier, one early (by all of it) 1/72 harder, rounded down.
     assert engine.next_bits(tip._replace(interval_ms=20_000)) == target_to_bits((0xFFFF << 208) * 73 // 72)
@@ -358,7 +358,7 @@ def test_no_storm_of_blocks_follows_an_outage(outage_hours: int) -> None:  # SPE
 
 
 def test_header_times_are_whole_seconds_of_body_times() -> None:  # SPEC-TREE-8
-    sealed = header_on(Tip(0, bytes(32), START_MS, b""), START_MS + 1_999, 0x207FFFFF)
+    sealed = header_on(EngineTip(0, bytes(32), START_MS, b""), START_MS + 1_999, 0x207FFFFF)
     good = replace(sealed.header, commitment=sealed.body.commitment)
     parts = (good.encode(), sealed.body.encode())
     assert SealedHeader.decode(*parts, b"seal", 3).count == 3

@@ -6,7 +6,7 @@ from functools import cache
 import pytest
 from mining import Race, ahead, behind, in_time, in_turns
 
-from fastledger.consensus.engine import Tip
+from fastledger.consensus.engine import EngineTip
 
 BLOCKS = 4_000
 
@@ -25,7 +25,7 @@ def honest_race(share: float) -> Race:
 @pytest.mark.parametrize("share", [0.25, 0.4])
 @pytest.mark.parametrize("stamp", [ahead, behind, in_turns])
 def test_a_liar_about_time_gains_neither_blocks_nor_speed(
-    share: float, stamp: Callable[[int, Tip], int]
+    share: float, stamp: Callable[[int, EngineTip], int]
 ) -> None:  # SPEC-WORK-8, SPEC-WORK-10
     liar, honest = Race(share, stamp=stamp), honest_race(share)
     liar.run(BLOCKS)
@@ -52,7 +52,7 @@ def expected_part(share: float) -> float:
 @pytest.mark.parametrize("share", [0.2, 0.25, 0.3])
 @pytest.mark.parametrize("stamp", [in_time, ahead])
 def test_withholding_does_not_pay_below_a_third(
-    share: float, stamp: Callable[[int, Tip], int]
+    share: float, stamp: Callable[[int, EngineTip], int]
 ) -> None:  # SPEC-TREE-2, SPEC-TREE-3
     race = Race(share, withholds=True, stamp=stamp)
     race.run(2 * BLOCKS)

@@ -13,9 +13,9 @@ import pytest_asyncio
 from world import TERM, World, make_world, new_wallet
 
 from fastledger import Code, Ledger, Role, Transaction
-from fastledger.chain import following
-from fastledger.chain.following import FeedFilter
-from fastledger.chain.store import BlockEntry, BlockPlaces
+from fastledger.chain.execution.store import BlockEntry, BlockPlaces
+from fastledger.chain.reading import following
+from fastledger.chain.reading.following import FeedFilter
 from fastledger.errors import InputError, LedgerBusyError, LedgerClosedError, NotFoundError
 from fastledger.model.outcome import Outcome, Wait
 from fastledger.node.feed import Feed, Subscription

@@ -11,7 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fastledger.chain.executor import Executor
+from fastledger.chain.execution.executor import Executor
+from fastledger.chain.execution.replay import checkpoint_position, replay_log
+from fastledger.chain.execution.store import NOWHERE, ChainStore, Durable
 from fastledger.chain.forks.chain import ForkChain
 from fastledger.chain.forks.events import (
     BlockConnected,
@@ -22,8 +24,6 @@ from fastledger.chain.forks.events import (
     WrongHints,
 )
 from fastledger.chain.forks.templates import Template
-from fastledger.chain.replay import checkpoint_position, replay_log
-from fastledger.chain.store import NOWHERE, ChainStore, Durable
 from fastledger.consensus.pow import PowEngine
 from fastledger.crypto.signing import SigningKey
 from fastledger.crypto.work import block_work, search_nonce

@@ -7,13 +7,14 @@ from functools import cache
 
 import pytest
 
-from fastledger.chain import admission, executor
+from fastledger.chain import admission
 from fastledger.chain.admission import Pending
+from fastledger.chain.execution import executor
+from fastledger.chain.execution.in_force import RulesInForce
+from fastledger.chain.execution.store import ChainStore, Overlay
 from fastledger.chain.forks import chain as forks
 from fastledger.chain.forks.events import BlockConnected, ChainEvent
 from fastledger.chain.forks.mempool import Mempool
-from fastledger.chain.in_force import RulesInForce
-from fastledger.chain.store import ChainStore, Overlay
 from fastledger.consensus.engine import EngineAction, EngineEvent, FinaliseBlock, TipMoved
 from fastledger.consensus.pow import PowEngine
 from fastledger.consensus.tree import BlockTree, TreeEntry

@@ -10,8 +10,8 @@ import pytest
 from cuts import dying_after, open_index, transactions_counted
 from storage_faults import SimulatedCrash
 
-from fastledger.chain.replay import checkpoint_if_due
-from fastledger.chain.store import BlockEntry, ChainStore, Layer, Prefetched
+from fastledger.chain.execution.replay import checkpoint_if_due
+from fastledger.chain.execution.store import BlockEntry, ChainStore, Layer, Prefetched
 from fastledger.errors import StorageFullError
 from fastledger.storage import keys
 from fastledger.storage.index import Index, IndexView

@@ -136,9 +136,9 @@ TRANSACTION = (
     Step("scan and hash all", "chain/admission.py:Batch.submitted", "ids, signers, statuses", "native"),
     Step("chain, window, body, envelope, signatures", "chain/admission.py:admit", "an admitted batch"),
     Step("bounded queue", "chain/pipeline.py:Pipeline.submit", "all that waits, on the executor's thread"),
-    Step("one block of it", "chain/executor.py:Executor.build", "bodies, one by one"),
+    Step("one block of it", "chain/execution/executor.py:Executor.build", "bodies, one by one"),
     Step("the rule for its kind", "state/transition.py:apply", "codes, writes, terms"),
-    Step("roots, header, seal, append", "chain/executor.py:Executor._append", "a frame", "native"),
+    Step("roots, header, seal, append", "chain/execution/executor.py:Executor._append", "a frame", "native"),
     Step("one sync a group, then `durable`", "storage/log.py:SegmentLog.sync", "layers of state", "disk"),
     Step("the overlay goes to LMDB", "storage/index.py:Index.write_checkpoint", "", "disk"),
 )
@@ -150,9 +150,14 @@ BLOCK = (
     Step("seal, parent, time, work", "chain/forks/header_intake.py:HeaderIntake.add", "a place in the tree"),
     Step("shape, roots, form, signatures", "chain/forks/blocks.py:check_copy", "a checked copy", "native"),
     Step("kept in the journal", "chain/forks/block_store.py:BlockStore.put", "the heaviest branch", "disk"),
-    Step("execute it, compare roots", "chain/executor.py:Executor.connect", "bodies, one by one"),
+    Step("execute it, compare roots", "chain/execution/executor.py:Executor.connect", "bodies, one by one"),
     Step("the rule for its kind", "state/transition.py:apply", "codes, writes, terms"),
-    Step("deep enough: final, append, sync", "chain/executor.py:Executor.settle_final", "layers of state", "disk"),
+    Step(
+        "deep enough: final, append, sync",
+        "chain/execution/executor.py:Executor.settle_final",
+        "layers of state",
+        "disk",
+    ),
     Step("the overlay goes to LMDB", "storage/index.py:Index.write_checkpoint", "", "disk"),
 )
 

@@ -312,9 +312,9 @@ TWINS = (
         (
             ("fastledger/chain/ledger.py", "Ledger"),
             ("fastledger/chain/submitting.py", "Submitting"),
-            ("fastledger/chain/records.py", "RecordCalls"),
-            ("fastledger/chain/entities.py", "EntityReader"),
-            ("fastledger/chain/following.py", "Following"),
+            ("fastledger/chain/reading/records.py", "RecordCalls"),
+            ("fastledger/chain/reading/entities.py", "EntityReader"),
+            ("fastledger/chain/reading/following.py", "Following"),
             ("fastledger/chain/keeping/facade.py", "Keeping"),
         ),
         AsyncOfSync,

@@ -13,9 +13,9 @@ from mining import START_MS
 from rules import State
 
 from fastledger.chain.admission import Batch, admit
-from fastledger.chain.executor import Executor, genesis_writes
-from fastledger.chain.store import ChainStore
-from fastledger.consensus.engine import Tip
+from fastledger.chain.execution.executor import Executor, genesis_writes
+from fastledger.chain.execution.store import ChainStore
+from fastledger.consensus.engine import EngineTip
 from fastledger.consensus.engines import make_engine
 from fastledger.consensus.pow import PowEngine
 from fastledger.crypto.merkle import HistoryTree
@@ -82,7 +82,7 @@ def executor_for(genesis: Genesis, folder: Path) -> Iterator[Executor]:
 
 
 def empty_block(
-    key: SigningKey, genesis: Genesis, parent: Tip, time_ms: int, state_root: bytes, history_root: bytes
+    key: SigningKey, genesis: Genesis, parent: EngineTip, time_ms: int, state_root: bytes, history_root: bytes
 ) -> Block:
     """A block without transactions, with its work and seal."""
     body = HeaderBody(

@@ -11,13 +11,13 @@ from pathlib import Path
 from world import START_MS, Clock, new_wallet
 
 from fastledger import Genesis, Ledger, Role, SigningKey, Transaction, Wallet
-from fastledger.chain.executor import Executor
+from fastledger.chain.execution.executor import Executor
+from fastledger.chain.execution.replay import begin_or_replay, checkpoint_position
+from fastledger.chain.execution.store import ChainStore
 from fastledger.chain.forks.chain import ForkChain
 from fastledger.chain.forks.events import ChainEvent
 from fastledger.chain.forks.mempool import Mempool
 from fastledger.chain.forks.mining import mine_block
-from fastledger.chain.replay import begin_or_replay, checkpoint_position
-from fastledger.chain.store import ChainStore
 from fastledger.consensus.engines import make_engine
 from fastledger.crypto.work import check_work
 from fastledger.model.block import Block

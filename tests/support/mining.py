@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
 
-from fastledger.consensus.engine import Tip
+from fastledger.consensus.engine import EngineTip
 from fastledger.consensus.pow import PowEngine
 from fastledger.consensus.tree import BlockTree, TreeEntry
 from fastledger.crypto.work import bits_to_target
@@ -24,25 +24,25 @@ PARAMETERS = WorkParameters(initial_bits=0x1D00FFFF)
 # On a block that is as far ahead as may be, the next one is a millisecond further and waits for it.
 HELD_MS_MAX = 20
 
-Stamp = Callable[[int, Tip], int]
+Stamp = Callable[[int, EngineTip], int]
 
 
-def in_time(now_ms: int, parent: Tip) -> int:
+def in_time(now_ms: int, parent: EngineTip) -> int:
     """What an honest miner writes."""
     return max(now_ms, parent.time_ms + 1)
 
 
-def ahead(now_ms: int, parent: Tip) -> int:
+def ahead(now_ms: int, parent: EngineTip) -> int:
     """The latest time that others take."""
     return max(now_ms + FUTURE_MS_MAX, parent.time_ms + 1)
 
 
-def behind(_now_ms: int, parent: Tip) -> int:
+def behind(_now_ms: int, parent: EngineTip) -> int:
     """The earliest time that the rules allow."""
     return parent.time_ms + 1
 
 
-def in_turns(now_ms: int, parent: Tip) -> int:
+def in_turns(now_ms: int, parent: EngineTip) -> int:
     """Both ends of what the rules allow, by turns."""
     return (ahead if parent.height % 2 else behind)(now_ms, parent)
 
@@ -60,7 +60,7 @@ def make_genesis(parameters: WorkParameters = PARAMETERS) -> Genesis:
 
 
 def header_on(
-    parent: Tip, time_ms: int, bits: int, *, proposer: bytes = HONEST, number: int = 0
+    parent: EngineTip, time_ms: int, bits: int, *, proposer: bytes = HONEST, number: int = 0
 ) -> SealedHeader:
     """A header without transactions or seal; ``number`` tells siblings apart."""
     body = HeaderBody(parent.height + 1, time_ms, *[ZERO32] * 4, proposer, ZERO32, number)
@@ -97,7 +97,7 @@ class Race:
         self.found = 0
         # The hostile miner's own blocks above ``base``, and how many of them are published.
         self.base: TreeEntry = self.tree.root
-        self.branch: list[tuple[SealedHeader, Tip]] = []
+        self.branch: list[tuple[SealedHeader, EngineTip]] = []
         self.published = 0
 
     @property
@@ -144,7 +144,7 @@ class Race:
             self.publish(self.make(honest, in_time, HONEST))
             self.honest_found()
 
-    def make(self, parent: Tip, stamp: Stamp, proposer: bytes) -> SealedHeader:
+    def make(self, parent: EngineTip, stamp: Stamp, proposer: bytes) -> SealedHeader:
         bits = self.engine.next_bits(parent)
         return header_on(parent, stamp(int(self.now_ms), parent), bits, proposer=proposer, number=self.found)
 

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from fastledger.chain.aio.methods import AsyncLedgerMethods
-from fastledger.chain.following import not_in_time
+from fastledger.chain.reading.following import not_in_time
 from fastledger.chain.stages import Submission
 from fastledger.errors import LedgerBusyError, NotFoundError
 from fastledger.model.following import FollowEvent, FollowPage

@@ -15,7 +15,9 @@ from contextlib import suppress
 from itertools import chain
 
 from fastledger.chain.admission import LOCAL, Batch, CpuShare, Pending, admit, lay_out
-from fastledger.chain.executor import Appended, Draft, Executor, Position
+from fastledger.chain.execution.executor import Appended, Draft, Executor, Position
+from fastledger.chain.execution.in_force import RulesInForce
+from fastledger.chain.execution.store import NOWHERE, ChainStore
 from fastledger.chain.forks.block_store import BlockStore
 from fastledger.chain.forks.blocks import check_copy, pending_at, pendings_of, readmit
 from fastledger.chain.forks.events import (
@@ -33,9 +35,15 @@ from fastledger.chain.forks.headers import HeaderChain, KnownById
 from fastledger.chain.forks.mempool import Mempool
 from fastledger.chain.forks.stopping import StoppingPlaces
 from fastledger.chain.forks.templates import Template, target_of
-from fastledger.chain.in_force import RulesInForce
-from fastledger.chain.store import NOWHERE, ChainStore
-from fastledger.consensus.engine import BlockBuilt, Engine, FinaliseBlock, SealBlock, Tip, TipMoved, WorkFound
+from fastledger.consensus.engine import (
+    BlockBuilt,
+    Engine,
+    EngineTip,
+    FinaliseBlock,
+    SealBlock,
+    TipMoved,
+    WorkFound,
+)
 from fastledger.consensus.tree import BlockTree, TreeEntry, TreeStatus
 from fastledger.crypto.signing import SigningKey
 from fastledger.errors import BlockFault, Code, CorruptionError, InputError, LedgerError, StorageFullError
@@ -141,12 +149,12 @@ class ForkChain:
     # Where it stands.
 
     @property
-    def tip(self) -> Tip:
+    def tip(self) -> EngineTip:
         """The last block of the best chain."""
         return self._best.tip
 
     @property
-    def final(self) -> Tip:
+    def final(self) -> EngineTip:
         """The last final block."""
         return self.tree.root.tip
 

@@ -6,8 +6,8 @@ Everything that an event speaks of is on the disk when the event is handed out (
 from collections.abc import Sequence
 from typing import NamedTuple, TypeAlias
 
-from fastledger.chain.store import Layer
-from fastledger.consensus.engine import Tip
+from fastledger.chain.execution.store import Layer
+from fastledger.consensus.engine import EngineTip
 from fastledger.model.block import Block
 
 
@@ -44,8 +44,8 @@ class Reorganised(NamedTuple):
     """
 
     depth: int
-    old_tip: Tip
-    new_tip: Tip
+    old_tip: EngineTip
+    new_tip: EngineTip
 
 
 class BlocksFinal(NamedTuple):

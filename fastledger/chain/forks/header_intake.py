@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from fastledger.chain.forks.events import ChainEvent, FinalityConflict
 from fastledger.chain.forks.headers import HeaderChain
-from fastledger.consensus.engine import Engine, Tip
+from fastledger.consensus.engine import Engine, EngineTip
 from fastledger.consensus.tree import BlockTree, TreeEntry, TreeStatus
 from fastledger.errors import BlockFault, Code, InputError
 from fastledger.limits import HEADERS_MAX, HELD_BLOCKS_MAX, HELD_BYTES_MAX, HELD_HEADERS_MAX, HELD_MS_MAX
@@ -179,7 +179,7 @@ class HeaderIntake:
         start, root = branch[0].body.height, self._tree.root
         if root.height - start > HEADERS_MAX:
             return False
-        tips: list[Tip] = []
+        tips: list[EngineTip] = []
         for height in range(max(0, start - 2), start):
             sealed = self._chain.final_header(height)
             if sealed is None:

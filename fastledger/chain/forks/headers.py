@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from fastledger.chain.store import NOWHERE, BlockEntry, ChainStore
-from fastledger.consensus.engine import Tip
+from fastledger.chain.execution.store import NOWHERE, BlockEntry, ChainStore
+from fastledger.consensus.engine import EngineTip
 from fastledger.consensus.tree import BlockTree, TreeEntry
 from fastledger.errors import InputError, LedgerError
 from fastledger.limits import LOCATOR_IDS_MAX
@@ -30,7 +30,7 @@ class KnownById(SealedHeader):
     known_id: bytes = b""
 
     @classmethod
-    def at(cls, tip: Tip) -> "KnownById":
+    def at(cls, tip: EngineTip) -> "KnownById":
         """Returns the stand-in for the block ``tip``."""
         body = HeaderBody(tip.height, tip.time_ms, ZERO32, ZERO32, ZERO32, ZERO32, bytes(33), ZERO32)
         header = Header(ZERO32, ZERO32, tip.time_ms // 1000, tip.bits)

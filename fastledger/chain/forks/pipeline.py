@@ -19,11 +19,11 @@ from contextlib import suppress
 from typing import Any, TypeAlias, TypeVar
 
 from fastledger.chain.admission import Batch
+from fastledger.chain.execution.store import ChainStore, Layer
 from fastledger.chain.forks.chain import ForkChain
 from fastledger.chain.forks.events import BlocksFinal, ChainEvent
 from fastledger.chain.forks.submissions import Answers, SubmissionTracker
 from fastledger.chain.stages import BUSY_RETRY_MS, Stages, Submission
-from fastledger.chain.store import ChainStore, Layer
 from fastledger.errors import Code, InputError, LedgerBusyError, LedgerClosedError, LedgerError
 from fastledger.limits import FORK_JOBS_MAX, FORK_TICK_MS
 from fastledger.model.outcome import Outcome

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from fastledger._native.ecdsa import HINTS_FULL
 from fastledger.chain.admission import Pending
-from fastledger.chain.executor import Draft
+from fastledger.chain.execution.executor import Draft
 from fastledger.consensus.engine import EngineAction, SearchWork
 from fastledger.errors import InputError
 from fastledger.model.block import HEADER_BYTES, Block, Header, HeaderBody

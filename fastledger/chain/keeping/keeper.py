@@ -13,7 +13,8 @@ from shutil import rmtree
 from typing import BinaryIO
 
 from fastledger.chain.envelopes import Envelopes
-from fastledger.chain.executor import CHECKPOINT_KEY, Position
+from fastledger.chain.execution.executor import CHECKPOINT_KEY, Position
+from fastledger.chain.execution.store import ChainStore
 from fastledger.chain.keeping.backup import BackupManifest, BackupRun, Pinned
 from fastledger.chain.keeping.export import Exporter
 from fastledger.chain.keeping.snapshots import (
@@ -25,7 +26,6 @@ from fastledger.chain.keeping.snapshots import (
 )
 from fastledger.chain.keeping.verify import Verification
 from fastledger.chain.stages import Stages
-from fastledger.chain.store import ChainStore
 from fastledger.consensus.engine import Engine
 from fastledger.errors import Code, InputError, NotFoundError
 from fastledger.model.export import BlockRange

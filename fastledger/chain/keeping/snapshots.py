@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator
 from itertools import groupby, islice
 from pathlib import Path
 
-from fastledger.chain.executor import CHECKPOINT_KEY, Position
-from fastledger.chain.replay import checkpoint_position
-from fastledger.chain.store import NOWHERE, BlockEntry
+from fastledger.chain.execution.executor import CHECKPOINT_KEY, Position
+from fastledger.chain.execution.replay import checkpoint_position
+from fastledger.chain.execution.store import NOWHERE, BlockEntry
 from fastledger.crypto.merkle import HistoryTree
 from fastledger.errors import CorruptionError, FastLedgerError, FormatVersionError, NotFoundError
 from fastledger.model.reports import SnapshotReport

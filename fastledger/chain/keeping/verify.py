@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from fastledger.chain.admission import Batch, admit
-from fastledger.chain.executor import Executor
+from fastledger.chain.execution.executor import Executor
+from fastledger.chain.execution.replay import damaged_block, replay_log
+from fastledger.chain.execution.store import NOWHERE, BlockEntry, ChainStore
 from fastledger.chain.keeping.snapshots import load_snapshot, starting_snapshot
-from fastledger.chain.replay import damaged_block, replay_log
-from fastledger.chain.store import NOWHERE, BlockEntry, ChainStore
-from fastledger.consensus.engine import Engine, Tip, seal_ref
+from fastledger.consensus.engine import Engine, EngineTip, seal_ref
 from fastledger.crypto.merkle import HistoryTree, leaf_hashes, merkle_root
 from fastledger.errors import (
     Code,
@@ -167,13 +167,13 @@ class FreshChain:
     def _check_kept_blocks(self, until_height: int, told: Callable[[int, Block], None]) -> None:
         """Checks the blocks that a pruned log still holds from before its snapshot, not the state they led to."""
         history = HistoryTree()
-        parent: Tip | None = None
-        before: Tip | None = None  # the parent, as far as the index knows it for the first block
+        parent: EngineTip | None = None
+        before: EngineTip | None = None  # the parent, as far as the index knows it for the first block
         with self.index.snapshot() as view:
             for height in range(self.run.log.first_height):
                 entry = BlockEntry.unpack(view.block_entry(height) or b"")
                 history.append(entry.block_id)
-                before = Tip(height, entry.block_id, entry.time_ms, b"")
+                before = EngineTip(height, entry.block_id, entry.time_ms, b"")
         for ref, height, payload in self.run.log.frames():
             if height > until_height:
                 return
@@ -186,7 +186,7 @@ class FreshChain:
             parent = before = self.run.engine.tip(block.header, block.body, block.seal, before)
             told(height, block)
 
-    def _check_kept_block(self, block: Block, parent: Tip | None, history: HistoryTree) -> None:
+    def _check_kept_block(self, block: Block, parent: EngineTip | None, history: HistoryTree) -> None:
         genesis = self.run.genesis
         check_seal(block, genesis.chain_id)
         if parent is not None:

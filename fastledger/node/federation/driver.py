@@ -23,6 +23,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from msgspec import structs
 
+from fastledger.chain.execution.in_force import RulesInForce
 from fastledger.chain.forks.chain import ForkChain
 from fastledger.chain.forks.events import (
     BlockConnected,
@@ -36,7 +37,6 @@ from fastledger.chain.forks.events import (
 )
 from fastledger.chain.forks.pipeline import ForkPipeline
 from fastledger.chain.forks.templates import Template
-from fastledger.chain.in_force import RulesInForce
 from fastledger.clock import system_clock_ms
 from fastledger.errors import CertificateError, Code, FastLedgerError, InputError, LedgerBusyError
 from fastledger.node.federation.figures import Figures

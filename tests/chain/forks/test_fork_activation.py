@@ -10,9 +10,9 @@ from fork_world import Node, make_genesis
 from world import START_MS, Clock, new_wallet
 
 from fastledger import Code, Genesis, SigningKey, Transaction
+from fastledger.chain.execution.in_force import RulesInForce
 from fastledger.chain.forks.events import FinalityConflict, Reorganised
 from fastledger.chain.forks.mempool import Mempool
-from fastledger.chain.in_force import RulesInForce
 from fastledger.errors import BlockFault, ReleaseNeededError
 from fastledger.model.body import Body
 from fastledger.state.context import Context

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from world import START_MS, Clock
 
 from fastledger import Code, Genesis, Ledger, LedgerOptions, SigningKey
+from fastledger.chain.execution.store import NOWHERE, BlockEntry
 from fastledger.chain.forks import chain as forks
 from fastledger.chain.forks import header_intake
 from fastledger.chain.forks import pipeline as fork_pipeline
 from fastledger.chain.forks.headers import FinalIds, KnownById, read_sealed
 from fastledger.chain.forks.mining import mine_block
-from fastledger.chain.store import NOWHERE, BlockEntry
-from fastledger.consensus.engine import Tip
+from fastledger.consensus.engine import EngineTip
 from fastledger.errors import BlockFault, FastLedgerError, InputError, LedgerBusyError
 from fastledger.limits import FUTURE_MS_MAX, HEADERS_MAX, LOCATOR_IDS_MAX
 from fastledger.model.block import Block
@@ -198,7 +198,7 @@ def test_the_head_of_anything(data: bytes) -> None:
 
 
 def test_a_place_that_is_known_by_its_id_alone() -> None:
-    tip = Tip(7, b"\5" * 32, START_MS, b"seal", 0x207FFFFF, SPACING_MS)
+    tip = EngineTip(7, b"\5" * 32, START_MS, b"seal", 0x207FFFFF, SPACING_MS)
     known = KnownById.at(tip)
     assert (known.block_id, known.body.height, known.seal) == (tip.block_id, 7, b"seal")
 

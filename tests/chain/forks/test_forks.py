@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from world import START_MS, Clock, new_wallet
 
 from fastledger import Code, Role, SigningKey
-from fastledger.chain.executor import Draft, Execution, Executor
+from fastledger.chain.execution.executor import Draft, Execution, Executor
 from fastledger.chain.forks.events import (
     BlockConnected,
     BlockDisconnected,
@@ -23,7 +23,7 @@ from fastledger.chain.forks.events import (
 )
 from fastledger.chain.forks.mempool import Mempool
 from fastledger.chain.forks.mining import mine_block
-from fastledger.consensus.engine import Tip
+from fastledger.consensus.engine import EngineTip
 from fastledger.consensus.engines import make_engine
 from fastledger.errors import BlockFault, InputError
 from fastledger.limits import FUTURE_MS_MAX, HELD_MS_MAX
@@ -334,7 +334,7 @@ def _mine_on(node: Node, parent: Block, count: int) -> list[Block]:
     template = node.chain.template(node.now_ms)
     assert template is not None
     for _ in range(count):
-        tip = Tip(parent.height, parent.block_id, parent.body.time_ms, b"", parent.header.bits, SPACING_MS)
+        tip = EngineTip(parent.height, parent.block_id, parent.body.time_ms, b"", parent.header.bits, SPACING_MS)
         body = replace(template.body, height=parent.height + 1, time_ms=parent.body.time_ms + SPACING_MS)
         bits = engine.next_bits(tip)  # type: ignore[attr-defined]
         made = replace(template, parent_id=parent.block_id, body=body, bits=bits)

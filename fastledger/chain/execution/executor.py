@@ -11,14 +11,14 @@ from typing import Any, NamedTuple
 from zlib import crc32
 
 from fastledger.chain.admission import Batch, Pending, fit_bodies
-from fastledger.chain.in_force import RulesInForce
-from fastledger.chain.store import NOWHERE, BlockEntry, ChainStore, Layer
+from fastledger.chain.execution.in_force import RulesInForce
+from fastledger.chain.execution.store import NOWHERE, BlockEntry, ChainStore, Layer
 from fastledger.consensus.engine import (
     BlockBuilt,
     BuildBlock,
     Engine,
+    EngineTip,
     SealBlock,
-    Tip,
     TransactionsPending,
     seal_ref,
 )
@@ -50,7 +50,7 @@ _WORK_BYTES = 40
 class Position(NamedTuple):
     """The state of the chain after a block: all that is needed to go on from it, and what a checkpoint records."""
 
-    tip: Tip
+    tip: EngineTip
     ref: FrameRef
     next_seq: int
     state_root: bytes
@@ -79,7 +79,7 @@ class Position(NamedTuple):
             raise InputError("the checkpoint does not match its checksum", code=Code.CORRUPT)
         fields = decode(data, what="checkpoint")
         height, block_id, time_ms, seal, ref, next_seq, state_root, history, *work = fields
-        tip = Tip(height, block_id, time_ms, seal, *work[:2])
+        tip = EngineTip(height, block_id, time_ms, seal, *work[:2])
         total = int.from_bytes(work[2], "big") if work else 0
         return cls(tip, FrameRef.unpack(ref), next_seq, state_root, history, total)
 

@@ -12,7 +12,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, get_args
 
-from fastledger.chain.store import ChainStore
+from fastledger.chain.execution.store import ChainStore
 from fastledger.errors import Code, InputError, LedgerClosedError, NotFoundError
 from fastledger.model.block import Block
 from fastledger.model.following import BlockSummary, FollowEvent, FollowPage, Tip

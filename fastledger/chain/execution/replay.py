@@ -4,8 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fastledger.chain.admission import NOTHING, OWN_LOG, Batch, admit
-from fastledger.chain.executor import CHECKPOINT_KEY, Appended, Executor, Position
-from fastledger.chain.store import NOWHERE, ChainStore
+from fastledger.chain.execution.executor import CHECKPOINT_KEY, Appended, Executor, Position
+from fastledger.chain.execution.store import NOWHERE, ChainStore
 from fastledger.errors import CorruptionError, InputError
 from fastledger.limits import CHECKPOINT_BYTES, CHECKPOINT_TRANSACTIONS
 from fastledger.model.block import Block

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from heapq import merge
 from itertools import groupby
 
-from fastledger.chain.store import Snapshot
+from fastledger.chain.execution.store import Snapshot
 from fastledger.errors import Code, InputError
 from fastledger.limits import QUERY_CANDIDATES_MAX, QUERY_PAGE_MAX
 from fastledger.model.block import Block

@@ -7,8 +7,8 @@ from typing import Any
 
 import msgspec
 
-from fastledger.chain.query import load_entry
-from fastledger.chain.store import ChainStore, Snapshot
+from fastledger.chain.execution.store import ChainStore, Snapshot
+from fastledger.chain.reading.query import load_entry
 from fastledger.errors import Code, CorruptionError, InputError, NotFoundError
 from fastledger.limits import QUERY_CANDIDATES_MAX, QUERY_PAGE_DEFAULT, QUERY_PAGE_MAX
 from fastledger.model.block import Block

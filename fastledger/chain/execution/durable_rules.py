@@ -4,9 +4,9 @@ from typing import Any
 
 from msgspec import structs
 
-from fastledger.chain.executor import Executor
-from fastledger.chain.in_force import rules_of
-from fastledger.chain.store import ChainStore
+from fastledger.chain.execution.executor import Executor
+from fastledger.chain.execution.in_force import rules_of
+from fastledger.chain.execution.store import ChainStore
 from fastledger.state.registry import Rules
 from fastledger.subjects.chain import RULE_SETS, RuleSets, rule_sets_of
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from fastledger._native.lmdb_batch import find_postings
+from fastledger.chain.admission import Prefetched
 from fastledger.errors import Code, CorruptionError
 from fastledger.limits import BLOCK_PLACES_MAX, STATE_CACHE_ENTRIES_MAX
 from fastledger.model.terms import code_term
@@ -80,17 +81,6 @@ class Layer(NamedTuple):
     txids: dict[bytes, int]
     terms: TermLog
     meta: dict[bytes, bytes]
-
-
-class Prefetched(NamedTuple):
-    """The index's answers for a batch, read before its turn: state values, and numbers of known transactions.
-
-    It holds while ``epoch`` is the store's: no overlay that was there when it was read has been let go of since.
-    """
-
-    epoch: int
-    states: Writes
-    seqs: dict[bytes, int]
 
 
 class Durable(NamedTuple):

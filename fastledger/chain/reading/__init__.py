@@ -1,0 +1,1 @@
+"""What is asked of a chain: queries, entities, records, and what follows."""
