@@ -15,7 +15,7 @@ from contextlib import suppress
 from itertools import chain
 
 from fastledger.chain.admission import LOCAL, Batch, CpuShare, Pending, admit, lay_out
-from fastledger.chain.execution.executor import Appended, Draft, Executor, Position
+from fastledger.chain.execution.executor import Appended, Executor, Position
 from fastledger.chain.execution.in_force import RulesInForce
 from fastledger.chain.execution.store import NOWHERE, ChainStore
 from fastledger.chain.forks.block_store import BlockStore
@@ -34,34 +34,26 @@ from fastledger.chain.forks.header_intake import HeaderIntake
 from fastledger.chain.forks.headers import HeaderChain, KnownById
 from fastledger.chain.forks.mempool import Mempool
 from fastledger.chain.forks.stopping import StoppingPlaces
-from fastledger.chain.forks.templates import Template, target_of
+from fastledger.chain.forks.templates import Template, TemplateMaker
 from fastledger.consensus.engine import (
-    BlockBuilt,
     Engine,
     EngineTip,
     FinaliseBlock,
-    SealBlock,
     TipMoved,
-    WorkFound,
 )
 from fastledger.consensus.tree import BlockTree, TreeEntry, TreeStatus
 from fastledger.crypto.signing import SigningKey
 from fastledger.errors import BlockFault, Code, CorruptionError, InputError, LedgerError, StorageFullError
 from fastledger.limits import (
-    BLOCK_BYTES_MAX,
-    BLOCK_TRANSACTIONS_MAX,
     CHECKED_BLOCKS_MAX,
-    DRAFT_AGE_MS_MAX,
     JOURNAL_DEAD_BYTES_MIN,
     UNSETTLED_BLOCKS_MAX,
 )
-from fastledger.model.block import Block, Header, SealedHeader
+from fastledger.model.block import Block, SealedHeader
 from fastledger.model.genesis import Genesis
 from fastledger.model.outcome import Outcome
 from fastledger.storage.journal import ForkJournal
 from fastledger.storage.log import SegmentLog
-
-_DRAFTS_MAX = 2
 
 
 class ForkChain:
@@ -93,7 +85,6 @@ class ForkChain:
         self._executor = executor
         self._store = store
         self._log = log
-        self._key = key
         self._erase = erase
         self._verify_threads = verify_threads
         self._cpu_share = CpuShare(verify_threads)
@@ -110,11 +101,7 @@ class ForkChain:
         self._connected: dict[bytes, Appended] = {}
         # Transactions of blocks that were checked and not connected yet.
         self._checked: dict[bytes, Batch] = {}
-        self._drafts: dict[tuple[bytes, bytes, bytes], Draft] = {}
-        self._own: dict[bytes, Block] = {}
-        self._last_draft: Draft | None = None
-        spacing_ms = genesis.work.spacing_ms if genesis.work is not None else 0
-        self._draft_age_ms_max = min(DRAFT_AGE_MS_MAX, spacing_ms // 2)
+        self._templates = TemplateMaker(genesis, engine, executor, store, self.mempool, key)
         self._faults: dict[bytes, str] = {}
         self._final_height = position.tip.height
         # Where the chain goes on under a rule set that this release does not know.
@@ -250,7 +237,7 @@ class ForkChain:
             ) from fault
 
     def _store_copy(self, entry: TreeEntry, block: Block) -> None:
-        if self._own.pop(entry.block_id, None) is not block:
+        if not self._templates.is_own(block):
             checked = check_copy(
                 block,
                 chain_id=self.chain_id,
@@ -306,7 +293,7 @@ class ForkChain:
             return True
         try:
             block = self._blocks.get(block_id)
-            draft = None if block is None else self._drafted(block)
+            draft = None if block is None else self._templates.draft_of(block)
             batch = self._checked.pop(block_id, None)
             if block is not None and batch is None and draft is None:
                 batch = readmit(block, self.chain_id)
@@ -538,68 +525,14 @@ class ForkChain:
 
         Transactions stand in it in order of arrival. It is worthless once the tip has moved.
         """
-        if self._key is None or self._executor.in_force.release_needed is not None:
-            return None
-        self._store.renew()
-        draft = self._draft(now_ms)
-        plan = draft.plan
-        body = self._executor.body_of(draft)
-        chosen = tuple(pending for pending, taken in zip(draft.offered, draft.taken, strict=True) if taken)
-        header = Header(draft.parent_id, body.commitment, plan.time_ms // 1000, plan.bits)
-        target = target_of(self._engine.handle(BlockBuilt(header, body)))
-        while len(self._drafts) >= _DRAFTS_MAX:
-            del self._drafts[next(iter(self._drafts))]
-        self._drafts[draft.parent_id, body.tx_root, body.state_root] = draft
-        return Template(draft.parent_id, body, plan.bits, target, chosen, draft)
-
-    def _draft(self, now_ms: int) -> Draft:
-        """Executes the transactions that wait.
-
-        Where little has changed since the last draft, it executes only those that came since.
-        """
-        plan, last = self._executor.plan(now_ms), self._last_draft
-        base = None
-        if last is not None and last.parent_id == self.tip.block_id:
-            fresh = abs(plan.time_ms - last.plan.time_ms) <= self._draft_age_ms_max
-            goes_on = fresh and self._offered(last.plan.time_ms)[: len(last.offered)] == last.offered
-            base = last if goes_on else None
-        if base is not None:
-            plan = base.plan
-        offered = self._offered(plan.time_ms)
-        if base is None or offered != base.offered:
-            base = self._executor.draft(offered, plan, base)
-        self._last_draft = base
-        return base
-
-    def _offered(self, time_ms: int) -> tuple[Pending, ...]:
-        self.mempool.fit(self._executor.in_force.rules)
-        return tuple(self.mempool.take(BLOCK_TRANSACTIONS_MAX, BLOCK_BYTES_MAX, time_ms))
+        return self._templates.make(self.tip.block_id, now_ms)
 
     def complete(self, template: Template, header80: bytes, extra_nonce: int) -> Block:
         """Seals a template whose work was found; the block then goes through :meth:`add_block`.
 
         Raises ``InputError`` where the header is not of the template.
         """
-        header, body = template.header_of(header80, extra_nonce)
-        if SealBlock(body.height) not in self._engine.handle(WorkFound(header, body)):
-            raise InputError(f"engine {self._engine.name} does not seal height {body.height}")
-        seal = self._executor.seal(header, body, len(template.transactions))
-        block = template.block(header, body, seal)
-        while len(self._own) >= _DRAFTS_MAX:
-            del self._own[next(iter(self._own))]
-        self._own[block.block_id] = block
-        return block
-
-    def _drafted(self, block: Block) -> Draft | None:
-        """Returns the draft of this node's own template for this very block, or None.
-
-        Only where it is this node's: the reward goes to the proposer, and another who copies the roots lies.
-        """
-        body = block.body
-        if self._key is None or body.proposer != self._key.public_key:
-            return None
-        draft = self._drafts.get((block.header.previous_id, body.tx_root, body.state_root))
-        return draft if draft is not None and draft.execution.time_ms == body.time_ms else None
+        return self._templates.complete(template, header80, extra_nonce)
 
 
 def _parent(entry: TreeEntry) -> TreeEntry:
