@@ -69,7 +69,11 @@ class SealedRecord(BriefRepr):
 
 
 class Wallet:
-    """One identity's keys. Not for use from several threads at once."""
+    """One identity's keys.
+
+    What signs and seals without changing the wallet (records, accesses, bodies) may run on several threads at once, as
+    asynchronous clients have it; what adds keys (folders, grants that are accepted) is for one thread at a time.
+    """
 
     def __init__(
         self,

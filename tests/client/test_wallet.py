@@ -1,6 +1,7 @@
 """Wallets: what they keep, what they show, and what they refuse."""
 
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,24 @@ def test_what_is_no_wallet_is_refused(tmp_path: Path, name: str, secret: bytes) 
     with pytest.raises(KeystoreError) as error:
         Wallet.load(keystore, "another entry")
     assert error.value.code == Code.NOT_FOUND
+
+
+# Threads.
+
+
+def test_records_are_sealed_and_opened_on_many_threads_at_once() -> None:
+    wallet = wallet_of(KemSuite.X25519)
+    wallet.open_folders("vitals")
+
+    def work(number: int) -> bool:
+        content = b"%d" % number * 1000
+        sealed = wallet.put_record("vitals", content, (f"code:x|{number}",))
+        opened = wallet.open_record(sealed.blob, folder="vitals", record=sealed.record)
+        body = sealed.transaction.body
+        return opened == content and body.tokens == wallet.tokens("vitals", f"code:x|{number}")
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(work, range(200)))
 
 
 # Showing.
