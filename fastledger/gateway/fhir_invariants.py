@@ -15,6 +15,13 @@ from typing import NamedTuple
 
 from fastledger.gateway.fhir_codes import DATE_KEYS, REQUIRED_CONCEPTS
 from fastledger.gateway.fhir_narrative import is_inert_xhtml
+from fastledger.gateway.fhir_primitives import (
+    check_base64,
+    check_strings,
+    is_impossible_date,
+    may_hold_base64,
+    may_hold_controls,
+)
 from fastledger.gateway.fhir_rules import (
     CHECKS,
     CHECKS_BY_TYPE,
@@ -41,6 +48,8 @@ _date_form = re.compile(r"(\d{4})-(\d{2})-(\d{2})(T.*)?", re.DOTALL).fullmatch
 # Days that some or all months lack, and the escape that could hide one: where the text has none of them, no
 # date has to be looked at.
 _SUSPECT_DAYS = (b"-02-29", b"-02-3", b"-04-31", b"-06-31", b"-09-31", b"-11-31", b"\\u")
+# The same for years and zones that do not exist.
+_SUSPECT_TIMES = (b'"0000', b"14:")
 
 
 class _Report:
@@ -90,9 +99,12 @@ def check(resource: Node, raw: bytes) -> list[Issue]:
     suspect = _is_suspect(raw)
     if b"fhir_comments" in raw:
         _check_comments(resource, report)
+    checks_strings, checks_base64 = may_hold_controls(raw), may_hold_base64(raw)
     scopes = [_Scope(resource, 1, False, [])]
     for scope in scopes:
         _check_scope(scope, scopes, suspect, report)
+        if checks_strings or checks_base64:
+            _check_primitives(scope.node, checks_strings, checks_base64, report)
         if report.full:
             return report.issues()
     for scope in scopes:
@@ -101,8 +113,18 @@ def check(resource: Node, raw: bytes) -> list[Issue]:
     return report.issues()
 
 
+def _check_primitives(root: Node, strings: bool, base64: bool, report: _Report) -> None:
+    """Checks the values of one resource; those inside it are checked for themselves."""
+    resource_type = str(root["resourceType"])
+    for node in _objects(root, into_resources=False):
+        if strings:
+            check_strings(node, report.add)
+        if base64:
+            check_base64(node, resource_type, report.add)
+
+
 def _is_suspect(raw: bytes) -> bool:
-    for day in _SUSPECT_DAYS:  # noqa: SIM110 - a generator would cost more than the searches
+    for day in (*_SUSPECT_DAYS, *_SUSPECT_TIMES):  # noqa: SIM110 - a generator would cost more than the searches
         if day in raw:
             return True
     return False
@@ -236,11 +258,24 @@ def _check_contained(scope: _Scope, report: _Report) -> None:
 
 
 def _check_element_ids(scope: Node, report: _Report) -> None:
-    """Checks that element ids are unique within a resource; those of resources inside it count for themselves."""
+    """Checks that element ids are unique within a resource; those of resources inside it count for themselves.
+
+    The two views of a StructureDefinition name the same elements by design: each counts for itself.
+    """
+    views = [scope[key] for key in ("snapshot", "differential") if isinstance(scope.get(key), dict)]
+    if scope["resourceType"] != "StructureDefinition" or not views:
+        _check_ids_of(scope, scope, report)
+        return
+    rest = {key: value for key, value in scope.items() if key not in ("snapshot", "differential")}
+    for part in (rest, *views):
+        _check_ids_of(part, scope, report)
+
+
+def _check_ids_of(part: Node, scope: Node, report: _Report) -> None:
     seen: set[str] = set()
-    for node in _objects(scope, into_resources=False):
+    for node in _objects(part, into_resources=False):
         name = node.get("id")
-        if node is scope or not isinstance(name, str):
+        if node is scope or (node is part and "resourceType" in part) or not isinstance(name, str):
             continue
         if name in seen:
             report.add(node, "breaks r4-element-id: the id stands twice in the resource", "id")
@@ -310,11 +345,13 @@ def _check_entry(entry: Node, kind: object, urls: set[tuple[str, str]], add: Cal
 
 
 def _check_dates(node: Node, report: _Report) -> None:
-    """Refuses a day that its month does not have, which the regular expressions of R4 let pass."""
+    """Refuses a day that its month does not have, and a year or zone that R4's regular expressions do not know."""
     for key, value in node.items():
         if key in _DATES and isinstance(value, str):
             match = _date_form(value)
-            if match and not _is_day(*map(int, match.groups()[:3])):
+            if is_impossible_date(value):
+                report.add(node, "is a date that does not exist", key)
+            elif match and not _is_day(*map(int, match.groups()[:3])):
                 report.add(node, "is a day that does not exist", key)
 
 

@@ -374,26 +374,33 @@ def test_certainly_after(first: str, second: str, after: bool) -> None:
     assert certainly_after(first, second) is after
 
 
-DIVS = {
-    '<div xmlns="http://www.w3.org/1999/xhtml">text</div>': True,
-    '<div xmlns="http://www.w3.org/1999/xhtml"><table><tr><td>1</td></tr></table></div>': True,
-    "<div>a &lt; b &#160;</div>": True,
-    "<div>": False,
-    "<p>x</p>": False,
-    "<div>&nbsp;</div>": False,
-    '<div onclick="x()">x</div>': False,
-    '<div><a href=" JavaScript:x()">x</a></div>': False,
-    "<div><iframe/></div>": False,
-    "<div><form/></div>": False,
-    '<!DOCTYPE div [<!ENTITY a "b">]><div>&a;</div>': False,
-    "<div>a</div><div>b</div>": False,
-}
+def view(*names: str) -> Node:
+    return {"element": [{"id": name, "path": name} for name in names]}
 
 
-@pytest.mark.parametrize(("div", "accepted"), DIVS.items())
-def test_narratives(div: str, accepted: bool) -> None:
-    node = {**PATIENT, "text": {"status": "generated", "div": div}}
-    assert (issues_of(encode(node)) == ()) is accepted
+def structure(**views: Node) -> bytes:
+    """A StructureDefinition with views of its elements."""
+    return encode(
+        {
+            "resourceType": "StructureDefinition",
+            "url": "http://h.example/StructureDefinition/ward",
+            "name": "Ward",
+            "status": "draft",
+            "kind": "complex-type",
+            "abstract": False,
+            "type": "Extension",
+            **views,
+        }
+    )
+
+
+def test_both_views_of_a_structure_name_the_same_elements() -> None:  # SPEC-FHIR-4
+    both = {"snapshot": view("Extension", "Extension.url"), "differential": view("Extension")}
+    assert issues_of(structure(**both)) == ()
+    twice = issues_of(structure(snapshot=view("Extension", "Extension"), differential=view("Extension")))
+    assert [path for path, _ in twice] == ["StructureDefinition.snapshot.element[1].id"]
+    twice = issues_of(structure(snapshot=view("Extension"), differential=view("Extension", "x", "x")))
+    assert [path for path, _ in twice] == ["StructureDefinition.differential.element[2].id"]
 
 
 # Privacy.
