@@ -44,6 +44,7 @@ bench: $(STAMP)
 ## make soak      kill -9 hundreds of times, the demo on all of the shared histories, a partition of 30 s, a million transactions through a node
 soak: $(STAMP)
 	FASTLEDGER_CRASH_ROUNDS=200 FASTLEDGER_NODE_CRASH_ROUNDS=100 FASTLEDGER_FULL_DEMO=1 $(BIN)/pytest tests/whole/test_crash.py tests/node/test_node_crash.py tests/whole/test_demo.py
+	FASTLEDGER_INGEST_ROUNDS=180 $(BIN)/pytest tests/client/test_ingest_again.py
 	FASTLEDGER_FEDERATION_PARTITION_S=30 $(BIN)/pytest tests/whole/test_federation.py -k partition
 	$(BIN)/python benchmarks/soak_node.py
 	PYTHONPATH=tests:tests/support $(BIN)/python -m simulator 0:2000

@@ -9,7 +9,7 @@ names and indexes, problems are fixed sentences (SPEC-FHIR-3).
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,7 @@ from fastledger.errors import FhirError
 from fastledger.gateway.fhir_describe import ResourceInfo, describe
 from fastledger.gateway.fhir_invariants import check
 from fastledger.gateway.json_bounds import values_most
+from fastledger.gateway.lifting import Content, lift
 from fastledger.limits import ISSUES_PER_RESOURCE_MAX, RESOURCE_BYTES_MAX, RESOURCE_VALUES_MAX
 
 __all__ = ["FHIR_VERSION", "ResourceInfo", "Validated", "describe", "validate", "validate_each", "validate_many"]
@@ -40,7 +41,10 @@ _decode = msgspec.json.Decoder().decode
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Validated:
-    """A valid resource: the bytes of the source, and the same decoded. Decoded decimals may have lost digits."""
+    """A valid resource: the bytes of the source, and the same decoded.
+
+    Decoded decimals may have lost digits, and in a large resource a short value stands for each long base64 one.
+    """
 
     raw: bytes = field(repr=False)
     resource: dict[str, Any] = field(repr=False)
@@ -71,11 +75,14 @@ def validate_many(resources: Sequence[bytes], threads: int = 1) -> list[Validate
 def validate_each(resources: Sequence[bytes], threads: int = 1) -> Iterator[Validated | FhirError]:
     """Validates a batch as :func:`validate_many` does, holding the decoded form of a few resources at a time."""
     for chunk in _chunks(resources):
-        outcomes: list[Validated | FhirError] = [_read(raw) for raw in chunk]
+        texts = [lift(raw) for raw in chunk]
+        outcomes: list[Validated | FhirError] = [
+            _read(raw, text) for raw, (text, _) in zip(chunk, texts, strict=True)
+        ]
         readable = [index for index, outcome in enumerate(outcomes) if isinstance(outcome, Validated)]
-        shapes = _shapes([chunk[index] for index in readable], threads) if readable else []
+        shapes = _shapes([texts[index][0] for index in readable], threads) if readable else []
         for index, shape in zip(readable, shapes, strict=True):
-            outcomes[index] = _judge(outcomes[index], shape)
+            outcomes[index] = _judge(outcomes[index], shape, *texts[index])
         yield from outcomes
 
 
@@ -95,14 +102,14 @@ def _chunks(resources: Sequence[bytes]) -> Iterator[list[bytes]]:
         yield chunk
 
 
-def _read(raw: bytes) -> Validated | FhirError:
-    """Decodes a resource, or returns the refusal of what is none."""
+def _read(raw: bytes, text: bytes) -> Validated | FhirError:
+    """Decodes a resource by its ``text``, from which long values are lifted, or returns the refusal of what is none."""
     if len(raw) > RESOURCE_BYTES_MAX:
         return _refusal([("Resource", f"has {len(raw)} bytes, at most {RESOURCE_BYTES_MAX} are taken")])
-    if values_most(raw) > RESOURCE_VALUES_MAX:
+    if values_most(text) > RESOURCE_VALUES_MAX:
         return _refusal([("Resource", f"has more than {RESOURCE_VALUES_MAX} JSON values")])
     try:
-        resource = _decode(raw[3:] if raw[:3] == _BOM else raw)
+        resource = _decode(text[3:] if text[:3] == _BOM else text)
     except msgspec.DecodeError as error:
         return _refusal([("Resource", _syntax_problem(error))])
     except UnicodeDecodeError:
@@ -153,13 +160,15 @@ def _shape_alone(raw: bytes) -> list[Any]:
         return [error]
 
 
-def _judge(outcome: Validated | FhirError, shape: list[Any]) -> Validated | FhirError:
+def _judge(
+    outcome: Validated | FhirError, shape: list[Any], text: bytes, lifted: Mapping[str, Content]
+) -> Validated | FhirError:
     """Returns the verdict on a decoded resource. Invariants are checked only where the shape is sound."""
     if isinstance(outcome, FhirError):
         return outcome
     issues = _shape_issues(shape, outcome.resource) if shape else []
     if not issues:
-        issues = check(outcome.resource, outcome.raw)
+        issues = check(outcome.resource, text, lifted)
     return _refusal(issues) if issues else outcome
 
 

@@ -9,7 +9,7 @@ warnings, and whether a code exists in an external code system.
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import date
 from typing import NamedTuple
 
@@ -36,9 +36,11 @@ from fastledger.gateway.fhir_rules import (
     number,
     uuid_form,
 )
+from fastledger.gateway.lifting import Content
 from fastledger.limits import ISSUES_PER_RESOURCE_MAX, JSON_DEPTH_MAX
 
 Issue = tuple[str, str]
+_NONE_LIFTED: Mapping[str, Content] = {}
 
 _RESOURCE_HOLDERS = frozenset(("contained", "resource", "outcome"))
 _CODING_KEYS = frozenset(("system", "version", "code", "display", "userSelected"))
@@ -89,8 +91,10 @@ class _Scope(NamedTuple):
     fragments: list[Node]
 
 
-def check(resource: Node, raw: bytes) -> list[Issue]:
+def check(resource: Node, raw: bytes, lifted: Mapping[str, Content] = _NONE_LIFTED) -> list[Issue]:
     """Returns every rule that a resource breaks, as (path, problem); ``raw`` is the text it was decoded from.
+
+    ``lifted`` says what the base64 values are that were lifted out of that text.
 
     Expects an object with a ``resourceType`` whose shape is valid; contained and bundled resources are checked as
     well. At most ``ISSUES_PER_RESOURCE_MAX`` are returned.
@@ -99,12 +103,12 @@ def check(resource: Node, raw: bytes) -> list[Issue]:
     suspect = _is_suspect(raw)
     if b"fhir_comments" in raw:
         _check_comments(resource, report)
-    checks_strings, checks_base64 = may_hold_controls(raw), may_hold_base64(raw)
+    checks_strings, checks_base64 = bool(lifted) or may_hold_controls(raw), may_hold_base64(raw)
     scopes = [_Scope(resource, 1, False, [])]
     for scope in scopes:
         _check_scope(scope, scopes, suspect, report)
         if checks_strings or checks_base64:
-            _check_primitives(scope.node, checks_strings, checks_base64, report)
+            _check_primitives(scope.node, checks_strings, checks_base64, lifted, report)
         if report.full:
             return report.issues()
     for scope in scopes:
@@ -113,14 +117,16 @@ def check(resource: Node, raw: bytes) -> list[Issue]:
     return report.issues()
 
 
-def _check_primitives(root: Node, strings: bool, base64: bool, report: _Report) -> None:
+def _check_primitives(
+    root: Node, strings: bool, base64: bool, lifted: Mapping[str, Content], report: _Report
+) -> None:
     """Checks the values of one resource; those inside it are checked for themselves."""
     resource_type = str(root["resourceType"])
     for node in _objects(root, into_resources=False):
         if strings:
-            check_strings(node, report.add)
+            check_strings(node, lifted, report.add)
         if base64:
-            check_base64(node, resource_type, report.add)
+            check_base64(node, resource_type, lifted, report.add)
 
 
 def _is_suspect(raw: bytes) -> bool:

@@ -7,8 +7,10 @@ the text could hold what it looks for.
 import binascii
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
+
+from fastledger.gateway.lifting import Content
 
 Node = dict[str, Any]
 Add = Callable[..., None]
@@ -19,7 +21,13 @@ _zone = re.compile(r"T.*[+-]14:(?!00\Z)", re.DOTALL).search
 # R4's own expression, told not to go back over what it has matched.
 _base64_form = re.compile(r"(?:\s*+[0-9a-zA-Z+/=]{4})++\s*+", re.ASCII).fullmatch
 _BASE64_KEYS = frozenset(
-    ("carrierAIDC", "valueBase64Binary", "fixedBase64Binary", "patternBase64Binary", "defaultValueBase64Binary")
+    (
+        "carrierAIDC",
+        "valueBase64Binary",
+        "fixedBase64Binary",
+        "patternBase64Binary",
+        "defaultValueBase64Binary",
+    )
 )
 _ESCAPES = (b"\\u00", b"\\b", b"\\f")
 _BASE64_MARKS = (b'"data"', b'"hash"', b"Base64Binary", b'"carrierAIDC"', b'"query"', b"\\u")
@@ -35,15 +43,20 @@ def may_hold_base64(raw: bytes) -> bool:
     return any(mark in raw for mark in _BASE64_MARKS)
 
 
-def check_strings(node: Node, add: Add) -> None:
-    """Refuses control characters but tab, line feed and carriage return, and strings of over 1 Mi characters."""
+def check_strings(node: Node, lifted: Mapping[str, Content], add: Add) -> None:
+    """Refuses control characters but tab, line feed and carriage return, and strings of over 1 Mi characters.
+
+    What was lifted out of the text is that long.
+    """
     for key, value in node.items():
         for text in value if isinstance(value, list) else (value,):
             if not isinstance(text, str):
                 continue
             if _control(text):
                 add(node, "holds a control character", key)
-            elif len(text) > STRING_CHARS_MAX and not _is_base64(node, key):
+            elif (text in lifted or len(text) > STRING_CHARS_MAX) and not (
+                key == "div" or _is_base64(node, key)
+            ):
                 add(node, f"has over {STRING_CHARS_MAX} characters", key)
 
 
@@ -59,26 +72,40 @@ def _is_base64(node: Node, key: str) -> bool:
     return key in _BASE64_KEYS
 
 
-def check_base64(node: Node, resource_type: str, add: Add) -> None:
-    """Refuses base64 that cannot be decoded, and an attachment whose size or hash is not that of its data."""
+def check_base64(node: Node, resource_type: str, lifted: Mapping[str, Content], add: Add) -> None:
+    """Refuses base64 that cannot be decoded, and an attachment whose size or hash is not that of its data.
+
+    ``lifted`` says what the values are that were lifted out of the text.
+    """
     for key in _BASE64_KEYS.intersection(node):
         if isinstance(node[key], str) and decoded(node[key]) is None:
             add(node, "is not base64", key)
-    if resource_type == "AuditEvent" and isinstance(node.get("query"), str) and decoded(node["query"]) is None:
+    if (
+        resource_type == "AuditEvent"
+        and isinstance(node.get("query"), str)
+        and decoded(node["query"]) is None
+    ):
         add(node, "is not base64", "query")
     data = node.get("data")
     if not isinstance(data, str) or "origin" in node:
         return
-    content = decoded(data)
+    content = lifted.get(data) or _content(data)
     if content is None:
         add(node, "is not base64", "data")
         return
     size, digest = node.get("size"), node.get("hash")
-    if isinstance(size, int) and size != len(content):
+    if isinstance(size, int) and size != content.size:
         add(node, "is not the size of the data", "size")
-    # SHA-1 is what R4 says; it tells damage, and nobody relies on it for more.
-    if isinstance(digest, str) and decoded(digest) != hashlib.sha1(content, usedforsecurity=False).digest():
+    if isinstance(digest, str) and decoded(digest) != content.sha1:
         add(node, "is not the SHA-1 of the data", "hash")
+
+
+def _content(text: str) -> Content | None:
+    content = decoded(text)
+    if content is None:
+        return None
+    # SHA-1 is what R4 says; it tells damage, and nobody relies on it for more.
+    return Content(len(content), hashlib.sha1(content, usedforsecurity=False).digest())
 
 
 def decoded(text: str) -> bytes | None:

@@ -6,10 +6,18 @@ import zlib
 from dataclasses import dataclass
 from typing import IO, Any
 
+from fastledger.limits import INFLATED_BYTES_FREE, INFLATION_MAX
+
 # Memory an xz stream may ask for its dictionary; real exports use up to 128 MiB.
 XZ_MEMORY_BYTES_MAX = 256 * 1024 * 1024
 CHUNK_BYTES = 256 * 1024
-DAMAGE = (lzma.LZMAError, zlib.error, EOFError)
+
+
+class InflationError(Exception):
+    """A compressed stream that grows to more than any real data does."""
+
+
+DAMAGE = (lzma.LZMAError, zlib.error, EOFError, InflationError)
 
 
 @dataclass(slots=True)
@@ -42,8 +50,8 @@ class _Counted(io.RawIOBase):
 class _Inflated(io.RawIOBase):
     """The plain bytes of an xz or gzip stream, produced only as fast as they are asked for.
 
-    Concatenated streams are read as one, as the command-line tools do. A decompression bomb costs no memory: output
-    is bounded per read, and the readers above bound documents and lines.
+    Concatenated streams are read as one, as the command-line tools do. Output is bounded per read, and, beyond the
+    first ``INFLATED_BYTES_FREE``, to ``INFLATION_MAX`` times the input: no bomb fills the memory with text.
     """
 
     def __init__(self, file: IO[bytes], *, xz: bool) -> None:
@@ -52,6 +60,8 @@ class _Inflated(io.RawIOBase):
         self._xz = xz
         self._stage: Any = None
         self._input = b""
+        self._taken_bytes = 0
+        self._given_bytes = 0
 
     def readable(self) -> bool:
         return True
@@ -83,10 +93,14 @@ class _Inflated(io.RawIOBase):
     def _next_input(self) -> bool:
         if not self._input:
             self._input = self._file.read(CHUNK_BYTES)
+            self._taken_bytes += len(self._input)
         return bool(self._input)
 
     def _decompress(self, size: int) -> bytes:
         data: bytes = self._stage.decompress(self._input, size)
+        self._given_bytes += len(data)
+        if self._given_bytes > INFLATED_BYTES_FREE + INFLATION_MAX * self._taken_bytes:
+            raise InflationError
         # zlib hands back what it did not use; lzma keeps it.
         self._input = b"" if self._xz else self._stage.unconsumed_tail
         return data

@@ -3,7 +3,7 @@
 import re
 
 # Below so many values, counting entries exactly is not worth its time: even if all were entries, little is held.
-_CHEAP_VALUES = 500_000
+_CHEAP_VALUES = 1_000_000
 _tokens = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[\[\]{},"]', re.DOTALL).finditer
 
 

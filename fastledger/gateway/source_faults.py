@@ -11,6 +11,7 @@ class Fault(StrEnum):
     UNREADABLE = "cannot-be-read"
     NOT_FHIR = "not-a-fhir-file"
     DAMAGED = "damaged"
+    INFLATES = "grows-too-much"
     LINK_OUT = "link-out-of-the-tree"
     DANGLING = "link-to-nothing"
     CHANGED = "changed-while-reading"
@@ -32,6 +33,7 @@ _TEXTS = {
     Fault.UNREADABLE: "cannot be read",
     Fault.NOT_FHIR: "not a kind of file that holds FHIR",
     Fault.DAMAGED: "damaged archive or compression",
+    Fault.INFLATES: "grows to more than data does when it is decompressed; decompress it first",
     Fault.LINK_OUT: "a link that leads out of the tree; name its target as a source of its own",
     Fault.DANGLING: "a link that leads nowhere",
     Fault.CHANGED: "another file took its place while the source was read",

@@ -21,7 +21,7 @@ import msgspec
 
 from fastledger.errors import FhirError
 from fastledger.gateway.fhir_references import bundle_digest
-from fastledger.gateway.inflate import CHUNK_BYTES, DAMAGE, ReadingProgress, plain
+from fastledger.gateway.inflate import CHUNK_BYTES, DAMAGE, InflationError, ReadingProgress, plain
 from fastledger.gateway.json_bounds import has_more_items, values_most
 from fastledger.gateway.source_faults import Fault, SourceError
 from fastledger.gateway.source_files import FoundFile, Passed, find_files, is_companion, is_data, kind_of
@@ -49,6 +49,7 @@ NDJSON_GROUP_LINES = 500
 NDJSON_GROUP_BYTES = 32 * 1024 * 1024
 TAR_HEADER_BYTES_MAX = 64 * 1024
 _BOM = b"\xef\xbb\xbf"
+_PIECE_BYTES = 16 * 1024 * 1024
 _WITH_RESOURCES = ("Bundle", "Parameters")
 # What a parameter has that holds a resource and nothing else.
 _OF_RESOURCES = frozenset(("name", "resource", "part"))
@@ -231,8 +232,8 @@ class _Reader:
             yield error
         except OSError as error:
             yield SourceError(origin, Fault.UNREADABLE, f"cannot be read (errno {error.errno})")
-        except (*DAMAGE, tarfile.TarError):
-            yield SourceError(origin, Fault.DAMAGED)
+        except (*DAMAGE, tarfile.TarError) as error:
+            yield SourceError(origin, _damage(error))
         # What was skipped at the end of a file counts as read.
         self._progress.bytes_read = before + max(found.size, self._progress.bytes_read - before)
 
@@ -244,7 +245,7 @@ class _Reader:
         elif kind == "ndjson":
             yield from self._read_ndjson(stream, origin, path)
         else:
-            text = stream.read(BUNDLE_BYTES_MAX + 1)
+            text = _document(stream)
             if len(text) > BUNDLE_BYTES_MAX:
                 yield SourceError(origin, Fault.OVERSIZED, f"has more than {BUNDLE_BYTES_MAX} bytes")
             else:
@@ -266,8 +267,8 @@ class _Reader:
                 try:
                     with plain(content) as inner:
                         yield from self._read_stream(inner, kind_of(member.name), place, path)
-                except DAMAGE:
-                    yield SourceError(place, Fault.DAMAGED)
+                except DAMAGE as error:
+                    yield SourceError(place, _damage(error))
 
     def _member_fault(self, member: tarfile.TarInfo) -> Fault | None:
         """What keeps a member that holds FHIR by its name from being read; counts what is passed over."""
@@ -442,6 +443,20 @@ class _Reader:
         index = self._bundle_count
         self._bundle_count += 1
         return group.bundle(index)
+
+
+def _document(stream: IO[bytes]) -> bytes:
+    """A document, or its first bytes where it has too many; read piece by piece, as large as it turns out to be."""
+    pieces: list[bytes] = []
+    size = 0
+    while size <= BUNDLE_BYTES_MAX and (piece := stream.read(min(_PIECE_BYTES, BUNDLE_BYTES_MAX + 1 - size))):
+        pieces.append(piece)
+        size += len(piece)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def _damage(error: Exception) -> Fault:
+    return Fault.INFLATES if isinstance(error, InflationError) else Fault.DAMAGED
 
 
 def _document_fault(text: bytes) -> Fault | None:

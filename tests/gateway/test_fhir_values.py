@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_fhir import PATIENT, encode, issues_of, observation
 
+from fastledger.gateway.fhir import validate
 from fastledger.gateway.fhir_narrative import is_inert_xhtml
+from fastledger.gateway.lifting import LIFT_TEXT_BYTES, lift
 
 # R4's regular expressions, as the standard prints them.
 _YEAR = r"([0-9]([0-9]([0-9][1-9]|[1-9]0)|[1-9]00)|[1-9]000)"
@@ -93,6 +95,36 @@ def test_an_attachments_size_and_hash_are_those_of_its_data() -> None:  # SPEC-F
         assert places == ([] if path is None else [f"Patient.photo[0].{path}"]), changes
     sampled = {"origin": {"value": 1}, "period": 1, "dimensions": 1, "data": "1 2 E"}
     assert issues_of(encode(observation(valueQuantity=None, valueSampledData=sampled))) == ()
+
+
+def test_large_attachments_are_judged_without_decoding_them() -> None:  # SPEC-FHIR-14, SPEC-FHIR-16
+    content = bytes(range(256)) * 16 * 1024
+    sound = {
+        "contentType": "application/pdf",
+        "data": base64.b64encode(content).decode(),
+        "size": len(content),
+        "hash": base64.b64encode(hashlib.sha1(content).digest()).decode(),
+    }
+    raw = encode({**PATIENT, "photo": [sound]})
+    assert len(raw) > LIFT_TEXT_BYTES
+    valid = validate(raw)
+    assert valid.raw is raw
+    assert len(valid.resource["photo"][0]["data"]) < 100
+    for changes, path in (
+        ({"size": 5}, "size"),
+        ({"hash": base64.b64encode(bytes(20)).decode()}, "hash"),
+        ({"data": sound["data"][:-2] + "=A"}, "data"),
+        ({"data": sound["data"][:-1]}, "data"),
+        ({"title": sound["data"]}, "title"),
+    ):
+        node = {**PATIENT, "photo": [{**sound, **changes}]}
+        assert [place for place, _ in issues_of(encode(node))] == [f"Patient.photo[0].{path}"], path
+    text, lifted = lift(raw)
+    assert len(text) < 1_000
+    assert [item.size for item in lifted.values()] == [len(content)]
+    # Between the quotation marks of two values there is no value.
+    between = b'{"a":"' + b"x" * LIFT_TEXT_BYTES + b'!","b":1}'
+    assert lift(between) == (between, {})
 
 
 def test_strings_hold_no_controls_and_end_somewhere() -> None:  # SPEC-FHIR-16
