@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from fastledger.cli.options import LedgerCommand, Target, command_options, ledger_options
+from fastledger.cli.options import LedgerCommand, LedgerTarget, command_options, ledger_options
 from fastledger.cli.output import Output
 from fastledger.errors import InputError
 
@@ -34,7 +34,7 @@ def peers() -> None:
 @peers.command("list", cls=LedgerCommand)
 @ledger_options
 @command_options
-def list_peers(output: Output, target: Target) -> None:
+def list_peers(output: Output, target: LedgerTarget) -> None:
     """List links and bans."""
     with target.connect() as client:
         found = client.peers()
@@ -63,7 +63,7 @@ def list_peers(output: Output, target: Target) -> None:
 @ledger_options
 @click.argument("address", metavar="HOST:PORT")
 @command_options
-def add(output: Output, target: Target, address: str) -> None:
+def add(output: Output, target: LedgerTarget, address: str) -> None:
     """Call HOST:PORT from now on, also after a restart."""
     with target.connect() as client:
         client.add_peer(address)
@@ -85,7 +85,7 @@ def _subject(function: Any) -> Any:
 @click.option("--for", "duration_ms", type=Duration(), default="1d", show_default=True, help="How long.")
 @command_options
 def ban(
-    output: Output, target: Target, organisation: str | None, address: str | None, duration_ms: int
+    output: Output, target: LedgerTarget, organisation: str | None, address: str | None, duration_ms: int
 ) -> None:
     """Shut an organisation, or a host, out and close its links."""
     with target.connect() as client:
@@ -97,7 +97,7 @@ def ban(
 @ledger_options
 @_subject
 @command_options
-def unban(output: Output, target: Target, organisation: str | None, address: str | None) -> None:
+def unban(output: Output, target: LedgerTarget, organisation: str | None, address: str | None) -> None:
     """Let an organisation, or a host, in again."""
     with target.connect() as client:
         if not client.unban(organisation=organisation, address=address):
@@ -113,7 +113,7 @@ def mine() -> None:
 @mine.command("on", cls=LedgerCommand)
 @ledger_options
 @command_options
-def mine_on(output: Output, target: Target) -> None:
+def mine_on(output: Output, target: LedgerTarget) -> None:
     """Search blocks until the node ends; `federation.mine` in its configuration makes that last."""
     with target.connect() as client:
         output.answer(client.mine(on=True))
@@ -122,7 +122,7 @@ def mine_on(output: Output, target: Target) -> None:
 @mine.command("off", cls=LedgerCommand)
 @ledger_options
 @command_options
-def mine_off(output: Output, target: Target) -> None:
+def mine_off(output: Output, target: LedgerTarget) -> None:
     """Search no more until the node ends or is told to."""
     with target.connect() as client:
         output.answer(client.mine(on=False))
@@ -131,7 +131,7 @@ def mine_off(output: Output, target: Target) -> None:
 @mine.command("status", cls=LedgerCommand)
 @ledger_options
 @command_options
-def mine_status(output: Output, target: Target) -> None:
+def mine_status(output: Output, target: LedgerTarget) -> None:
     """Show whether and how fast the node searches, and what it found."""
     with target.connect() as client:
         output.answer(client.mine())

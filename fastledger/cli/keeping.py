@@ -14,7 +14,7 @@ import click
 
 from fastledger.cli.options import (
     LedgerCommand,
-    Target,
+    LedgerTarget,
     command_options,
     ledger_options,
     password_option,
@@ -48,7 +48,7 @@ class LocalPath(click.ParamType[Path]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         """Returns the path, or fails with a usage error."""
-        return Target(str(value)).path
+        return LedgerTarget(str(value)).path
 
 
 def _new_directory(metavar: str, name: str) -> "Callable[[Any], Any]":
@@ -71,7 +71,7 @@ def _progress(output: Output, label: str) -> "Iterator[Callable[[str, int, int],
 @click.option("--include-snapshot", is_flag=True, help="Restores faster, takes more space.")
 @click.option("--recheck", is_flag=True, help="Read again what the backup has already.")
 @command_options
-def backup(output: Output, target: Target, destination: Path, rate: int | None, **choices: Any) -> None:
+def backup(output: Output, target: LedgerTarget, destination: Path, rate: int | None, **choices: Any) -> None:
     """Write a backup of LEDGER to the directory BACKUP, or bring an older one there up to date.
 
     A node writes it on its own machine: BACKUP is an absolute path there, or a name in the backup directory of its
@@ -124,7 +124,7 @@ def _restored(report: "RestoreReport") -> dict[str, Any]:
 @click.option("--keep-blocks", type=click.IntRange(min=1), help="So many of the newest blocks stay.")
 @rate_option
 @command_options
-def prune(output: Output, target: Target, rate: int | None, **bounds: Any) -> None:
+def prune(output: Output, target: LedgerTarget, rate: int | None, **bounds: Any) -> None:
     """Give back the space of old blocks of LEDGER: whole segments, behind a snapshot that is kept."""
     with target.open(replica=True) as ledger, _progress(output, "prune") as progress:
         report = ledger.prune(**bounds, rate_bytes_per_second=rate, progress=progress)
@@ -144,7 +144,7 @@ def prune(output: Output, target: Target, rate: int | None, **bounds: Any) -> No
 @command_options
 def export(
     output: Output,
-    target: Target,
+    target: LedgerTarget,
     file: Path,
     form: str,
     with_blobs: bool,
@@ -228,7 +228,7 @@ def snapshot() -> None:
 @_new_directory("SNAPSHOT", "destination")
 @rate_option
 @command_options
-def create_snapshot(output: Output, target: Target, destination: Path, rate: int | None) -> None:
+def create_snapshot(output: Output, target: LedgerTarget, destination: Path, rate: int | None) -> None:
     """Write the state of LEDGER to the new directory SNAPSHOT.
 
     A node writes it on its own machine: SNAPSHOT is an absolute path there, or a name in the backup directory of its
@@ -279,7 +279,7 @@ def restore_from_snapshot(
     "--older-than-hours", type=click.IntRange(min=0), default=48, show_default=True, help="Younger ones stay."
 )
 @command_options
-def collect_orphans(output: Output, target: Target, older_than_hours: int) -> None:
+def collect_orphans(output: Output, target: LedgerTarget, older_than_hours: int) -> None:
     """Erase envelopes in LEDGER that no record names: of refused records and of uploads never submitted.
 
     The age counts from the first collection that found an envelope so.

@@ -12,7 +12,7 @@ from fastledger.cli.options import (
     TIME,
     TXID,
     LedgerCommand,
-    Target,
+    LedgerTarget,
     command_options,
     keystore_option,
     ledger_options,
@@ -32,7 +32,7 @@ RECEIPT_BYTES_MAX = 1024 * 1024
 @keystore_option
 @password_option
 @command_options
-def init(output: Output, target: Target, keystore_path: Path, password_file: Path | None) -> None:
+def init(output: Output, target: LedgerTarget, keystore_path: Path, password_file: Path | None) -> None:
     """Make a solo ledger in LEDGER, with a regulator and an endorsed organisation in a new keystore."""
     path = target.path
     password = read_password(password_file, confirm=True)
@@ -78,7 +78,7 @@ def make_ledger(ledger_path: Path, keystore_path: Path, password: str) -> dict[s
 @click.command(cls=LedgerCommand)
 @ledger_options
 @command_options
-def status(output: Output, target: Target) -> None:
+def status(output: Output, target: LedgerTarget) -> None:
     """Show height, sizes and queues of LEDGER."""
     with target.open(replica=True) as ledger:
         answer = ledger.status()
@@ -114,7 +114,7 @@ def status(output: Output, target: Target) -> None:
 @click.option("--limit", type=click.IntRange(1, QUERY_PAGE_MAX), default=QUERY_PAGE_DEFAULT)
 @command_options
 def query(
-    output: Output, target: Target, code: str | None, ids: tuple[tuple[str, bytes], ...], **conditions: Any
+    output: Output, target: LedgerTarget, code: str | None, ids: tuple[tuple[str, bytes], ...], **conditions: Any
 ) -> None:
     """Find transactions in LEDGER that meet all the conditions."""
     from fastledger.model.query import Query
@@ -150,7 +150,7 @@ def parse_code(text: str) -> Code:
 @click.argument("txid", type=TXID)
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="File for the receipt.")
 @command_options
-def prove(output: Output, target: Target, txid: bytes, out: Path) -> None:
+def prove(output: Output, target: LedgerTarget, txid: bytes, out: Path) -> None:
     """Write the receipt of transaction TXID: a transparent statement that verifies offline."""
     with target.open(replica=True) as ledger:
         statement = ledger.prove(txid)
@@ -213,7 +213,7 @@ def _read(path: Path) -> bytes:
 )
 @rate_option
 @command_options
-def verify(output: Output, target: Target, online: bool | None, rate: int | None) -> None:
+def verify(output: Output, target: LedgerTarget, online: bool | None, rate: int | None) -> None:
     """Re-check every byte, signature, root and seal of LEDGER, and rebuild its index to compare."""
     with target.open(replica=True) as ledger, output.progress("verify") as bar:
         report = ledger.verify(
@@ -238,7 +238,7 @@ def verify(output: Output, target: Target, online: bool | None, rate: int | None
 @click.command(cls=LedgerCommand)
 @ledger_options
 @command_options
-def reindex(output: Output, target: Target) -> None:
+def reindex(output: Output, target: LedgerTarget) -> None:
     """Throw the index of LEDGER away and rebuild it from the log."""
     from fastledger.chain.ledger import Ledger
 

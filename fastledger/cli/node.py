@@ -14,7 +14,7 @@ import msgspec
 
 from fastledger.cli.options import (
     LedgerCommand,
-    Target,
+    LedgerTarget,
     command_options,
     ledger_options,
     password_option,
@@ -27,8 +27,8 @@ from fastledger.errors import Code, InputError, LedgerBusyError, LedgerError, No
 if TYPE_CHECKING:
     from ssl import SSLContext
 
-    from fastledger.client.views import JobView
     from fastledger.daemon.config.settings import NodeConfig, RpcConfig
+    from fastledger.rpc.protocol import JobView
 
 STOP_POLL_S = 0.1
 STOP_TIMEOUT_S = 300
@@ -342,7 +342,7 @@ def _ask(address: str, name: str, context: "SSLContext | None", token: str) -> d
 @node.command(cls=LedgerCommand)
 @ledger_options
 @command_options
-def checkpoint(output: Output, target: Target) -> None:
+def checkpoint(output: Output, target: LedgerTarget) -> None:
     """Have the node at the URL LEDGER write everything durable to its index: its next start replays nothing."""
     with target.connect() as client:
         output.answer({"height": client.checkpoint()})
@@ -351,7 +351,7 @@ def checkpoint(output: Output, target: Target) -> None:
 @node.command(cls=LedgerCommand)
 @ledger_options
 @command_options
-def reload(output: Output, target: Target) -> None:
+def reload(output: Output, target: LedgerTarget) -> None:
     """Have the node at the URL LEDGER read its certificates and open its log file again."""
     with target.connect() as client:
         output.answer({"reloaded": client.reload()})
@@ -360,7 +360,7 @@ def reload(output: Output, target: Target) -> None:
 @node.command(cls=LedgerCommand)
 @ledger_options
 @command_options
-def jobs(output: Output, target: Target) -> None:
+def jobs(output: Output, target: LedgerTarget) -> None:
     """List the newest jobs of the node at the URL LEDGER, the newest first."""
     with target.connect() as client:
         output.answer({"jobs": [_job(job) for job in client.jobs()]})
@@ -370,7 +370,7 @@ def jobs(output: Output, target: Target) -> None:
 @ledger_options
 @click.argument("job")
 @command_options
-def cancel(output: Output, target: Target, job: str) -> None:
+def cancel(output: Output, target: LedgerTarget, job: str) -> None:
     """Ask JOB of the node at the URL LEDGER to end early; it leaves nothing half done behind."""
     with target.connect() as client:
         output.answer(_job(client.cancel_job(job)))

@@ -49,7 +49,7 @@ def command_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class LedgerTarget:
     """The ledger that a command is about: a directory, or a node by its URL and what it asks of a client."""
 
     place: str
@@ -143,7 +143,7 @@ def retry_option(command: CommandT) -> CommandT:
 
 
 def ledger_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds LEDGER (also from ``FASTLEDGER_LEDGER``) and how to reach a node; the command gets a :class:`Target`."""
+    """Adds LEDGER (also from ``FASTLEDGER_LEDGER``) and how to reach a node: the command gets a ``LedgerTarget``."""
 
     def run(
         place: str,
@@ -154,7 +154,7 @@ def ledger_options(function: Callable[..., Any]) -> Callable[..., Any]:
         retry_for_s: int,
         **arguments: Any,
     ) -> Any:
-        target = Target(place, token_file, ca, certificate, key, retry_for_s)
+        target = LedgerTarget(place, token_file, ca, certificate, key, retry_for_s)
         return function(target=target, **arguments)
 
     wrapped: Callable[..., Any] = update_wrapper(run, function)

@@ -13,7 +13,7 @@ import click
 from fastledger.cli.options import (
     ID16,
     LedgerCommand,
-    Target,
+    LedgerTarget,
     command_options,
     keystore_option,
     ledger_options,
@@ -71,7 +71,7 @@ _entry_option = click.option(
 @command_options
 def ingest(
     output: Output,
-    target: Target,
+    target: LedgerTarget,
     sources: tuple[Path, ...],
     source_base: str,
     sources_file: Path | None,
@@ -155,7 +155,7 @@ def matches() -> None:
 @command_options
 def add_match(
     output: Output,
-    target: Target,
+    target: LedgerTarget,
     source_base: str,
     sources_file: Path | None,
     patient: str | None,
@@ -282,7 +282,7 @@ def _shown_kept(kept: "Kept") -> dict[str, Any]:
 @command_options
 def read(
     output: Output,
-    target: Target,
+    target: LedgerTarget,
     record: bytes,
     keystore_path: Path,
     password_file: Path | None,

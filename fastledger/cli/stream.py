@@ -8,7 +8,7 @@ import click
 import msgspec
 
 from fastledger.cli.derived.names import complete_kind
-from fastledger.cli.options import ID16, LedgerCommand, Target, command_options, ledger_options
+from fastledger.cli.options import ID16, LedgerCommand, LedgerTarget, command_options, ledger_options
 from fastledger.cli.output import Exit, Output
 from fastledger.errors import Code, InputError
 from fastledger.limits import QUERY_PAGE_MAX
@@ -34,7 +34,7 @@ TOPICS = ("transactions", "blocks", "alerts")
 @click.option("--until-now", is_flag=True, help="End where the chain ends instead of waiting for more.")
 @command_options
 def follow(
-    output: Output, target: Target, topic: str, cursor: int | None, until_now: bool, **conditions: Any
+    output: Output, target: LedgerTarget, topic: str, cursor: int | None, until_now: bool, **conditions: Any
 ) -> None:
     """Print what happens in LEDGER, one JSON object a line, each with the cursor that resumes behind it.
 
@@ -84,7 +84,7 @@ def _entry_line(entry: "Entry") -> dict[str, Any]:
 @ledger_options
 @click.argument("files", nargs=-1, required=True, type=click.File("rb"))
 @command_options
-def submit(output: Output, target: Target, files: tuple[BinaryIO, ...]) -> None:
+def submit(output: Output, target: LedgerTarget, files: tuple[BinaryIO, ...]) -> None:
     """Submit signed transactions from FILES, each a CBOR sequence; - is standard input.
 
     Sending them again is harmless: each enters once.

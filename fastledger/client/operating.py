@@ -11,20 +11,17 @@ import msgspec
 from fastledger.client.faults import error_of
 from fastledger.client.federation import FederationCalls
 from fastledger.client.reading import INFO_BYTES_MAX
-from fastledger.client.views import JobView, bad_answer
+from fastledger.client.views import bad_answer
 from fastledger.errors import FastLedgerError, LedgerError, NotFoundError, UnreachableError
 from fastledger.model.reports import BackupReport, PruneReport, SnapshotReport, VerifyReport
 from fastledger.pace import Progress
+from fastledger.rpc.protocol import JobsView, JobView
 
 T = TypeVar("T")
 JOB_WAIT_S, JOB_WAIT_S_MAX = 0.02, 1.0
 REQUEST_BYTES = 16
 # How long an interrupted wait goes on for each of the two requests that call its job off.
 CALL_OFF_S = 3.0
-
-
-class _Jobs(msgspec.Struct):
-    jobs: list[JobView]
 
 
 class _Checkpoint(msgspec.Struct):
@@ -194,7 +191,7 @@ class NodeOperator(FederationCalls):
 
     async def jobs(self) -> list[JobView]:
         """Returns the node's newest jobs, the newest first."""
-        return (await self._call("node.jobs", _Jobs, INFO_BYTES_MAX)).jobs
+        return (await self._call("node.jobs", JobsView, INFO_BYTES_MAX)).jobs
 
     async def job(self, job: str) -> JobView:
         """Returns a job's state, progress and report; raises ``NotFoundError`` where the node knows no such job."""

@@ -73,14 +73,14 @@ class NodeReader:
 
         Raises ``InputError`` with ``WRONG_CHAIN`` where it is not that of ``chain_id``.
         """
-        info = await self._call("ledger.info", views.InfoView, INFO_BYTES_MAX)
+        info = await self._call("ledger.info", views.NodeInfo, INFO_BYTES_MAX)
         if info.protocol != PROTOCOL_VERSION:
             raise wrong_version()
         return genesis_of(info.genesis, chain_id)
 
     async def tip(self) -> Tip:
         """Returns the end of the durable chain: height, head and count that belong together."""
-        info = await self._point("ledger.info", views.InfoView)
+        info = await self._point("ledger.info", views.NodeInfo)
         return Tip(info.height, hex_bytes(info.head, 32), info.transactions)
 
     async def status(self) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from pathlib import PurePath
 from typing import Any, BinaryIO, TypeVar
 
 from fastledger.client.aio import AsyncClient
-from fastledger.client.views import JobView
 from fastledger.limits import QUERY_PAGE_DEFAULT
 from fastledger.model.following import FollowEvent, FollowPage, Tip
 from fastledger.model.outcome import Outcome, Wait
@@ -18,6 +17,7 @@ from fastledger.model.receipt import Verified
 from fastledger.model.reports import BackupReport, ExportReport, PruneReport, SnapshotReport, VerifyReport
 from fastledger.model.transaction import Transaction
 from fastledger.pace import Progress
+from fastledger.rpc.protocol import JobView
 from fastledger.state.entity import EntityPage, EntityT, EntityTable, KeyValue
 from fastledger.streams import IN_FLIGHT
 from fastledger.subjects.consent import Purpose

@@ -1,6 +1,5 @@
 """What a node answers in JSON, as the objects that the engine itself returns; anything else is a typed error."""
 
-from typing import Any
 
 import msgspec
 
@@ -8,7 +7,7 @@ from fastledger.errors import Code, InputError, UnreachableError
 from fastledger.model.following import BlockSummary
 from fastledger.model.genesis import Genesis
 from fastledger.model.query import Entry
-from fastledger.rpc.protocol import BlockView, EntryView, RpcError
+from fastledger.rpc.protocol import BlockView, EntryView
 
 
 def bad_answer(what: str) -> UnreachableError:
@@ -63,31 +62,11 @@ def hex_bytes(text: str, size: int) -> bytes:
     return data
 
 
-class InfoView(msgspec.Struct, frozen=True):
-    """What a node says of itself."""
+class NodeInfo(msgspec.Struct, frozen=True):
+    """The part of a node's ``ledger.info`` that a client reads, whatever release answers."""
 
     protocol: int
     genesis: bytes
     height: int
     head: str
     transactions: int
-
-
-class JobProgress(msgspec.Struct, frozen=True):
-    """How far a stage of a job is; ``total`` 0: nobody knows."""
-
-    stage: str
-    done: int
-    total: int
-
-
-class JobView(msgspec.Struct, frozen=True):
-    """Long work of a node; ``result`` of one that is done, ``error`` of one that failed."""
-
-    job: str
-    operation: str
-    state: str
-    started_ms: int
-    progress: JobProgress | None = None
-    result: dict[str, Any] | None = None
-    error: RpcError | None = None

@@ -35,7 +35,7 @@ class _Single:
     future: "asyncio.Future[Outcome]"
 
 
-class Ingest:
+class Batcher:
     """Takes transactions on the event loop and gives them to the ledger in batches, from worker threads."""
 
     def __init__(self, ledger: Ledger, options: IngestOptions) -> None:

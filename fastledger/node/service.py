@@ -2,7 +2,7 @@
 
 The RPC above it only parses, limits, calls and answers. ::
 
-    RPC handlers (event loop) ── submit ──► Ingest ── batches ──► Ledger (its own threads)
+    RPC handlers (event loop) ── submit ──► Batcher ── batches ──► Ledger (its own threads)
                               ── read ────► Reads  ── one job for all that wait ──► reader thread
                               ── follow ──► Feed   ◄── durable blocks ── Ledger's syncer thread
 """
@@ -15,7 +15,7 @@ from typing import Any, Literal, Self, TypeVar
 from fastledger.chain.ledger import Ledger
 from fastledger.errors import LedgerClosedError
 from fastledger.node.feed import Feed
-from fastledger.node.ingest import Ingest
+from fastledger.node.ingest import Batcher
 from fastledger.node.options import IngestOptions
 from fastledger.node.reads import Reads, Tell
 
@@ -39,7 +39,7 @@ class NodeService:
         loop = asyncio.get_running_loop()
         self.ledger = ledger
         self.reads = Reads(pending_max=options.reads_pending_max, together=ledger.shared_snapshot)
-        self.ingest = Ingest(ledger, options.ingest)
+        self.ingest = Batcher(ledger, options.ingest)
         self.feed = Feed(ledger, self.reads, loop)
         # Whether the node is far behind its peers; whoever runs a federation sets it.
         self.is_syncing: Callable[[], bool] = lambda: False

@@ -9,7 +9,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, is_dataclass
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import msgspec
 
@@ -17,40 +17,12 @@ from fastledger.clock import system_clock_ms
 from fastledger.errors import InputError, LedgerBusyError, NotFoundError
 from fastledger.pace import Progress
 from fastledger.rpc.errors import rpc_error
-from fastledger.rpc.protocol import Count, RpcError
+from fastledger.rpc.protocol import JobState, JobView, ProgressView, RpcError
 
 JOBS_KEPT = 32
 _BUSY_RETRY_MS = 5_000
-JobState: TypeAlias = Literal["running", "done", "failed", "cancelled"]
 JobWork: TypeAlias = Callable[[Progress, threading.Event], Any]
 """What a job does on its thread: reports (stage, done, total), ends early where the event is set, returns a report."""
-
-
-class ProgressView(msgspec.Struct, frozen=True):
-    """The progress of a stage of a job; ``total`` is 0 while it is not known."""
-
-    stage: str
-    done: Count
-    total: Count
-
-
-class JobView(msgspec.Struct, frozen=True):
-    """A job; ``result`` is the report of one that is done, ``error`` why one failed."""
-
-    job: str
-    operation: str
-    state: JobState
-    started_ms: Count
-    ended_ms: Count | None
-    progress: ProgressView | None
-    result: dict[str, Any] | None
-    error: RpcError | None
-
-
-class JobsView(msgspec.Struct, frozen=True):
-    """The newest jobs, the newest first."""
-
-    jobs: list[JobView]
 
 
 JobId = Annotated[str, msgspec.Meta(max_length=32)]

@@ -12,9 +12,9 @@ from msgspec import Meta
 from fastledger.errors import Code, InputError
 from fastledger.rpc.chain import status_view
 from fastledger.rpc.http.routes import Caller
-from fastledger.rpc.jobs import JobId, Jobs, JobsView, JobView
+from fastledger.rpc.jobs import JobId, Jobs
 from fastledger.rpc.methods import Method, RpcContext, method
-from fastledger.rpc.protocol import Count, Hex16
+from fastledger.rpc.protocol import Count, Hex16, JobsView, JobView
 from fastledger.rpc.views import FilePath, Height, LedgerStatusView, Nothing, Params
 from fastledger.version import VERSION
 

@@ -154,6 +154,38 @@ INVALID_PARAMS = -32602
 INTERNAL_ERROR = -32603
 
 
+# Long work of a node.
+
+JobState = Literal["running", "done", "failed", "cancelled"]
+
+
+class ProgressView(msgspec.Struct, frozen=True):
+    """The progress of a stage of a job; ``total`` is 0 while it is not known."""
+
+    stage: str
+    done: Count
+    total: Count
+
+
+class JobView(msgspec.Struct, frozen=True):
+    """A job; ``result`` is the report of one that is done, ``error`` why one failed."""
+
+    job: str
+    operation: str
+    state: JobState
+    started_ms: Count
+    ended_ms: Count | None
+    progress: ProgressView | None
+    result: dict[str, Any] | None
+    error: RpcError | None
+
+
+class JobsView(msgspec.Struct, frozen=True):
+    """The newest jobs, the newest first."""
+
+    jobs: list[JobView]
+
+
 # WebSocket notifications: these are their methods, and below their params.
 
 EVENT = "subscription.event"

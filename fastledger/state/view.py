@@ -12,10 +12,10 @@ from typing import TypeAlias
 from fastledger._native.view import Stack, TermList, View, write_set_digest
 from fastledger.errors import Code
 
-__all__ = ["Lookup", "Refusal", "Stack", "TermList", "View", "Writes", "next_state_root", "write_set_digest"]
+__all__ = ["StateLookup", "Refusal", "Stack", "TermList", "View", "Writes", "next_state_root", "write_set_digest"]
 
 Writes: TypeAlias = dict[bytes, bytes | None]
-Lookup: TypeAlias = Callable[[bytes], bytes | None]
+StateLookup: TypeAlias = Callable[[bytes], bytes | None]
 
 
 class Refusal(Exception):

@@ -46,7 +46,7 @@ SEGMENT_HEADER_BYTES = _SEGMENT.size
 FRAME_HEADER_BYTES = _FRAME.size
 
 
-class Place(NamedTuple):
+class FramePlace(NamedTuple):
     """A position in the log: it stands for everything before byte ``offset`` of ``segment``.
 
     Places sort in log order.
@@ -72,9 +72,9 @@ class FrameRef(NamedTuple):
         return cls(*_REF.unpack(data))
 
     @property
-    def end(self) -> Place:
+    def end(self) -> FramePlace:
         """The place behind the frame and its padding, where the next frame of the segment begins."""
-        return Place(self.segment, self.offset + frame_bytes(self.length))
+        return FramePlace(self.segment, self.offset + frame_bytes(self.length))
 
 
 class SegmentHeader(NamedTuple):
@@ -102,7 +102,7 @@ class Frame(NamedTuple):
     payload_checksum: int
     height: int
     block_id: bytes
-    durable: Place
+    durable: FramePlace
     previous: int
     checksum: int
 
@@ -160,7 +160,7 @@ def encode_frame_header(
     payload_checksum: int,
     height: int,
     block_id: bytes,
-    durable: Place,
+    durable: FramePlace,
     previous: int,
 ) -> tuple[bytes, int]:
     """Returns the 72 bytes of a frame's header (SPEC-LOG-3), and the checksum that the next frame links to."""
@@ -211,7 +211,7 @@ def decode_frame_header(data: bytes, header: SegmentHeader, offset: int) -> Fram
     if offset + frame_bytes(length) > header.segment_bytes:
         return None
     ref = FrameRef(header.segment, offset, length)
-    return Frame(ref, kind, payload_checksum, height, block_id, Place(segment, durable), previous, checksum)
+    return Frame(ref, kind, payload_checksum, height, block_id, FramePlace(segment, durable), previous, checksum)
 
 
 def checksum_of(parts: list[Buffer]) -> int:

@@ -28,8 +28,8 @@ from fastledger.storage.frames import (
     KIND_SEAL,
     SEGMENT_HEADER_BYTES,
     Frame,
+    FramePlace,
     FrameRef,
-    Place,
     checksum_of,
     encode_frame_header,
     frame_bytes,
@@ -53,7 +53,7 @@ class LogPin(NamedTuple):
     """The durable log at one moment: no byte before ``end`` will ever change."""
 
     last: LogPosition
-    end: Place
+    end: FramePlace
     segments: tuple[int, ...]
     head: bytes  # a HEAD file that says the same
 
@@ -64,7 +64,7 @@ class _Tip(NamedTuple):
     last: LogPosition
     last_checksum: int
     link: int  # what the next frame links to: the checksum of the frame or segment header before it
-    end: Place
+    end: FramePlace
     sealed: bool  # the segment is full and has no successor yet
 
 
@@ -239,7 +239,7 @@ class SegmentLog:
             self._segments.files.fdatasync(file)
         header = self._segments.create(segment + 1, self._segment_bytes, height, self._tip.link)
         with self._lock:
-            place = Place(segment + 1, SEGMENT_HEADER_BYTES)
+            place = FramePlace(segment + 1, SEGMENT_HEADER_BYTES)
             self._tip = self._tip._replace(link=header.checksum, end=place, sealed=False)
             self._durable = self._tip
 
@@ -300,7 +300,7 @@ class SegmentLog:
         segment was pruned, before the call or during it.
         """
         self._check_open()
-        place = Place(ref.segment, ref.offset)
+        place = FramePlace(ref.segment, ref.offset)
         try:
             frame = self._segments.frame_at(place, None)
             if frame is None or frame.ref != ref or frame.kind != KIND_DATA:
@@ -317,7 +317,7 @@ class SegmentLog:
         Raises CorruptionError or NotFoundError as :meth:`read` where no such frame begins at ``ref``.
         """
         self._check_open()
-        place = Place(ref.segment, ref.offset)
+        place = FramePlace(ref.segment, ref.offset)
         try:
             frame = self._segments.frame_at(place, None)
             if frame is None or frame.ref != ref or frame.kind != KIND_DATA:
@@ -345,12 +345,12 @@ class SegmentLog:
         for frame in self._headers_from(None, self._tip.end):
             yield LogPosition(frame.ref, frame.height, frame.block_id)
 
-    def _headers_from(self, start: FrameRef | int | None, end: Place) -> Iterator[Frame]:
+    def _headers_from(self, start: FrameRef | int | None, end: FramePlace) -> Iterator[Frame]:
         if isinstance(start, FrameRef):
-            return self._segments.walk(Place(start.segment, start.offset), None, end)
+            return self._segments.walk(FramePlace(start.segment, start.offset), None, end)
         first = self._segments.first if start is None else self._segments.segment_of_height(start)
         header = self._segments.header(first)
-        return self._segments.walk(Place(first, SEGMENT_HEADER_BYTES), header.checksum, end)
+        return self._segments.walk(FramePlace(first, SEGMENT_HEADER_BYTES), header.checksum, end)
 
     def verify(self, progress: LogProgress | None = None) -> list[CorruptionError]:
         """Reads every byte of every segment and of HEAD, padding and preallocated space too.
@@ -418,7 +418,7 @@ class SegmentLog:
         if self._readonly:
             raise LedgerHaltedError("the log is open for reading only")
 
-    def _damage(self, place: Place) -> CorruptionError:
+    def _damage(self, place: FramePlace) -> CorruptionError:
         name = str(self._segments.path_of(place.segment))
         return CorruptionError("no whole frame begins here", path=name, offset=place.offset)
 

@@ -9,8 +9,8 @@ from fastledger.storage.frames import (
     KIND_SEAL,
     SEGMENT_HEADER_BYTES,
     Frame,
+    FramePlace,
     FrameRef,
-    Place,
     find_frames,
 )
 from fastledger.storage.head import EMPTY, HeadState, LogPosition
@@ -24,9 +24,9 @@ class Recovered:
     last: LogPosition
     last_checksum: int
     link: int  # what the next frame links to: the checksum of the frame or segment header before it
-    end: Place
+    end: FramePlace
     sealed: bool  # the last segment is full and has no successor yet
-    known: Place  # everything before it was known to be durable
+    known: FramePlace  # everything before it was known to be durable
     torn_end: int  # offset behind the torn tail in the last segment; equal to end.offset if there is none
 
 
@@ -65,13 +65,13 @@ def _starting_point(segments: SegmentFiles, head: HeadState | None, scan_from: F
         return _from_frame(segments, head.position.ref, head.frame_checksum)
     if head is None and scan_from is not None and scan_from.segment >= first:
         return _from_frame(segments, scan_from, None)
-    place = Place(first, SEGMENT_HEADER_BYTES)
+    place = FramePlace(first, SEGMENT_HEADER_BYTES)
     return Recovered(EMPTY, 0, segments.header(first).checksum, place, False, place, place.offset)
 
 
 def _from_frame(segments: SegmentFiles, ref: FrameRef, checksum: int | None) -> Recovered:
     """Returns the state behind a frame that is known to have been durable, and must therefore be whole."""
-    place = Place(ref.segment, ref.offset)
+    place = FramePlace(ref.segment, ref.offset)
     frame = segments.frame_at(place, None)
     if frame is None or frame.ref != ref or checksum not in (None, frame.checksum) or frame.kind == KIND_SEAL:
         raise _damage(segments, place, "a frame that was durable is damaged or missing")
@@ -126,5 +126,5 @@ def repair(segments: SegmentFiles, state: Recovered) -> None:
         files.fdatasync(file)
 
 
-def _damage(segments: SegmentFiles, place: Place, message: str) -> CorruptionError:
+def _damage(segments: SegmentFiles, place: FramePlace, message: str) -> CorruptionError:
     return CorruptionError(message, path=str(segments.path_of(place.segment)), offset=place.offset)

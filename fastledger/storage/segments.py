@@ -14,7 +14,7 @@ from fastledger.storage.frames import (
     KIND_SEAL,
     SEGMENT_HEADER_BYTES,
     Frame,
-    Place,
+    FramePlace,
     SegmentHeader,
     decode_segment_header,
     encode_segment_header,
@@ -144,7 +144,7 @@ class SegmentFiles:
         except FileNotFoundError as error:
             raise CorruptionError("segment is missing", path=str(self.path_of(segment))) from error
 
-    def frame_at(self, place: Place, previous: int | None) -> Frame | None:
+    def frame_at(self, place: FramePlace, previous: int | None) -> Frame | None:
         """Returns the frame whose header is at ``place``.
 
         None unless it is whole and links to the checksum ``previous``. With ``previous`` None the link is not
@@ -167,7 +167,7 @@ class SegmentFiles:
         with self.lease(frame.ref.segment) as file:
             return self.files.read(file, min(length, frame.ref.length), start)
 
-    def after_seal(self, seal: Frame) -> tuple[Place, int]:
+    def after_seal(self, seal: Frame) -> tuple[FramePlace, int]:
         """Returns the place of the first frame behind a seal, and the checksum that this frame links to.
 
         Raises CorruptionError where the next segment is missing or does not link to the seal.
@@ -177,9 +177,9 @@ class SegmentFiles:
         if header.previous != seal.checksum:
             name = str(self.path_of(segment))
             raise CorruptionError("segment does not follow the one before it", path=name, offset=0)
-        return Place(segment, SEGMENT_HEADER_BYTES), header.checksum
+        return FramePlace(segment, SEGMENT_HEADER_BYTES), header.checksum
 
-    def walk(self, start: Place, previous: int | None, end: Place) -> Iterator[Frame]:
+    def walk(self, start: FramePlace, previous: int | None, end: FramePlace) -> Iterator[Frame]:
         """Yields the data frames in [start, end). Every frame there must be whole: CorruptionError if one is not.
 
         The first frame must link to ``previous``, unless that is None.

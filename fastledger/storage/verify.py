@@ -9,7 +9,7 @@ from fastledger.storage.frames import (
     KIND_SEAL,
     SEGMENT_HEADER_BYTES,
     Frame,
-    Place,
+    FramePlace,
     SegmentHeader,
     find_frames,
     read_frame_header,
@@ -37,7 +37,7 @@ class LogCheck:
         while len(self._todo) > 1 and (before is None or self._todo[0] < before):
             self._segment(self._todo.pop(0), None)
 
-    def last_segments(self, end: Place) -> None:
+    def last_segments(self, end: FramePlace) -> None:
         """Verifies the segments that are left, up to ``end``; nobody may append meanwhile."""
         first = self._todo[0]
         self._todo = [number for number in self._segments.numbers() if number >= first]

@@ -132,7 +132,7 @@ class Step:
 TRANSACTION = (
     Step("route, caller, role, rate, size", "rpc/server.py:RpcServer._handle", "a call"),
     Step("parameters; high s normalised", "rpc/transactions.py:submit", "one COSE_Sign1"),
-    Step("singles gather into a batch", "node/ingest.py:Ingest.submit", "a batch, on a worker thread"),
+    Step("singles gather into a batch", "node/ingest.py:Batcher.submit", "a batch, on a worker thread"),
     Step("scan and hash all", "chain/admission.py:Batch.submitted", "ids, signers, statuses", "native"),
     Step("chain, window, body, envelope, signatures", "chain/admission.py:admit", "an admitted batch"),
     Step("bounded queue", "chain/pipeline.py:Pipeline.submit", "all that waits, on the executor's thread"),

@@ -34,7 +34,7 @@ from fastledger.model.receipt import make_seal
 from fastledger.state.context import Context
 from fastledger.state.registry import BlockOpening, Registry, Rules
 from fastledger.state.transition import all_valid, apply, validity_code
-from fastledger.state.view import Lookup, View, Writes, next_state_root
+from fastledger.state.view import StateLookup, View, Writes, next_state_root
 from fastledger.storage.keys import TermLog
 from fastledger.storage.log import FrameRef, SegmentLog
 from fastledger.subjects.catalogue import REGISTRY
@@ -101,7 +101,7 @@ class Execution:
         self.codes.append(code)
         return code
 
-    def copy(self, lookup: Lookup) -> "Execution":
+    def copy(self, lookup: StateLookup) -> "Execution":
         """Returns an execution that goes on from here on its own; ``lookup`` reads the state before the block."""
         context = self.context.copy(View(lookup, dict(self.writes)))
         return Execution(context, self.rules, self.first_seq, dict(self.txids), list(self.codes))

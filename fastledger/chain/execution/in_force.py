@@ -5,7 +5,7 @@ from typing import NamedTuple
 from fastledger.errors import ReleaseNeededError
 from fastledger.model.genesis import Genesis
 from fastledger.state.registry import Registry, Rules
-from fastledger.state.view import Lookup, Writes
+from fastledger.state.view import StateLookup, Writes
 from fastledger.subjects.chain import RULE_SETS, RuleSetStep, rule_sets_of
 from fastledger.version import VERSION
 
@@ -35,7 +35,7 @@ class RulesInForce:
         self._height = 0
         self.next = self._find(0)
 
-    def load(self, lookup: Lookup, height: int) -> None:
+    def load(self, lookup: StateLookup, height: int) -> None:
         """Takes everything from the state that ``lookup`` reads; the next block is that at ``height``."""
         value = lookup(self._key)
         if value is not None:

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fastledger.cli.options import FILE, Target, command_options, password_option, read_password, retry_option
+from fastledger.cli.options import (
+    FILE,
+    LedgerTarget,
+    command_options,
+    password_option,
+    read_password,
+    retry_option,
+)
 from fastledger.cli.output import Exit, Output
 from fastledger.errors import Code, InputError
 
@@ -89,7 +96,7 @@ def demo(
     folder = _prepare(folder, force)
     target = None
     if node_url not in (None, OWN_NODE):
-        target = Target(str(node_url), token_file, ca, retry_for_s=retry_for_s)
+        target = LedgerTarget(str(node_url), token_file, ca, retry_for_s=retry_for_s)
     scenario = Scenario(_home(folder, node_url is not None, target, **wallet), folder, output)
     begun = time.perf_counter()
     try:
@@ -114,7 +121,7 @@ def demo(
 def _home(
     folder: Path,
     with_node: bool,
-    target: Target | None,
+    target: LedgerTarget | None,
     keystore_path: Path | None,
     password_file: Path | None,
     entry: str,

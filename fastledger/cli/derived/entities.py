@@ -8,7 +8,14 @@ import msgspec
 from click.shell_completion import CompletionItem
 
 from fastledger.cli.derived.names import completed
-from fastledger.cli.options import ID16, HexBytes, LedgerCommand, Target, command_options, ledger_options
+from fastledger.cli.options import (
+    ID16,
+    HexBytes,
+    LedgerCommand,
+    LedgerTarget,
+    command_options,
+    ledger_options,
+)
 from fastledger.cli.output import Output
 from fastledger.limits import QUERY_PAGE_DEFAULT, QUERY_PAGE_MAX
 
@@ -67,7 +74,7 @@ def command_of(table: "EntityTable[Any]") -> click.Command:
     @command_options
     def run(
         output: Output,
-        target: Target,
+        target: LedgerTarget,
         parts: tuple[str, ...],
         by: tuple[tuple[str, bytes], ...] = (),
         cursor: int | None = None,

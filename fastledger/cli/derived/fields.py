@@ -126,7 +126,7 @@ def type_of(shape: Shape) -> click.ParamType[Any]:
     if isinstance(found, inspect.BoolType):
         return click.BOOL
     if isinstance(found, inspect.EnumType):
-        return Member(found.cls)
+        return EnumChoice(found.cls)
     if isinstance(found, inspect.StrType):
         return click.STRING
     if shape.members:
@@ -196,7 +196,7 @@ class Within(click.ParamType[int]):
         return number
 
 
-class Member(click.Choice[Any]):
+class EnumChoice(click.Choice[Any]):
     """A member of an enum, typed as its value in either case."""
 
     def __init__(self, enum: type[Enum]) -> None:

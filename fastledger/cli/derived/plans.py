@@ -31,7 +31,7 @@ class Made:
     blobs: tuple[bytes, ...] = ()
 
 
-class Plan(Protocol):
+class CommandPlan(Protocol):
     """How transactions of one kind are made."""
 
     options: list[click.Parameter]
@@ -42,7 +42,7 @@ class Plan(Protocol):
         """Makes and signs one from what the options said; a value of None was left out."""
 
 
-def plan_of(kind: Kind, taken: Collection[str]) -> Plan:
+def plan_of(kind: Kind, taken: Collection[str]) -> CommandPlan:
     """Returns the plan of a kind; its options have no name that is ``taken``."""
     builder = BUILDERS.get(kind.body)
     return _FromFields(kind, taken) if builder is None else _FromBuilder(kind, builder, taken)

@@ -11,7 +11,7 @@ import click
 from fastledger.cli.derived.names import ids_in
 from fastledger.cli.options import (
     LedgerCommand,
-    Target,
+    LedgerTarget,
     command_options,
     keystore_option,
     ledger_options,
@@ -22,7 +22,7 @@ from fastledger.cli.output import Exit, Output
 from fastledger.errors import Code, InputError
 
 if TYPE_CHECKING:
-    from fastledger.cli.derived.plans import Made, Plan
+    from fastledger.cli.derived.plans import CommandPlan, Made
     from fastledger.client.api import LedgerApi
     from fastledger.crypto.keystore import Keystore
     from fastledger.model.outcome import Outcome
@@ -83,7 +83,7 @@ def command_of(kind: "Kind") -> click.Command:
     @command_options
     def run(
         output: Output,
-        target: Target,
+        target: LedgerTarget,
         keystore_path: Path,
         password_file: Path | None,
         entry: str,
@@ -113,7 +113,7 @@ def _help(summary: str, kind: "Kind") -> str:
 
 
 def _submit(
-    plan: "Plan", ledger: "LedgerApi", keystore: "Keystore", entry: str, values: Mapping[str, Any]
+    plan: "CommandPlan", ledger: "LedgerApi", keystore: "Keystore", entry: str, values: Mapping[str, Any]
 ) -> "tuple[Made, Outcome]":
     """Signs and submits; folder keys that were made are in the keystore before anything is sent.
 
