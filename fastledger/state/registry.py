@@ -70,10 +70,9 @@ class Rules:
         self.number = number
         self._others = others
         self._block_hooks = tuple(block_hooks)
-        self.by_name: Mapping[str, Kind] = MappingProxyType(dict(kinds))
-        self.by_body: Mapping[type[Body], Kind] = MappingProxyType(
-            {kind.body: kind for kind in kinds.values()}
-        )
+        # Plain dictionaries, since they are looked into for every transaction: a proxy costs more.
+        self.by_name: Mapping[str, Kind] = dict(kinds)
+        self.by_body: Mapping[type[Body], Kind] = {kind.body: kind for kind in kinds.values()}
 
     def __repr__(self) -> str:
         return f"<rule set {self.number}, {len(self.by_name)} kinds>"
@@ -117,7 +116,10 @@ class Rules:
         for body in bodies:
             kind = by_body.get(type(body))
             if kind is not None:
-                found += [prefix + value for prefix, get in kind.keys_read if (value := get(body)) is not None]
+                for prefix, get in kind.keys_read:
+                    value = get(body)
+                    if value is not None:
+                        found.append(prefix + value)
         return found
 
     def envelopes(self, bodies: Sequence[Any]) -> list[tuple[int, bytes]]:

