@@ -169,6 +169,7 @@ static void strauss_verify_block(strauss_workspace *work, uint8_t *verdicts, uin
     strauss_fill_multiples(work, jobs, count);
     strauss_multiply_all(work, jobs, count);
     for (size_t i = 0; i < count; i++) {
+        /* Only where u2 is 0, which it is for no signature: tests/native/test_odd_digits.py says why. */
         failed[i] = (uint8_t)fl_field_is_zero(&work->sums[i].z);
         if (failed[i])
             work->sums[i].z = FL_FIELD_ONE;

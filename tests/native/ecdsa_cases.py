@@ -8,11 +8,11 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from coincurve import PrivateKey, PublicKey
+from collisions import LAMBDA, Step, Sum, apart
 
 from fastledger.crypto.signing import LOW_S_MAX, ORDER
 
 FIELD_PRIME = 2**256 - 2**32 - 977
-LAMBDA = 0x5363AD4CC05C30E0A5261C028812645A122E22EA20816678DF02967C1B23BD72
 
 # Secrets whose keys are entries of a comb of the generator, or of the other table that a key meets there.
 TABLE_SECRETS = (
@@ -86,47 +86,40 @@ def for_nonce_point(nonce_point: PublicKey, u1: int, u2: int) -> Case:
     return Case(to32(u1 * s % ORDER), to32(r) + to32(low(s)), key.format())
 
 
-def with_scalars(secret: int, u1: int, u2: int) -> Case:
-    """A good signature that is verified as u1 G + u2 Q, Q being the key of ``secret``, or with both scalars negated.
+def of_sum(source: random.Random, summed: Sum) -> Case | None:
+    """A signature that is verified by this sum: good, but bad where the sum is the point at infinity.
 
-    ``ValueError`` where that sum is the point at infinity, for which there is no signature.
+    ``None`` where its s would have to be high: the low one negates both scalars. Another sum of the kind may do.
     """
-    nonce = (u1 + u2 * secret) % ORDER
-    if not nonce:
-        raise ValueError("the sum is the point at infinity")
+    nonce = summed.total or source.randrange(1, ORDER)
     r = x_of(PublicKey.from_secret(to32(nonce))) % ORDER
-    s = r * inverse(u2) % ORDER
-    return Case(to32(u1 * s % ORDER), to32(r) + to32(low(s)), PublicKey.from_secret(to32(secret)).format())
+    s = r * inverse(summed.u2) % ORDER
+    if s != low(s):
+        return None
+    key = PublicKey.from_secret(to32(summed.secret)).format()
+    return Case(to32(summed.u1 * s % ORDER), to32(r) + to32(s), key)
 
 
-def sums_that_meet_the_generators_table(source: random.Random) -> list[Case]:
-    """Good signatures of which u1 G is one entry of the generator's comb and u2 Q the same point.
+def of_step(source: random.Random, step: Step, sign: int, count: int) -> tuple[list[Case], list[Case]]:
+    """Signatures whose sums meet in a step, and as many like them whose sums do not."""
+    meeting: list[Case] = []
+    others: list[Case] = []
+    while len(meeting) < count or len(others) < count:
+        summed = step(source, sign)
+        for cases, case in ((meeting, of_sum(source, summed)), (others, of_sum(source, apart(summed)))):
+            if case is not None and len(cases) < count:
+                cases.append(case)
+    return meeting, others
 
-    A path that adds the comb to u2 Q, as those for any key do, has to add a point to itself.
-    """
-    cases = []
-    for entry in TABLE_SECRETS:
-        u2 = source.randrange(1, ORDER)
-        cases.append(with_scalars(entry * inverse(u2) % ORDER, entry, u2))
-    return cases
 
-
-def odd_digits_that_meet(source: random.Random, count: int) -> list[Case]:
-    """Good signatures on which the sum of odd digits (verify8_ifma.c) adds a point to itself.
-
-    That path writes u2 = k1 + k2 lambda with odd halves and adds odd multiples up to 31 of Q and lambda Q. The sum of
-    the digits above position j is u2 / 32^j but for small numbers, so it can equal a small multiple of Q or lambda Q
-    only at the last digit, and for few u2: of all a + b lambda with a and b from -70 to 70, 58 lambda alone meets
-    itself, when 29 lambda Q is added to 29 lambda Q. It must not be negated, as a signature with a high s would be.
-    """
-    u2 = 58 * LAMBDA % ORDER
-    cases: list[Case] = []
-    while len(cases) < count:
-        case = with_scalars(source.randrange(1, ORDER), source.randrange(1, ORDER), u2)
-        r, s = (int.from_bytes(case.signature[at : at + 32], "big") for at in (0, 32))
-        if r * inverse(s) % ORDER == u2:
-            cases.append(case)
-    return cases
+def hint_of(case: Case) -> bytes:
+    """The hint of a good signature whose digest is not zero (group.h): R by libsecp256k1."""
+    r, s = (int.from_bytes(case.signature[at : at + 32], "big") for at in (0, 32))
+    u1, u2 = int.from_bytes(case.digest, "big") * inverse(s) % ORDER, r * inverse(s) % ORDER
+    product = PublicKey(case.key).multiply(to32(u2))
+    encoded = PublicKey.combine_keys([PublicKey.from_secret(to32(u1)), product]).format(compressed=False)
+    x_is_r = encoded[1:33] == case.signature[:32]
+    return bytes([(2 if x_is_r else 4) + encoded[64] % 2]) + encoded[33:]
 
 
 def points_beyond_the_order(count: int) -> list[PublicKey]:

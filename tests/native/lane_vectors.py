@@ -1,30 +1,32 @@
-"""Vectors for the lane verifiers, with the verdicts of libsecp256k1: ``python lane_vectors.py FILE COUNT [SEED]``.
+"""Vectors for the verifiers of the kernels, with libsecp256k1's verdicts: ``python lane_vectors.py FILE COUNT [SEED]``.
 
-A record carries what the caller of a lane verifier has already computed (u1, u2, r, the key, a comb table) and what it
-must answer. Ordinary signatures, sound or damaged, must be decided exactly. Crafted ones, whose scalars make partial
-sums meet, may be left undecided, and those whose sum is the point at infinity must be.
+A record carries what the caller of a verifier has already computed (u1, u2, r, the key, a comb table) and what each of
+the four must answer: for any key and for a known key, by lanes and by trees. Ordinary signatures, sound or damaged,
+must be decided exactly. Crafted ones, whose scalars make partial sums meet, may be left undecided; those made to meet
+in a step of one verifier must be by that one, those whose sum is the point at infinity by all.
 """
 
 import random
 import struct
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from coincurve import PrivateKey, PublicKey
 from coincurve._libsecp256k1 import ffi, lib
 from coincurve.context import GLOBAL_CONTEXT
+from collisions import LAMBDA, STEPS, Sum, apart, signs_of
 
 P = 2**256 - 2**32 - 977
 N = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
-LAMBDA = 0x5363AD4CC05C30E0A5261C028812645A122E22EA20816678DF02967C1B23BD72
 HALF_BITS = 128  # of a scalar split by lambda, group.h
 TOP16 = 0xA2A9  # the highest 16 bits that such a half can have, rounded up
 WINDOWS = (4, 5, 6, 7, 8)  # of the keys' tables; the generator's is the first
 GENERATOR_WINDOW = 8
 INVALID, VALID, UNDECIDED, MAY_BE_UNDECIDED = 0, 1, 2, 4
-MAGIC = int.from_bytes(b"LVE1", "little")
+VERIFIERS = (("any", "lanes"), ("known", "lanes"), ("any", "trees"), ("known", "trees"))
+MAGIC = int.from_bytes(b"LVE2", "little")
 HINT_NONE = bytes(33)
 
 Point = tuple[int, int]
@@ -32,20 +34,20 @@ Point = tuple[int, int]
 
 @dataclass(frozen=True)
 class Record:
-    """One signature as scalars, with its key's table index and the expected answer."""
+    """One signature as scalars, with its key's table index and the answer expected of each of ``VERIFIERS``."""
 
     u1: int
     u2: int
     r: int
     key: Point
     table: int
-    expected: int
+    expected: tuple[int, ...]
     hint: bytes
 
     def to_bytes(self) -> bytes:
         """256 bytes: the C test's ``record``."""
         numbers = b"".join(limbs(number) for number in (self.u1, self.u2, self.r, *self.key))
-        return (numbers + struct.pack("<IB", self.table, self.expected) + self.hint).ljust(256, b"\0")
+        return (numbers + struct.pack("<I4B", self.table, *self.expected) + self.hint).ljust(256, b"\0")
 
 
 def limbs(number: int) -> bytes:
@@ -163,7 +165,10 @@ def record_of(digest: int, r: int, s: int, signer: Signer, crafted: bool = False
     else:
         expected = (VALID if valid else INVALID) | (MAY_BE_UNDECIDED if crafted else 0)
     hint = hint_of(r, total) if valid and total is not None else HINT_NONE
-    return Record(u1, u2, r, signer.point, signer.table, expected, hint)
+    # Trees for any key have nothing but u1 to take a second half from: where it is small, they leave it undecided.
+    small = min(u1, N - u1) < 2**100
+    answers = tuple(UNDECIDED if small and verifier == ("any", "trees") else expected for verifier in VERIFIERS)
+    return Record(u1, u2, r, signer.point, signer.table, answers, hint)
 
 
 def low(s: int) -> int:
@@ -261,6 +266,50 @@ def wrapped(chance: random.Random) -> Iterator[tuple[Point, int, int, int]]:
         yield key, digest, r, s
 
 
+# ---- Sums that meet ----
+
+
+def meeting_record(chance: random.Random, summed: Sum, table: int, verifier: tuple[str, str] | None) -> Record | None:
+    """The record of a sum that ``verifier``, if one is named, must leave undecided; ``None`` where s would be high."""
+    key = multiple(summed.secret, GENERATOR)
+    assert key is not None
+    total = multiple(summed.total, GENERATOR)
+    r = total[0] % N if total is not None else chance.randrange(1, N)
+    s = r * pow(summed.u2, -1, N) % N
+    if s > N // 2:
+        return None
+    signer = Signer(summed.secret, key, table)
+    record = record_of(summed.u1 * s % N, r, s, signer, crafted=verifier is not None)
+    answers = [UNDECIDED if v == verifier else answer for v, answer in zip(VERIFIERS, record.expected, strict=True)]
+    return replace(record, expected=tuple(answers))
+
+
+def no_key_record(chance: random.Random, signer: Signer) -> Record:
+    """A sum without its key: u2 = 0, which no r can give, so that no caller asks for it.
+
+    It alone has the digits of u2 add up to infinity, in a verifier for any key: test_odd_digits.py says why.
+    """
+    u1, r = chance.randrange(1, N), chance.randrange(1, N)
+    answers = tuple(UNDECIDED if path == "any" else INVALID for path, _ in VERIFIERS)
+    return Record(u1, 0, r, signer.point, signer.table, answers, HINT_NONE)
+
+
+def meeting_records(chance: random.Random, first_table: int) -> tuple[list[Record], list[bytes]]:
+    """For every step of every verifier a sum that meets there and one that does not, each with a table for its key."""
+    records: list[Record] = []
+    tables: list[bytes] = []
+    meetings = [(v, step, sign) for v, steps in STEPS.items() for step in steps for sign in signs_of(step)]
+    for verifier, step, sign in meetings:
+        for meets in (True, False):
+            record = None
+            while record is None:
+                summed = step(chance, sign) if meets else apart(step(chance, sign))
+                record = meeting_record(chance, summed, first_table + len(tables), verifier if meets else None)
+            records.append(record)
+            tables.append(table_bytes(record.key, min(WINDOWS)))
+    return records, tables
+
+
 # ---- The file ----
 
 
@@ -285,6 +334,9 @@ def make_file(count: int, seed: int = 1, signer_count: int = 8) -> bytes:
         signer = Signer(0, key, len(tables))
         tables.append(table_bytes(key, 5))
         records += [record_of(digest, r, s, signer), record_of(digest ^ 1, r, s, signer)]
+    met, more_tables = meeting_records(chance, len(tables))
+    tables += more_tables
+    records += [*met, *(no_key_record(chance, signer) for signer in signers)]
     while len(records) < count:
         signer = chance.choice(signers)
         fate = chance.random()

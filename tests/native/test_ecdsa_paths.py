@@ -7,26 +7,23 @@ import resource
 import subprocess
 import sys
 from collections.abc import Iterator
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from budget import examples
 from coincurve import PublicKey
+from collisions import STEPS, Step, signs_of, way_of
 from ecdsa_cases import (
     FIELD_PRIME,
-    LAMBDA,
-    SPECIAL_SECRETS,
     Case,
     CaseSource,
     columns,
     for_nonce_point,
-    odd_digits_that_meet,
+    hint_of,
+    of_step,
     points_beyond_the_order,
     sign,
-    sums_that_meet_the_generators_table,
     to32,
-    with_scalars,
     x_of,
 )
 from fuzz_ecdsa import Tally, compare_paths
@@ -111,43 +108,83 @@ def test_same_verdicts_as_libsecp(seed: int, count: int, kernel: str) -> None:  
     assert compare_paths(source, source.batch(count), kernel, Tally()) == []
 
 
+# ---- Additions that no formula covers ----
+
+
 def undecided_of(path: str, kernel: str, cases: list[Case]) -> int:
-    """How many of the cases a path left to libsecp256k1, whose verdicts it has to give on all of them."""
+    """How many of the cases a path leaves to libsecp256k1, whose verdicts it has to give on all of them."""
     expected = libsecp(cases)
+    resize_key_cache()  # no key has earned a table yet
     force_ecdsa(path, kernel)
     before: int = ecdsa_backend()["by"]["undecided"]
     assert verify_batch(*columns(cases)) == expected
     return ecdsa_backend()["by"]["undecided"] - before
 
 
+# Path, kernel, step, sign: what each path of each kernel of this CPU can meet, in its own order of adding.
+MEETINGS = [
+    pytest.param(path, kernel, step, sign, id=f"{path}-{kernel}-{step.__name__}-{'twice' if sign > 0 else 'negative'}")
+    for kernel in ecdsa_kernels()
+    for path in ("any", "known")
+    for step in STEPS[path, way_of(kernel)]
+    for sign in signs_of(step)
+]
+
+
+@pytest.mark.parametrize(("path", "kernel", "step", "sign"), MEETINGS)
+def test_sums_that_meet_on_kernels_of_this_cpu(path: str, kernel: str, step: Step, sign: int) -> None:
+    """Every signature whose sum meets in a step is left undecided, none that is like it (SPEC-SIG-5)."""
+    meeting, others = of_step(random.Random(11), step, sign, 20)
+    assert undecided_of(path, kernel, meeting) == len(meeting)
+    assert undecided_of(path, kernel, others) == 0
+    assert undecided_of(path, kernel, [case for pair in zip(meeting, others, strict=True) for case in pair]) == 20
+    assert libsecp(others) == b"\x01" * 20
+    if path == "any":
+        assert undecided_of("auto", kernel, meeting) == len(meeting)  # its own choice for keys never seen
+
+
+@pytest.mark.parametrize(("path", "kernel", "step", "sign"), MEETINGS)
+def test_undecided_lanes_spoil_no_hint_on_kernels_of_this_cpu(
+    path: str, kernel: str, step: Step, sign: int
+) -> None:  # SPEC-SIG-6
+    """Hints come from one inversion for many signatures: the z of an undecided one is 0, and is kept out of it."""
+    meeting, others = of_step(random.Random(13), step, sign, 20)
+    cases = [case for pair in zip(meeting, others, strict=True) for case in pair]
+    force_ecdsa(path, kernel)
+    mask, hints = verify_batch(*columns(cases), return_hints=True)
+    rows = [hints[at : at + 33] for at in range(1, len(hints), 33)]
+    assert mask == libsecp(cases)
+    assert rows[::2] == [bytes(33)] * 20
+    assert rows[1::2] == [hint_of(case) for case in others]
+
+
 @pytest.mark.parametrize("kernel", ecdsa_kernels())
-def test_keys_in_a_table_that_collide_with_it_on_kernels_of_this_cpu(kernel: str) -> None:  # SPEC-SIG-5
-    """Keys and nonces that are entries of the generator's table: the two combs meet equal x."""
-    cases = [sign(secret, to32(7 * secret % ORDER), nonce) for secret, nonce in pairwise(SPECIAL_SECRETS)]
-    cases += [sign(1, to32(digest), 1) for digest in (0, 1, 2, ORDER - 1, ORDER - 2)]
-    cases += [case._replace(key=bytes([case.key[0] ^ 1]) + case.key[1:]) for case in cases]
-    assert undecided_of("known", kernel, cases) > 0
-    assert sum(libsecp(cases)) >= len(SPECIAL_SECRETS) - 1
+def test_meetings_in_a_randomised_batch_on_kernels_of_this_cpu(kernel: str) -> None:  # SPEC-SIG-5
+    """Random factors keep apart what would meet; where such a batch fails, each signature goes its own way.
 
-
-@pytest.mark.parametrize("path", ["any", "auto"])
-@pytest.mark.parametrize("kernel", ecdsa_kernels())
-def test_sums_that_meet_the_generators_table_on_kernels_of_this_cpu(path: str, kernel: str) -> None:
-    """u2 Q is the very entry of the comb that u1 adds: a point is added to itself (SPEC-SIG-5)."""
-    cases = sums_that_meet_the_generators_table(random.Random(11))
-    assert undecided_of(path, kernel, cases) >= len(cases) - 2  # entries of other tables are none of this one
-    assert libsecp(cases) == b"\x01" * len(cases)
-
-
-@pytest.mark.skipif("ifma" not in ecdsa_kernels(), reason="needs a CPU with AVX-512 IFMA")
-@pytest.mark.parametrize("path", ["any", "auto"])
-def test_odd_digits_that_meet_on_a_cpu_with_ifma(path: str) -> None:  # SPEC-SIG-5
-    """The sum over a key's own odd digits meets the multiple that it adds, and only there that path is undecided."""
-    cases = odd_digits_that_meet(random.Random(12), 20)
-    assert undecided_of(path, "ifma", cases) == len(cases)
-    assert libsecp(cases) == b"\x01" * len(cases)
-    neighbours = [with_scalars(3 + n, 5 + n, n * LAMBDA % ORDER) for n in range(40, 57)]
-    assert undecided_of(path, "ifma", neighbours) == 0
+    One signature of a batch is made to meet, all others are of random keys and nonces: points that are small multiples
+    of each other meet in a randomised sum every now and then.
+    """
+    source = random.Random(15)
+    ordinary = [
+        sign(source.randrange(1, ORDER), source.randbytes(32), source.randrange(1, ORDER)) for _ in range(19)
+    ]
+    for step in STEPS["any", way_of(kernel)]:
+        meeting, _ = of_step(random.Random(14), step, 1, 1)
+        cases = ordinary + meeting
+        rows = [hint_of(case) for case in cases]
+        resize_key_cache()
+        force_ecdsa("randomised", kernel)
+        before = ecdsa_backend()
+        assert verify_batch(*columns(cases), hints=bytes([HINTS_FULL]) + b"".join(rows)) == b"\x01" * 20
+        closed = ecdsa_backend()
+        assert closed["by"]["randomised"] == before["by"]["randomised"] + 20
+        assert closed["by"]["libsecp"] == before["by"]["libsecp"]
+        rows[0] = bytes([rows[0][0] ^ 1]) + to32(FIELD_PRIME - int.from_bytes(rows[0][1:], "big"))
+        assert verify_batch(*columns(cases), hints=bytes([HINTS_FULL]) + b"".join(rows)) == b"\x01" * 20
+        failed = ecdsa_backend()
+        assert failed["batches_failed"] == closed["batches_failed"] + 1
+        assert failed["by"]["undecided"] == closed["by"]["undecided"] + 1
 
 
 @pytest.mark.parametrize(("path", "kernel"), FAST)
@@ -156,8 +193,9 @@ def test_doublings_and_infinity(path: str, kernel: str) -> None:  # SPEC-SIG-5
     source = CaseSource(5)
     doublings = [source.doubling(b"") for _ in range(20)]
     infinities = [source.cancelling(case) for case in doublings]
-    force_ecdsa(path, kernel)
-    assert verify_batch(*columns(doublings + infinities)) == b"\x01" * 20 + bytes(20)
+    assert libsecp(doublings + infinities) == b"\x01" * 20 + bytes(20)
+    assert undecided_of(path, kernel, doublings) == 0  # the last digit that is added is not all of u1 G
+    assert undecided_of(path, kernel, infinities) == 20
 
 
 @pytest.mark.parametrize("kernel", ecdsa_kernels())
@@ -244,7 +282,25 @@ def test_two_wrongs_do_not_cancel() -> None:  # SPEC-SIG-5
 def test_duplicates_in_a_randomised_batch() -> None:  # SPEC-SIG-5
     cases = good_cases(1, key_count=1) * 150
     _, hints = verify_batch(*columns(cases), return_hints=True)
+    failed = ecdsa_backend()["batches_failed"]
     assert verify_batch(*columns(cases), hints=hints) == b"\x01" * 150
+    assert ecdsa_backend()["batches_failed"] > failed  # R meets itself in the sum, which then says nothing
+
+
+@pytest.mark.parametrize("kernel", ecdsa_kernels())
+def test_the_negative_of_a_nonce_point_does_not_close_a_sum(kernel: str) -> None:  # SPEC-SIG-6
+    """Where all else comes from tables, u1 G + u2 Q is compared with R: -R has the same x, and must not pass."""
+    cases = good_cases(1, key_count=1)
+    force_ecdsa("known", kernel)
+    _, hints = verify_batch(*columns(cases), return_hints=True)
+    y = int.from_bytes(hints[2:], "big")
+    force_ecdsa("randomised", kernel)
+    failed = ecdsa_backend()["batches_failed"]
+    assert verify_batch(*columns(cases), hints=hints) == b"\x01"
+    assert ecdsa_backend()["batches_failed"] == failed
+    negative = hints[:1] + bytes([hints[1] ^ 1]) + to32(FIELD_PRIME - y)
+    assert verify_batch(*columns(cases), hints=negative) == b"\x01"
+    assert ecdsa_backend()["batches_failed"] == failed + 1
 
 
 @pytest.mark.parametrize(

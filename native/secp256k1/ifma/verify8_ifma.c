@@ -184,7 +184,8 @@ static void plan_key(lane_plan *plan, int lane, const key_multiples *table, cons
     }
 }
 
-/* out = u2 Q, with a z on the table's curve */
+/* out = u2 Q, with a z on the table's curve. An addition is exceptional for one u2 alone, 58 lambda, whatever the key:
+ * tests/native/test_odd_digits.py says why. */
 static void sum_key(lane_sum *out, const lane_plan *plan) {
     sum_clear(out);
     sum_add(out, plan, 0, 2);
