@@ -11,6 +11,7 @@ from pathlib import Path
 import lane_vectors
 import pytest
 import sha_vectors
+import sum_vectors
 
 from fastledger._native.ecdsa import ecdsa_kernels
 
@@ -93,6 +94,16 @@ def test_a_wrong_expectation_is_noticed(lanes_program: Path, vectors: bytes, ans
     done = run(lanes_program, bytes(changed))
     assert done.returncode == 1
     assert done.stdout.count("wrong 1\n") == 2
+
+
+@pytest.mark.parametrize("kernel", TREES)
+def test_randomised_sums_that_meet_on_kernels_of_this_cpu(kernel: str, tmp_path: Path) -> None:
+    """Where points of a randomised sum meet, in any of its steps, the sum says nothing (SPEC-SIG-5)."""
+    sources = ["testing/sums_test.c", f"secp256k1/kernel_{kernel}.c", *SCALARS]
+    program = compile_program(tmp_path, sources, f"-DFL_TEST_TREES=fl_secp_kernel_{kernel}", *SANITIZE)
+    done = run(program, sum_vectors.make_file())
+    count = len(sum_vectors.MEETINGS)
+    assert done.stdout == f"sums {2 * count}, closed {count - 1}, wrong 0\n", done.stdout + done.stderr
 
 
 def test_hashes_of_the_sixteen_lane_kernel(tmp_path: Path) -> None:
