@@ -19,7 +19,7 @@ import msgspec
 from fastledger.errors import FhirError
 from fastledger.gateway.fhir_describe import ResourceInfo, describe
 from fastledger.gateway.fhir_invariants import check
-from fastledger.gateway.json_bounds import values_most
+from fastledger.gateway.json_bounds import has_more_values, values_most
 from fastledger.gateway.lifting import Content, lift
 from fastledger.limits import ISSUES_PER_RESOURCE_MAX, RESOURCE_BYTES_MAX, RESOURCE_VALUES_MAX
 
@@ -35,6 +35,7 @@ _CHUNK_RESOURCES = 64
 # However few they are, so many values at a time are decoded, and so many bytes.
 _CHUNK_VALUES = RESOURCE_VALUES_MAX
 _CHUNK_BYTES = 16 * 1024 * 1024
+_COUNTED_BYTES = 64 * 1024
 _BOM = b"\xef\xbb\xbf"
 _decode = msgspec.json.Decoder().decode
 
@@ -91,7 +92,8 @@ def _chunks(resources: Sequence[bytes]) -> Iterator[list[bytes]]:
     chunk: list[bytes] = []
     size = values = 0
     for raw in resources:
-        most = values_most(raw)
+        # A text has no more values than bytes; only of long ones it is worth knowing better.
+        most = len(raw) if len(raw) < _COUNTED_BYTES else values_most(raw)
         full = len(chunk) == _CHUNK_RESOURCES or size + len(raw) > _CHUNK_BYTES or values + most > _CHUNK_VALUES
         if chunk and full:
             yield chunk
@@ -106,7 +108,7 @@ def _read(raw: bytes, text: bytes) -> Validated | FhirError:
     """Decodes a resource by its ``text``, from which long values are lifted, or returns the refusal of what is none."""
     if len(raw) > RESOURCE_BYTES_MAX:
         return _refusal([("Resource", f"has {len(raw)} bytes, at most {RESOURCE_BYTES_MAX} are taken")])
-    if values_most(text) > RESOURCE_VALUES_MAX:
+    if has_more_values(text, RESOURCE_VALUES_MAX):
         return _refusal([("Resource", f"has more than {RESOURCE_VALUES_MAX} JSON values")])
     try:
         resource = _decode(text[3:] if text[:3] == _BOM else text)

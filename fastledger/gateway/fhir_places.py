@@ -4,7 +4,7 @@ import msgspec
 
 from fastledger.gateway.fhir_references import Place, identifiers_of
 from fastledger.gateway.fhir_source import Identifier, Source
-from fastledger.gateway.json_bounds import values_most
+from fastledger.gateway.json_bounds import has_more_values
 from fastledger.gateway.sources import SourceBundle
 from fastledger.limits import RESOURCE_VALUES_MAX
 
@@ -37,7 +37,7 @@ def practitioner_of(raw: bytes) -> set[Identifier]:
 
 def identifiers_in(raw: bytes) -> list[Identifier]:
     """The identifiers of a resource given as text; none where it is not sound, which the validation will say."""
-    if values_most(raw) > RESOURCE_VALUES_MAX:
+    if has_more_values(raw, RESOURCE_VALUES_MAX):
         return []
     try:
         return identifiers_of({"identifier": _decode(raw.removeprefix(_BOM)).identifier})

@@ -30,17 +30,19 @@ _BASE64_KEYS = frozenset(
     )
 )
 _ESCAPES = (b"\\u00", b"\\b", b"\\f")
-_BASE64_MARKS = (b'"data"', b'"hash"', b"Base64Binary", b'"carrierAIDC"', b'"query"', b"\\u")
+_MARKS = (b"Base64Binary", b"carrierAIDC", b'"query"')
 
 
 def may_hold_controls(raw: bytes) -> bool:
     """Whether a JSON text may hold a string with a control character, or a string that is too long."""
-    return len(raw) > STRING_CHARS_MAX or any(escape in raw for escape in _ESCAPES)
+    if len(raw) > STRING_CHARS_MAX:
+        return True
+    return b"\\" in raw and (_ESCAPES[0] in raw or _ESCAPES[1] in raw or _ESCAPES[2] in raw)
 
 
 def may_hold_base64(raw: bytes) -> bool:
-    """Whether a JSON text may hold an element of type base64Binary."""
-    return any(mark in raw for mark in _BASE64_MARKS)
+    """Whether a JSON text may hold base64 in an element that is not called ``data``."""
+    return _MARKS[0] in raw or _MARKS[1] in raw or _MARKS[2] in raw or (b"\\" in raw and b"\\u" in raw)
 
 
 def check_strings(node: Node, lifted: Mapping[str, Content], add: Add) -> None:
@@ -72,11 +74,8 @@ def _is_base64(node: Node, key: str) -> bool:
     return key in _BASE64_KEYS
 
 
-def check_base64(node: Node, resource_type: str, lifted: Mapping[str, Content], add: Add) -> None:
-    """Refuses base64 that cannot be decoded, and an attachment whose size or hash is not that of its data.
-
-    ``lifted`` says what the values are that were lifted out of the text.
-    """
+def check_base64(node: Node, resource_type: str, add: Add) -> None:
+    """Refuses base64 that cannot be decoded, in elements that are not called ``data``."""
     for key in _BASE64_KEYS.intersection(node):
         if isinstance(node[key], str) and decoded(node[key]) is None:
             add(node, "is not base64", key)
@@ -86,6 +85,13 @@ def check_base64(node: Node, resource_type: str, lifted: Mapping[str, Content], 
         and decoded(node["query"]) is None
     ):
         add(node, "is not base64", "query")
+
+
+def check_data(node: Node, lifted: Mapping[str, Content], add: Add) -> None:
+    """Refuses data that cannot be decoded, and a size or hash beside it that is not that of the data.
+
+    ``lifted`` says what the values are that were lifted out of the text.
+    """
     data = node.get("data")
     if not isinstance(data, str) or "origin" in node:
         return

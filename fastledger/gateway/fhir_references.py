@@ -99,19 +99,21 @@ class Scope:
         self,
         source: Source,
         places: list[Place],
-        digest: bytes,
+        digest: Callable[[], bytes],
         *,
         transaction: bool = False,
         matches: Matches = lambda source, identifier: None,
     ) -> None:
-        """``places`` are the bundle's resources in order; ``digest`` (32 bytes) tells the bundle from any other.
+        """``places`` are the bundle's resources in order; ``digest`` gives the 32 bytes that tell the bundle from
+        any other, and is called only where it has placeholders.
 
         ``transaction``: conditional references mean something. ``matches`` is the operator's list of matches.
         """
         self.source = source
         self._transaction = transaction
         self._matches = matches
-        self._digest = digest
+        self._digest_of = digest
+        self._digest = b""
         self._by_url: dict[str, Target] = {}
         self._by_identifier: dict[Identifier, set[str]] = {}
         counts: dict[str | None, int] = {}
@@ -149,6 +151,8 @@ class Scope:
             return self.source.scoped(f"{self.source.base}/{place.resource_type}/{place.resource_id}")
         if place_url(place) is None or url in self._repeated:
             return None
+        if not self._digest:
+            self._digest = self._digest_of()
         return f"{url} {self._digest.hex()[:32]} {self.source.base}"
 
     def resolve(self, reference: Node, holder: Node, place: Place) -> Target:

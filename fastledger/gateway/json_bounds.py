@@ -15,6 +15,11 @@ def values_most(text: bytes) -> int:
     return 1 + text.count(b",") + text.count(b"[") + text.count(b"{")
 
 
+def has_more_values(text: bytes, count_max: int) -> bool:
+    """Whether the text may decode to more values than ``count_max``; a text that is no longer than that cannot."""
+    return len(text) > count_max and values_most(text) > count_max
+
+
 def has_more_items(text: bytes, count_max: int) -> bool:
     """Whether the outermost array, or an array that is an element of the outermost object, has more than so many items.
 

@@ -22,7 +22,7 @@ import msgspec
 from fastledger.errors import FhirError
 from fastledger.gateway.fhir_references import bundle_digest
 from fastledger.gateway.inflate import CHUNK_BYTES, DAMAGE, InflationError, ReadingProgress, plain
-from fastledger.gateway.json_bounds import has_more_items, values_most
+from fastledger.gateway.json_bounds import has_more_items, has_more_values
 from fastledger.gateway.source_faults import Fault, SourceError
 from fastledger.gateway.source_files import FoundFile, Passed, find_files, is_companion, is_data, kind_of
 from fastledger.limits import (
@@ -461,7 +461,7 @@ def _damage(error: Exception) -> Fault:
 
 def _document_fault(text: bytes) -> Fault | None:
     """What forbids decoding a document at all: more values or entries than memory is meant for."""
-    if values_most(text) > BUNDLE_VALUES_MAX:
+    if has_more_values(text, BUNDLE_VALUES_MAX):
         return Fault.TOO_MANY_VALUES
     return Fault.TOO_MANY_ENTRIES if has_more_items(text, BUNDLE_ENTRIES_MAX) else None
 

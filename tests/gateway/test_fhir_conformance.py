@@ -115,7 +115,7 @@ def test_whose_every_picked_history_is(shared_data: Path) -> None:  # SPEC-FHIR-
     for bundle in read_bundles([shared_data / "synthea-r4" / "pick"]):
         assert isinstance(bundle, SourceBundle)
         places = places_of(bundle, source)
-        scope = Scope(source, places, bundle.digest(), transaction=True)
+        scope = Scope(source, places, bundle.digest, transaction=True)
         verdicts = validate_each([item.raw for item in bundle.resources])
         for place, verdict in zip(places, verdicts, strict=True):
             assert isinstance(verdict, Validated)

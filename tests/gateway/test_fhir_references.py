@@ -22,6 +22,10 @@ SOURCE = Source.named(BASE, identifier_systems=[MRN])
 DIGEST = bytes(range(32))
 
 
+def digest() -> bytes:
+    return DIGEST
+
+
 def place_of(entry: Node) -> Place:
     resource = entry["resource"]
     return Place(
@@ -44,7 +48,7 @@ def matches(source: Source, identifier: Identifier) -> str | None:
 
 def scope_of(bundle: Lying) -> Scope:
     places = [place_of(entry) for entry in bundle.entries]
-    return Scope(SOURCE, places, DIGEST, transaction=bundle.kind == "transaction", matches=matches)
+    return Scope(SOURCE, places, digest, transaction=bundle.kind == "transaction", matches=matches)
 
 
 def test_references_agree_with_an_independent_resolver_and_with_their_maker() -> None:  # SPEC-FHIR-9, SPEC-FHIR-10
@@ -116,7 +120,7 @@ ELEMENTS = [(name, path) for table in (ABOUT, OTHERS) for name, paths in table.i
 @pytest.mark.parametrize(("resource_type", "path"), ELEMENTS)
 def test_each_element_of_the_compartment_says_whose_it_is(resource_type: str, path: str) -> None:
     """SPEC-FHIR-11. And what it names otherwise is never taken for the patient of the same number."""
-    scope = Scope(SOURCE, [], DIGEST)
+    scope = Scope(SOURCE, [], digest)
     place = Place(resource_type, "x", None)
 
     def owner(reference: Node) -> Any:
@@ -139,7 +143,7 @@ def owner_in(resource: Node, *others: Node, url: str | None = None, source: Sour
     """Whose ``resource`` is in a bundle with ``others``."""
     places = [place_of(entry) for entry in others]
     place = Place(resource["resourceType"], resource.get("id"), url)
-    return owner_of(resource, place, Scope(source, [place, *places], DIGEST, **more))
+    return owner_of(resource, place, Scope(source, [place, *places], digest, **more))
 
 
 def patient_entry(number: str | None = "child", url: str | None = None, **more: Any) -> Node:
@@ -235,10 +239,10 @@ def test_placeholders_live_in_their_bundle() -> None:  # SPEC-FHIR-10
     mother = patient_entry(None, url)
     here = owner_in(node, mother).person
     assert here is not None
-    other = Scope(SOURCE, [place_of(mother)], bytes(32))
+    other = Scope(SOURCE, [place_of(mother)], lambda: bytes(32))
     assert owner_of(node, Place("Observation", None, None), other).person != here
     assert owner_in(node).reason is Reason.UNRESOLVED
-    twice = Scope(SOURCE, [place_of(mother), place_of(mother)], DIGEST)
+    twice = Scope(SOURCE, [place_of(mother), place_of(mother)], digest)
     assert owner_of(mother["resource"], place_of(mother), twice).reason is Reason.NAMES_NO_PATIENT
 
 

@@ -109,7 +109,7 @@ def test_every_clinical_record_is_its_patients() -> None:
     source = Source.named("urn:x:workload")
     for bundle in list(generate(12, 5))[1:]:
         places = places_of(bundle, source)
-        scope = Scope(source, places, bundle.digest())
+        scope = Scope(source, places, bundle.digest)
         for item, place in zip(bundle.resources, places, strict=True):
             owner = owner_of(json.loads(item.raw), place, scope)
             assert owner.person == f"{source.base}/Patient/{bundle.patient_id}"

@@ -135,7 +135,7 @@ class Ingest:
             scope = Scope(
                 self._source,
                 places,
-                bundle.digest(),
+                bundle.digest,
                 transaction=bundle.kind == "transaction",
                 matches=self._custodian.matched_identifier,
             )
@@ -197,7 +197,7 @@ class Ingest:
             info, owner = describe(verdict.resource), owner_of(verdict.resource, place, scope)
             key, parked_key = self._keys(place, scope, verdict.raw, owner)
             whole = self._map.tag("whole", verdict.raw)
-            owned = self._map.tag("owned", verdict.raw, _encoded(owner.person or ""))
+            owned = self._map.tag("owned", whole, _encoded(owner.person or ""))
         person = None if owner.person is None else self._custodian.known_as(owner.person)
         return _Judged(resource, place.resource_id or "", info, owner, person, key, parked_key, whole, owned)
 
