@@ -6,6 +6,7 @@ Only the bookkeeping lives here. The meaning of the entries and every rule over 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.dict cimport PyDict_Clear, PyDict_GetItemWithError, PyDict_Next
 from cpython.ref cimport PyObject
+from cpython.tuple cimport PyTuple_Check, PyTuple_GET_ITEM, PyTuple_GET_SIZE
 from libc.stdint cimport uint8_t, uint32_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy
@@ -175,6 +176,9 @@ cdef class TermList:
 
     def add_all(self, bytes table not None, list names not None):
         """Adds one term for each of ``names``, all or none."""
+        self._add_all(table, names)
+
+    cdef int _add_all(self, bytes table, list names) except -1:
         cdef Py_ssize_t count = len(names), i
         cdef uint8_t *at = self._reserve(count)
         cdef size_t before = self._count
@@ -184,6 +188,24 @@ cdef class TermList:
         except BaseException:
             self._count = before
             raise
+        return 0
+
+    def add_found(self, tuple sources not None, body):
+        """Adds what each of ``sources`` finds in ``body``.
+
+        A source is a table, a function that gives a name (or None, for no term) or a list of names, and whether it
+        gives a list.
+        """
+        cdef bytes table
+        for source in sources:
+            if not PyTuple_Check(source) or PyTuple_GET_SIZE(source) != 3:
+                raise TypeError("a source is a table, a function, and whether it gives a list")
+            table = <object>PyTuple_GET_ITEM(source, 0)
+            found = (<object>PyTuple_GET_ITEM(source, 1))(body)
+            if <object>PyTuple_GET_ITEM(source, 2):
+                self._add_all(table, found)
+            elif found is not None:
+                self._add(self._reserve(1), table, found)
 
     def end(self):
         """Ends the running transaction; terms that are added from here on belong to the next one."""
@@ -223,7 +245,10 @@ cdef class TermList:
         return self._terms + self._count * TERM_BYTES
 
     cdef inline int _add(self, uint8_t *at, bytes table, bytes name) except -1:
-        if PyBytes_GET_SIZE(table) != TABLE_BYTES or name is None or PyBytes_GET_SIZE(name) != NAME_BYTES:
+        if (
+            table is None or PyBytes_GET_SIZE(table) != TABLE_BYTES
+            or name is None or PyBytes_GET_SIZE(name) != NAME_BYTES
+        ):
             raise ValueError(f"a term is {TABLE_BYTES} bytes of table and {NAME_BYTES} bytes of name")
         memcpy(at, PyBytes_AS_STRING(table), TABLE_BYTES)
         memcpy(at + TABLE_BYTES, PyBytes_AS_STRING(name), NAME_BYTES)

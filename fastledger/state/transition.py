@@ -50,14 +50,9 @@ def apply(ctx: Context, rules: Rules, signer: bytes, body: Any) -> Code:
     if kind is None:
         return _not_in_force(ctx, body)
     ctx.signer = signer
-    find_by = ctx.find_by
-    find_by(KIND, kind.term_name)
-    for table, get, many in kind.terms:
-        value = get(body)
-        if many:
-            ctx.terms.add_all(table, value)
-        elif value is not None:
-            find_by(table, value)
+    terms = ctx.terms
+    terms.add(KIND, kind.term_name)
+    terms.add_found(kind.terms, body)
     erased_before = len(ctx.erased)
     try:
         kind.rule(ctx, body)
@@ -65,16 +60,12 @@ def apply(ctx: Context, rules: Rules, signer: bytes, body: Any) -> Code:
         ctx.view.rollback()
         del ctx.erased[erased_before:]
         code = refusal.code
-        find_by(CODE, code_name(code))
+        terms.add(CODE, code_name(code))
     else:
         ctx.view.commit()
         code = _OK
-        for table, get, many in kind.late_terms:
-            if many:
-                ctx.terms.add_all(table, get(body))
-            else:
-                find_by(table, get(body))
-    ctx.terms.end()
+        terms.add_found(kind.late_terms, body)
+    terms.end()
     return code
 
 

@@ -1,7 +1,9 @@
 """What rules see of the state: views over stacked maps, and the lists of terms that they leave."""
 
 from array import array
+from operator import itemgetter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -115,6 +117,43 @@ def test_a_term_has_eighteen_bytes(name: object) -> None:
         with pytest.raises(ValueError, match="2 bytes of table"):
             terms.add(table, NAME)
     assert terms.terms == b"\x00\x01" + NAME  # all or none
+
+
+def test_terms_that_sources_find_are_those_added_by_hand() -> None:
+    found, by_hand = TermList(), TermList()
+    sources = (
+        (b"\x00\x01", itemgetter("one"), False),
+        (b"\x00\x02", itemgetter("none"), False),
+        (b"\x00\x03", itemgetter("several"), True),
+    )
+    body = {"one": NAME, "none": None, "several": [NAME, bytes(16)]}
+    found.add_found(sources, body)
+    by_hand.add(b"\x00\x01", NAME)
+    by_hand.add_all(b"\x00\x03", [NAME, bytes(16)])
+    assert found.terms == by_hand.terms
+    found.add_found((), body)
+    assert len(found) == 3
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        (b"\x00\x01", itemgetter("short"), False),
+        (b"\x00\x01", itemgetter("mixed"), True),
+        (b"\x00\x01", itemgetter("none"), True),
+        (b"1", itemgetter("one"), False),
+        (None, itemgetter("one"), False),
+        (b"\x00\x01", None, False),
+        (b"\x00\x01", itemgetter("one")),
+        None,
+    ],
+)
+def test_a_source_that_finds_no_term_adds_none(source: Any) -> None:
+    terms = TermList()
+    body = {"one": NAME, "none": None, "short": bytes(15), "mixed": [NAME, bytes(17)]}
+    with pytest.raises((ValueError, TypeError)):
+        terms.add_found((source,), body)
+    assert terms.terms == b""
 
 
 def resident_bytes() -> int:
