@@ -6,7 +6,7 @@ Terms are the plaintext of index tokens; they stay with whoever holds the folder
 ``type:Observation``, ``code:<system>|<code>`` and ``month:YYYY-MM`` (SPEC-FHIR-5).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ import msgspec
 
 from fastledger.errors import FhirError
 from fastledger.gateway.fhir_compartment import OF_NO_PATIENT
+from fastledger.gateway.fhir_rules import dicts
 from fastledger.limits import INDEX_TERM_BYTES_MAX, TOKENS_PER_RECORD_MAX
 
 # A longer code is no code that anyone searches by.
@@ -188,8 +189,8 @@ def _decoded(raw: bytes) -> Mapping[str, Any]:
 
 def _observation_category(node: Mapping[str, Any]) -> str:
     """Returns the folder category of an Observation by its category codes; unknown ones give ``observations``."""
-    for concept in _dicts(node.get("category")):
-        for coding in _dicts(concept.get("coding")):
+    for concept in dicts(node.get("category")):
+        for coding in dicts(concept.get("coding")):
             category = _OBSERVATION_CATEGORIES.get(str(coding.get("code")))
             if category:
                 return category
@@ -209,7 +210,7 @@ def _month(node: Mapping[str, Any], keys: tuple[str, ...]) -> str | None:
 
 def _add_codes(value: object, terms: list[str]) -> None:
     """Adds the terms of a Coding, a CodeableConcept, or an element that holds one as ``code`` or the like."""
-    for concept in _dicts(value):
+    for concept in dicts(value):
         codings = concept.get("coding")
         if codings is None:
             if isinstance(concept.get("code"), str):
@@ -219,7 +220,7 @@ def _add_codes(value: object, terms: list[str]) -> None:
                 if inner is not None and inner is not value:
                     _add_codes(inner, terms)
                 continue
-        for coding in _dicts(codings):
+        for coding in dicts(codings):
             code = coding.get("code")
             if isinstance(code, str):
                 term = f"code:{coding.get('system', '')}|{code}"
@@ -232,15 +233,6 @@ def _add_codes(value: object, terms: list[str]) -> None:
 def _add_contained_medication(node: Mapping[str, Any], terms: list[str]) -> None:
     reference = node["medicationReference"]
     name = reference.get("reference") if isinstance(reference, dict) else None
-    for medication in _dicts(node["contained"]):
+    for medication in dicts(node["contained"]):
         if isinstance(name, str) and name == f"#{medication.get('id')}":
             _add_codes(medication.get("code"), terms)
-
-
-def _dicts(value: object) -> Iterator[dict[str, Any]]:
-    if isinstance(value, dict):
-        yield value
-    elif isinstance(value, list):
-        for item in value:
-            if isinstance(item, dict):
-                yield item

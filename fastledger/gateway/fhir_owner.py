@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fastledger.gateway.fhir_compartment import ABOUT, OF_NO_PATIENT, OTHERS
-from fastledger.gateway.fhir_references import Place, Reason, Scope, Target, objects
+from fastledger.gateway.fhir_references import Place, Reason, Scope, Target
+from fastledger.gateway.fhir_rules import dicts
 
 Node = Mapping[str, Any]
 _NOWHERE = Target(reason=Reason.UNRESOLVED)
@@ -52,7 +53,7 @@ def _about(resource: Node, resource_type: str, paths: list[str], place: Place, s
     people: set[str] = set()
     element = f"{resource_type}.{paths[0]}"
     for path in paths:
-        for reference in objects(resource[path]):
+        for reference in dicts(resource[path]):
             target = scope.resolve(reference, resource, place)
             if target.person is None:
                 return Owner(None, target.reason or Reason.SUBJECT_IS_NO_PATIENT, f"{resource_type}.{path}")
@@ -116,7 +117,7 @@ def _nodes(root: Node) -> Iterator[Node]:
 def _at(node: Node, path: str) -> Iterator[dict[str, Any]]:
     """The references at a path of element names, through every repetition on the way."""
     key, _, rest = path.partition(".")
-    for item in objects(node.get(key)):
+    for item in dicts(node.get(key)):
         if rest:
             yield from _at(item, rest)
         else:

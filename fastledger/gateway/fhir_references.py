@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 from fastledger.gateway.fhir_compartment import RESOURCE_TYPES
+from fastledger.gateway.fhir_rules import dicts
 from fastledger.gateway.fhir_source import Identifier, Source, normal_base
 
 Node = Mapping[str, Any]
@@ -204,7 +205,7 @@ class Scope:
         if not name:
             person = self.name_of(place) if place.resource_type == "Patient" else None
             return Target(place.resource_type, person, None if person else Reason.UNRESOLVED)
-        found = [item for item in objects(holder.get("contained")) if item.get("id") == name]
+        found = [item for item in dicts(holder.get("contained")) if item.get("id") == name]
         if len(found) != 1:
             return Target(reason=Reason.AMBIGUOUS if found else Reason.UNRESOLVED)
         (inner,) = found
@@ -277,7 +278,7 @@ def entry_fault(place: Place, method: str, request_url: str) -> tuple[str, str] 
 def identifiers_of(node: Node) -> list[Identifier]:
     """The identifiers of a resource that have both a system and a value."""
     found = []
-    for item in objects(node.get("identifier")):
+    for item in dicts(node.get("identifier")):
         system, value = item.get("system"), item.get("value")
         if isinstance(system, str) and isinstance(value, str) and system and value:
             found.append((system, value))
@@ -292,13 +293,3 @@ def bundle_digest(parts: Iterator[tuple[str | None, bytes]]) -> bytes:
         digest.update(len(name).to_bytes(8, "big") + name + len(raw).to_bytes(8, "big"))
         digest.update(raw)
     return digest.digest()
-
-
-def objects(value: object) -> Iterator[dict[str, Any]]:
-    """The objects among an element's repetitions, or the element where it is one object."""
-    if isinstance(value, dict):
-        yield value
-    elif isinstance(value, list):
-        for item in value:
-            if isinstance(item, dict):
-                yield item
