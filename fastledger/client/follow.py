@@ -3,7 +3,7 @@
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -12,9 +12,9 @@ from fastledger.client.faults import error_of
 from fastledger.client.http import HttpTransport
 from fastledger.client.retry import Retry, is_transient
 from fastledger.client.views import block_of, entry_of
-from fastledger.errors import Code, FastLedgerError, InputError, UnreachableError
+from fastledger.errors import FastLedgerError, UnreachableError
 from fastledger.model.following import FollowEvent, FollowPage
-from fastledger.model.query import Query, Topic
+from fastledger.model.query import Query, Topic, check_topic
 from fastledger.rpc.protocol import BlockView, Events, Filter, RpcError
 
 if TYPE_CHECKING:
@@ -154,12 +154,10 @@ def conditions_of(
     topic: Topic, kind: str | None, signed_by: bytes | None, subject: bytes | None
 ) -> Filter | None:
     """Returns the wire's form of conditions; raises ``InputError`` with ``BAD_QUERY`` where they make no sense."""
-    if topic not in get_args(Topic):
-        raise InputError("a topic is one of " + ", ".join(get_args(Topic)), code=Code.BAD_QUERY)
-    if (kind, signed_by, subject) == (None, None, None):
+    has_conditions = (kind, signed_by, subject) != (None, None, None)
+    check_topic(topic, has_conditions=has_conditions)
+    if not has_conditions:
         return None
-    if topic == "blocks":
-        raise InputError("blocks have no kind, signed_by or subject", code=Code.BAD_QUERY)
     Query(signed_by=signed_by, subject=subject).check()
     return Filter(
         kind=kind,

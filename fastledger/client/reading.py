@@ -11,7 +11,7 @@ from fastledger.client.calls import Calls
 from fastledger.client.http import wrong_version
 from fastledger.client.retry import Retry
 from fastledger.client.views import bad_answer, entry_of, genesis_of, hex_bytes
-from fastledger.errors import NotFoundError, ReceiptError
+from fastledger.errors import NotFoundError
 from fastledger.limits import QUERY_PAGE_DEFAULT, TRANSACTION_BYTES_MAX
 from fastledger.model.following import Tip
 from fastledger.model.genesis import Genesis
@@ -141,10 +141,9 @@ class NodeReader:
         It needs neither disk nor network. With ``txid`` the statement has to be that transaction's. Raises
         ``ReceiptError`` for a statement that does not verify or is another's.
         """
-        verified = verify_statement(statement, chain_id=self.chain_id, proposers=self.genesis.proposers)
-        if txid is not None and verified.transaction.txid != txid:
-            raise ReceiptError("the receipt is another transaction's")
-        return verified
+        return verify_statement(
+            statement, chain_id=self.chain_id, proposers=self.genesis.proposers, txid=txid
+        )
 
     # Entities.
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 from fastledger.errors import Code, InputError
 from fastledger.limits import QUERY_PAGE_DEFAULT
@@ -14,6 +14,14 @@ from fastledger.times import Time, time_ms
 
 Topic: TypeAlias = Literal["blocks", "transactions", "alerts"]
 """What can be followed."""
+
+
+def check_topic(topic: Topic, *, has_conditions: bool) -> None:
+    """Raises ``InputError`` with ``BAD_QUERY`` for no topic, and for conditions on blocks, which have none."""
+    if topic not in get_args(Topic):
+        raise InputError("a topic is one of " + ", ".join(get_args(Topic)), code=Code.BAD_QUERY)
+    if topic == "blocks" and has_conditions:
+        raise InputError("blocks have no kind, signed_by or subject", code=Code.BAD_QUERY)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)

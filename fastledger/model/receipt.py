@@ -191,10 +191,13 @@ class Verified(BriefRepr):
     proposer: bytes
 
 
-def verify_statement(statement: bytes, *, chain_id: bytes, proposers: Collection[bytes]) -> Verified:
+def verify_statement(
+    statement: bytes, *, chain_id: bytes, proposers: Collection[bytes], txid: bytes | None = None
+) -> Verified:
     """Checks a transparent statement offline against a chain's id and its proposers' 33-byte keys.
 
-    Raises ``ReceiptError`` (or ``TransactionError`` for the transaction inside) at the first thing that is wrong.
+    With ``txid`` (32 bytes) the statement has to be that transaction's. Raises ``ReceiptError`` (or
+    ``TransactionError`` for the transaction inside) at the first thing that is wrong.
     """
     protected, unprotected, payload, signature = _parse_cose_sign1(statement, "statement")
     receipts = unprotected.get(RECEIPTS_LABEL)
@@ -206,7 +209,10 @@ def verify_statement(statement: bytes, *, chain_id: bytes, proposers: Collection
     verify_one(transaction.txid, transaction.encoded[-64:], transaction.signer)
     if transaction.chain_id != chain_id:
         raise ReceiptError("the transaction is for another chain")
-    return _verify_receipt(receipts[0], transaction, chain_id, proposers)
+    verified = _verify_receipt(receipts[0], transaction, chain_id, proposers)
+    if txid is not None and transaction.txid != txid:
+        raise ReceiptError("the receipt is another transaction's")
+    return verified
 
 
 def _verify_receipt(

@@ -10,13 +10,13 @@ from abc import abstractmethod
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, get_args
+from typing import NamedTuple, Protocol
 
 from fastledger.chain.execution.store import ChainStore
-from fastledger.errors import Code, InputError, LedgerClosedError, NotFoundError
+from fastledger.errors import LedgerClosedError, NotFoundError
 from fastledger.model.block import Block
 from fastledger.model.following import BlockSummary, FollowEvent, FollowPage, Tip
-from fastledger.model.query import Entry, Page, Query, Topic, cut_entries
+from fastledger.model.query import Entry, Page, Query, Topic, check_topic, cut_entries
 from fastledger.model.terms import SIGNER, SUBJECT, kind_term
 
 PAGE_EVENTS_MAX = 256
@@ -48,10 +48,7 @@ class FeedFilter:
 
     def check(self, topic: Topic) -> None:
         """Raises ``InputError`` with ``BAD_QUERY`` for no topic, and for conditions on blocks, which have none."""
-        if topic not in get_args(Topic):
-            raise InputError("a topic is one of " + ", ".join(get_args(Topic)), code=Code.BAD_QUERY)
-        if topic == "blocks" and self != FeedFilter():
-            raise InputError("blocks have no kind, signed_by or subject", code=Code.BAD_QUERY)
+        check_topic(topic, has_conditions=self != FeedFilter())
 
 
 class BlockEvent(NamedTuple):

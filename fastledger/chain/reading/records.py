@@ -5,7 +5,6 @@ from array import array
 from collections.abc import Iterable, Sequence
 
 from fastledger._native.scan import scan_many
-from fastledger.errors import ReceiptError
 from fastledger.model.block import Block
 from fastledger.model.genesis import Genesis
 from fastledger.model.outcome import Outcome
@@ -88,9 +87,6 @@ class RecordCalls:
         It needs neither disk nor network. With ``txid`` the statement has to be that transaction's. Raises
         ``ReceiptError`` for a statement that does not verify or is another's.
         """
-        verified = verify_statement(
-            statement, chain_id=self.genesis.chain_id, proposers=self.genesis.proposers
+        return verify_statement(
+            statement, chain_id=self.genesis.chain_id, proposers=self.genesis.proposers, txid=txid
         )
-        if txid is not None and verified.transaction.txid != txid:
-            raise ReceiptError("the receipt is another transaction's")
-        return verified
