@@ -66,6 +66,11 @@ class Kind:
             object.__setattr__(self, name, value)
 
     @property
+    def subject(self) -> str:
+        """The part of the name before the dot: the name of the subject."""
+        return self.name.partition(".")[0]
+
+    @property
     def action(self) -> str:
         """The part of the name behind the dot."""
         return self.name.partition(".")[2]

@@ -201,6 +201,10 @@ class Registry:
         """Of every kind its newest rule, by name, whatever rule set it belongs to."""
         return MappingProxyType({name: versions[-1] for name, versions in self._kinds.items()})
 
+    def kinds_of(self, subject: str) -> list[Kind]:
+        """The kinds of a subject by its name, each once, by its newest rule; none of a subject that is not there."""
+        return [kind for kind in self.kinds.values() if kind.subject == subject]
+
     @property
     def alert_terms(self) -> tuple[bytes, ...]:
         """The search terms of what somebody should look at: every refusal, and the kinds that say so of themselves."""

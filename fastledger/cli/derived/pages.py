@@ -69,7 +69,7 @@ def _overview(registry: Registry) -> str:
             subject.number,
             f"[{subject.name}](#{subject.name})",
             subject.summary,
-            ", ".join(f"`{kind.action}`" for kind in _kinds(registry, subject)) or "none",
+            ", ".join(f"`{kind.action}`" for kind in registry.kinds_of(subject.name)) or "none",
             ", ".join(f"`{table.name}`" for table in subject.tables.values()) or "none",
         )
         for subject in registry.subjects
@@ -82,7 +82,7 @@ def _subject(registry: Registry, subject: Declaration) -> Iterator[str]:
     yield f"## {subject.name}"
     module = _module(subject)
     yield _prose(module.__doc__ if module is not None else subject.summary)
-    for kind in _kinds(registry, subject):
+    for kind in registry.kinds_of(subject.name):
         yield from _kind(kind)
     for table in subject.tables.values():
         yield from _entities(table)
@@ -93,11 +93,6 @@ def _subject(registry: Registry, subject: Declaration) -> Iterator[str]:
     if bounds:
         yield f"### Limits of {subject.name}"
         yield _table("limit", "value", rows=((f"`{name}`", f"{value:,}") for name, value in bounds))
-
-
-def _kinds(registry: Registry, subject: Declaration) -> list[Kind]:
-    """Each kind once, by its newest rule."""
-    return [kind for name, kind in registry.kinds.items() if name.partition(".")[0] == subject.name]
 
 
 def _module(subject: Declaration) -> Any:

@@ -48,11 +48,6 @@ def plan_of(kind: Kind, taken: Collection[str]) -> CommandPlan:
     return _FromFields(kind, taken) if builder is None else _FromBuilder(kind, builder, taken)
 
 
-def subject_of(kind: Kind) -> str:
-    """Returns the part of a kind's name before the dot."""
-    return kind.name.partition(".")[0]
-
-
 class _FromFields:
     """The fields of the body are the options."""
 
@@ -68,7 +63,7 @@ class _FromFields:
                 required=field.required,
                 default=None if field.required else field.default,
                 taken=taken,
-                subject=subject_of(kind),
+                subject=kind.subject,
             )
             for field in fields_of(kind.body)
         ]
@@ -123,7 +118,7 @@ class _FromBuilder:
         hints = get_type_hints(builder.method)
         fields = {flag_of(field.name): field for field in fields_of(kind.body)}
         self.options: list[click.Parameter] = [
-            self._option(parameter, hints[name], fields.get(flag_of(name)), taken, subject_of(kind))
+            self._option(parameter, hints[name], fields.get(flag_of(name)), taken, kind.subject)
             for name, parameter in self._parameters.items()
         ]
 

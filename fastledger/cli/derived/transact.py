@@ -55,7 +55,7 @@ class _Kinds(click.Group):
         """Returns the actions."""
         from fastledger.subjects.catalogue import REGISTRY
 
-        return [kind.action for name, kind in REGISTRY.kinds.items() if name.partition(".")[0] == self.name]
+        return [kind.action for kind in REGISTRY.kinds_of(self.name or "")]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Returns the command of one kind, None where there is none of that name."""
