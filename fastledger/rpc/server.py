@@ -82,10 +82,14 @@ class RpcServer:
         extras: Extras | None = None,
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        """``tls`` None: plain HTTP, for loopback or behind a proxy that ends TLS."""
+        """``tls`` None: plain HTTP, for loopback or behind a proxy that ends TLS.
+
+        Without ``options`` it listens on a free port of this machine alone, which :attr:`url` tells: a program may
+        have several beside a node.
+        """
         extras = extras or Extras()
         self.service = service
-        self.options = options or RpcOptions()
+        self.options = options or RpcOptions(port=0)
         self.access = Access(access or AccessOptions())
         self.counters: Counter[str] = Counter()
         self.rates = RateLimits(self.options.rate, asyncio.get_running_loop().time)

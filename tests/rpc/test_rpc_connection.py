@@ -14,6 +14,7 @@ from test_rpc_hostile import CBOR, SMALL, Peer, post
 from fastledger.rpc.http import answers, connection
 from fastledger.rpc.http.answers import Answer, Streamed
 from fastledger.rpc.http.connection import Connection, Listener
+from fastledger.rpc.server import RpcServer
 
 HTTP = sorted((Path(inspect.getfile(connection)).parent.parent).rglob("*.py"))
 # Of ours -> of aiohttp's, and the names that ours has in the place of aiohttp's.
@@ -164,3 +165,14 @@ async def test_the_server_stops_with_idle_and_silent_connections(tmp_path: Path)
             await node.server.stop()
             for client in clients:
                 assert await client.reader.read() == b""
+
+
+async def test_servers_of_a_program_take_ports_that_are_free(tmp_path: Path) -> None:
+    """An embedded server without options stands beside a node on the default port, and beside others of its kind."""
+    async with serve_world(tmp_path / "ledger") as world:
+        servers = [RpcServer(world.service) for _ in range(3)]
+        for server in servers:
+            await server.start()
+        assert len({server.port for server in servers}) == 3
+        for server in servers:
+            await server.stop()
