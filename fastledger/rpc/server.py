@@ -22,7 +22,7 @@ from msgspec import Meta
 from fastledger.errors import BadRequestError, Code, FastLedgerError, UnauthenticatedError
 from fastledger.model.outcome import Wait
 from fastledger.node.logs import AccessLog
-from fastledger.node.metrics import NodeMetrics
+from fastledger.node.metrics import CONTENT_TYPE, NodeMetrics
 from fastledger.node.service import NodeService
 from fastledger.rpc.chain import CHAIN_METHODS
 from fastledger.rpc.describe import AnswerBody, CallBody, openapi, openrpc
@@ -53,7 +53,6 @@ from fastledger.rpc.transactions import TRANSACTION_METHODS
 from fastledger.rpc.views import StoredView
 from fastledger.subjects.catalogue import REGISTRY
 
-METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 BLOBS_PER_REQUEST_MAX = 10_000
 _WAITS: Mapping[str, Wait] = {word: word for word in get_args(Wait)}
 
@@ -296,7 +295,7 @@ class RpcServer:
     async def _metrics_page(self, call: Call) -> Answer:
         if self._render_metrics is None:
             raise BadRequestError("this node has no metrics", status=404)
-        return Answer(await asyncio.to_thread(self._render_metrics), METRICS_TYPE)
+        return Answer(await asyncio.to_thread(self._render_metrics), CONTENT_TYPE)
 
     async def _description(self, call: Call) -> Answer:
         return Answer(self._descriptions[call.request.path])

@@ -184,8 +184,8 @@ class Wallet:
         """Becomes the wallet of ``predecessor``'s identity, with its folder keys."""
         self.identity = predecessor.identity
         self._chain_id = predecessor.chain_id
-        self._folder_keys.update(predecessor._folder_keys)
-        self._newest.update(predecessor._newest)
+        for key in predecessor._folder_keys.values():
+            self.add_folder_key(key)
         self.labels.update(predecessor.labels)
 
     def revoke_identity(self, subject: bytes, *, reason: int = 0) -> Transaction:

@@ -289,11 +289,9 @@ class Ingest:
         if name is not None and not is_placeholder(name):
             parts = (base, b"name", place.resource_type.encode(), _encoded(name))
             return self._map.tag("key", *parts), self._map.tag("parked", *parts)
-        parts = (base, b"content", (place.full_url or "").encode("utf-8", "surrogatepass"), raw)
+        parts = (base, b"content", _encoded(place.full_url or ""), raw)
         person = owner.person if owner.person is not None and is_placeholder(owner.person) else ""
-        return self._map.tag("key", *parts, person.encode("utf-8", "surrogatepass")), self._map.tag(
-            "parked", *parts
-        )
+        return self._map.tag("key", *parts, _encoded(person)), self._map.tag("parked", *parts)
 
     def _folder(self, person: str | None, category: str) -> FolderKey:
         """The key of the folder that a resource belongs in; what must be on the chain before it is queued."""
