@@ -107,9 +107,7 @@ def settle(world: NetWorld, expected: set[bytes]) -> None:
         f"{len(expected)} final transactions everywhere",
         timeout_s=120,
     )
-    for member in members:
-        member.connect().mine(on=False)
-    world.wait_for(world.agree, "one tip")
+    world.end_mining()
     height = min(member.connect().tip().height for member in members)
     assert len({member.state_root(height) for member in members}) == 1
     world.wait_for(
@@ -265,9 +263,7 @@ def test_a_member_that_works_for_a_lie_is_shut_out(make_world: MakeWorld, lie: s
     victim, rogue = world[names[0]], world[names[1]]
     world.start(names[0], names[1])
     world.wait_for(lambda: rogue.status()["tip_height"] >= 3, "blocks")
-    for member in (victim, rogue):
-        member.connect().mine(on=False)
-    world.wait_for(world.agree, "one tip")
+    world.end_mining()
     tip = victim.status()["tip"]
     rogue.stop()
     block = forged(rogue, world.genesis, **({"state_root": os.urandom(32)} if lie == "state" else {}))
@@ -337,9 +333,7 @@ def test_one_that_joins_late_begins_with_a_snapshot(
     world[late].start().connect()
     status = world[late].call("ledger.status")
     assert status["first_height"] >= 41 and status["transactions"] == len(outcomes)
-    for member in world.members.values():
-        member.connect().mine(on=False)
-    world.wait_for(world.agree, "one tip")
+    world.end_mining()
     world.wait_for(lambda: len({m.connect().tip().height for m in world.running()}) == 1, "one final height")
     assert len({member.state_root() for member in world.running()}) == 1
     world[late].stop()

@@ -15,7 +15,7 @@ import click
 from fastledger.cli.demo.organisations import NAMES, Member, NetOptions, NetWorld
 from fastledger.cli.options import command_options
 from fastledger.cli.output import Exit, Output
-from fastledger.errors import FastLedgerError, InputError
+from fastledger.errors import FastLedgerError, InputError, LedgerError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -226,14 +226,12 @@ def _settle(watcher: Watcher, look: Any, txids: list[bytes]) -> bool:
             return False
         look()
         time.sleep(WATCH_S)
-    for member in members:
-        member.connect().mine(on=False)
     watcher.say("everything is final everywhere; mining ends")
-    while not watcher.world.agree():
-        if time.monotonic() > deadline:
-            return False
-        look()
-        time.sleep(WATCH_S)
+    try:
+        watcher.world.end_mining(timeout_s=max(0.0, deadline - time.monotonic()))
+    except LedgerError:
+        return False
+    look()
     return True
 
 

@@ -326,6 +326,23 @@ class NetWorld:
         time.sleep(SETTLED_S)
         return {member.status()["tip"] for member in self.running()} == before
 
+    def end_mining(self, *, timeout_s: float = 60.0) -> None:
+        """Ends the search for blocks on all running nodes, and waits until they stand at one tip.
+
+        Two branches of equal work would stay two for ever once nobody mines (SPEC-TREE-3). So one node goes on
+        alone until its branch is longer than any was. Raises ``LedgerError`` if they do not meet in ``timeout_s``.
+        """
+        breaker, *others = self.running()
+        breaker.connect().mine(on=True)
+        for member in others:
+            member.connect().mine(on=False)
+        highest = max(member.status()["tip_height"] for member in self.running())
+        self.wait_for(
+            lambda: breaker.status()["tip_height"] > highest, "a block above all tips", timeout_s=timeout_s
+        )
+        breaker.connect().mine(on=False)
+        self.wait_for(self.agree, "one tip", timeout_s=timeout_s)
+
     def close(self) -> None:
         """Ends all processes and the proxies between them."""
         for member in self.members.values():
